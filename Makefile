@@ -1,0 +1,45 @@
+# Everything a fresh machine needs: Python 3.10 or later, a C++ compiler, and a package index.
+#   make demo    trains, exports, localises and evaluates on real recordings; ends with a table and a picture
+#   make test    lint, types, tests
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: help install demo test lint types check clean
+
+help:
+	@echo "make demo    train, export, localise, evaluate and draw on real recordings"
+	@echo "make test    lint, types and tests"
+	@echo "make lint | types | check    one of those (check: the tests alone)"
+	@echo "make clean   remove what was built"
+
+install: $(STAMP)
+
+# Editable: a changed Python file needs no reinstall, a changed native source or setting does.
+$(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/native/*)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/aicl-fast demo
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The five folders install as one package; types are checked on a view of them that looks the same.
+types: $(STAMP)
+	@rm -rf build/view && mkdir -p build/view/aicl_fast
+	@for file in aicl_fast/*; do ln -s "$(CURDIR)/$$file" build/view/aicl_fast/; done
+	@for room in kernels export train bench; do ln -s "$(CURDIR)/$$room" build/view/aicl_fast/$$room; done
+	cd build/view && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml -p aicl_fast
+
+check: $(STAMP)
+	$(BIN)/pytest
+
+test: lint types check
+
+clean:
+	rm -rf build dist .venv .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,64 @@
+"""Temporal action localization with AICL: features in, timed detections out.
+
+Importing this package loads numpy and nothing heavier. Each public name below is imported from its
+module when it is first used, so an application that only decodes never pays for ONNX Runtime, and
+none pays for torch unless it trains or exports.
+
+    from aicl_fast import Detector
+    detector = Detector("model.onnx")
+    for detection in detector(rgb, flow, fps=25.0):
+        print(detection.label, detection.score, detection.start, detection.end)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from aicl_fast.errors import AiclError
+
+if TYPE_CHECKING:
+    from aicl_fast.config import Config, load_config
+    from aicl_fast.decode import postprocess
+    from aicl_fast.detections import Detection, Detections, load_detections, save_detections
+    from aicl_fast.detector import Detector
+
+__all__ = [
+    "AiclError",
+    "Config",
+    "Detection",
+    "Detections",
+    "Detector",
+    "__version__",
+    "load_config",
+    "load_detections",
+    "postprocess",
+    "save_detections",
+]
+
+_HOME = {
+    "Config": "config",
+    "Detection": "detections",
+    "Detections": "detections",
+    "Detector": "detector",
+    "load_config": "config",
+    "load_detections": "detections",
+    "postprocess": "decode",
+    "save_detections": "detections",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("aicl-fast")
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"aicl_fast.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'aicl_fast' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,441 @@
+"""Presets: every constant of the method, as frozen dataclasses.
+
+Four presets exist: ``thumos14``, ``activitynet12``, ``activitynet13`` (the paper's settings) and ``demo``
+(the wrist-watch recordings). Any field can be overridden by ``name=value`` or from a TOML file; a field is
+named by itself (``lr``) or with its section (``train.lr``), and field names are unique across sections.
+
+    >>> from aicl_fast.config import load_config
+    >>> load_config("thumos14", overrides=["train.steps=2000", "nms=gaussian"]).train.steps
+    2000
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from aicl_fast.errors import ConfigError
+
+Variant = Literal["released", "paper"]
+NmsMode = Literal["decay_once", "hard", "gaussian"]
+CheckpointBy = Literal["last", "test"]
+
+
+def _require(condition: bool, name: str, expected: str, came: object) -> None:
+    if not condition:
+        raise ConfigError(f"{name}: expected {expected}, got {came!r}.")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What a recording looks like to the model."""
+
+    segments: int = 750
+    """T, the number of segments every video is sampled to."""
+    frames_per_segment: int = 16
+    fps: float = 25.0
+    """Frames (or samples) a second of the recordings."""
+    rgb_width: int = 1024
+    """Features a segment in the first stream."""
+    flow_width: int = 1024
+    """Features a segment in the second stream."""
+
+    def __post_init__(self) -> None:
+        _require(self.segments >= 2, "data.segments", "a whole number of at least 2", self.segments)
+        _require(
+            self.frames_per_segment >= 1, "data.frames_per_segment", "at least 1", self.frames_per_segment
+        )
+        _require(self.fps > 0, "data.fps", "a positive number", self.fps)
+        _require(self.rgb_width >= 1, "data.rgb_width", "at least 1", self.rgb_width)
+        _require(self.flow_width >= 1, "data.flow_width", "at least 1", self.flow_width)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network (METHOD: two branches, six convolutions) and how its branches are fused."""
+
+    num_classes: int = 20
+    embedding_width: int = 512
+    topk_divisor: int = 8
+    """k = T // topk_divisor segments are averaged into a class's video logit."""
+    fusion_gamma: float = 1 / 3
+    """γ of A_score = γ·softmax(CAS) + (1-γ)·A_ca (eq. 4, normalised as the released program does)."""
+    standardize_input: bool = False
+    """Subtract the training features' mean and divide by their deviation, inside the network."""
+
+    def __post_init__(self) -> None:
+        _require(self.num_classes >= 1, "model.num_classes", "at least 1", self.num_classes)
+        _require(self.embedding_width >= 1, "model.embedding_width", "at least 1", self.embedding_width)
+        _require(self.topk_divisor >= 1, "model.topk_divisor", "at least 1", self.topk_divisor)
+        _require(0 <= self.fusion_gamma <= 1, "model.fusion_gamma", "between 0 and 1", self.fusion_gamma)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Loss weights and constants (eq. 5 to 16). A weight of 0 leaves the term out."""
+
+    variant: Variant = "released"
+    """``released``: the authors' program (three embeddings in L_c, no stop-gradient in L_mc and L_ac).
+    ``paper``: eq. 14's two embeddings, and the stop-gradients of eq. 11 and 15."""
+    weight_agnostic: float = 1.0
+    weight_contrast: float = 0.01
+    """γ1"""
+    weight_modality: float = 5.0
+    """γ2"""
+    weight_consistency: float = 0.1
+    """γ3"""
+    gce_q: float = 0.7
+    """Noise tolerance q of the generalised cross entropy."""
+    mining_divisor: int = 20
+    """K = T // mining_divisor segments are mined from each region."""
+    temperature: float = 0.1
+    """τ of the contrastive loss."""
+
+    def __post_init__(self) -> None:
+        for name in ("weight_agnostic", "weight_contrast", "weight_modality", "weight_consistency"):
+            _require(getattr(self, name) >= 0, f"loss.{name}", "at least 0", getattr(self, name))
+        _require(0 < self.gce_q <= 1, "loss.gce_q", "above 0, at most 1", self.gce_q)
+        _require(self.mining_divisor >= 1, "loss.mining_divisor", "at least 1", self.mining_divisor)
+        _require(self.temperature > 0, "loss.temperature", "a positive number", self.temperature)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation. Adam with L2 weight decay, as the released program."""
+
+    steps: int = 11_700
+    batch_size: int = 16
+    lr: float = 1e-4
+    beta1: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 5e-4
+    warmup_steps: int = 0
+    """Steps at the start in which segments are selected by softmax(CAS) alone; 0 is as released.
+    Untrained actionness makes the first selections arbitrary, and training may never recover."""
+    eval_every: int = 0
+    """Steps between evaluations on the test videos; 0 evaluates after the last step only."""
+    keep: CheckpointBy = "last"
+    """``last`` keeps the last step's weights. ``test`` keeps the step of the best *test* mAP, as the
+    released program does: that leaks the test set into the choice, so results are optimistic."""
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        _require(self.steps >= 1, "train.steps", "at least 1", self.steps)
+        _require(self.batch_size >= 1, "train.batch_size", "at least 1", self.batch_size)
+        _require(self.lr > 0, "train.lr", "a positive number", self.lr)
+        for name in ("beta1", "beta2"):
+            _require(0 <= getattr(self, name) < 1, f"train.{name}", "in [0, 1)", getattr(self, name))
+        for name in ("weight_decay", "warmup_steps", "eval_every", "seed"):
+            _require(getattr(self, name) >= 0, f"train.{name}", "at least 0", getattr(self, name))
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """From fused scores to detections."""
+
+    thresholds: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    """θ: maximal runs of a class's score at or above each of these are proposals."""
+    class_threshold: float = 0.25
+    """Classes with at least this video score are localised; the best one if none has it."""
+    upscale: int = 24
+    """Grid points a segment that proposal ends are rounded to."""
+    outer_ratio: float = 0.2
+    """λ: the outer part, to each side, as a share of the proposal's length. The paper's lineage says
+    0.25; the released program runs with 0.2."""
+    video_score_weight: float = 0.2
+    """How much of the class's video score is added to a proposal's score."""
+    nms: NmsMode = "decay_once"
+    """``decay_once`` and ``hard``: the released program's two. ``gaussian``: Bodla et al. 2017."""
+    nms_tiou: float = 0.4
+    """tIoU from which ``decay_once`` and ``hard`` suppress."""
+    nms_sigma: float = 0.35
+    """σ of exp(-tIoU²/σ) in ``decay_once`` and ``gaussian``."""
+    nms_added_seconds: float = 1.0
+    """Seconds added to every length and intersection in the tIoU: 1 as released, 0 is the plain tIoU."""
+    min_score: float = 0.001
+    """``gaussian`` drops detections whose decayed score falls below this."""
+    max_detections: int = 0
+    """Detections kept a video, the best first; 0 keeps all."""
+
+    def __post_init__(self) -> None:
+        _require(len(self.thresholds) >= 1, "decode.thresholds", "at least one number", self.thresholds)
+        _require(
+            all(t == t and abs(t) != float("inf") for t in self.thresholds),
+            "decode.thresholds",
+            "finite numbers",
+            self.thresholds,
+        )
+        _require(self.upscale >= 1, "decode.upscale", "at least 1", self.upscale)
+        _require(self.outer_ratio >= 0, "decode.outer_ratio", "at least 0", self.outer_ratio)
+        _require(0 <= self.nms_tiou <= 1, "decode.nms_tiou", "between 0 and 1", self.nms_tiou)
+        _require(self.nms_sigma > 0, "decode.nms_sigma", "a positive number", self.nms_sigma)
+        _require(
+            self.nms_added_seconds >= 0, "decode.nms_added_seconds", "at least 0", self.nms_added_seconds
+        )
+        _require(self.max_detections >= 0, "decode.max_detections", "at least 0", self.max_detections)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How detections are measured."""
+
+    tious: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+
+    def __post_init__(self) -> None:
+        _require(
+            len(self.tious) >= 1 and all(0 < t <= 1 for t in self.tious),
+            "evaluate.tious",
+            "numbers above 0, at most 1",
+            self.tious,
+        )
+
+
+@dataclass(frozen=True)
+class Config:
+    """One preset: its name, its classes in the model's order (empty: the data set's own), its sections."""
+
+    preset: str = "thumos14"
+    classes: tuple[str, ...] = ()
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    def __post_init__(self) -> None:
+        if self.classes and len(self.classes) != self.model.num_classes:
+            raise ConfigError(
+                f"classes: {len(self.classes)} names for model.num_classes = {self.model.num_classes}. "
+                "Give one name a class, in the model's order."
+            )
+
+    @property
+    def topk(self) -> int:
+        """k, the segments averaged into a video logit: T // topk_divisor, at least 1."""
+        return max(1, self.data.segments // self.model.topk_divisor)
+
+    @property
+    def mined(self) -> int:
+        """K, the segments mined from each region: T // mining_divisor, at least 1."""
+        return max(1, self.data.segments // self.loss.mining_divisor)
+
+    def with_values(self, values: Mapping[str, Any]) -> Config:
+        """A copy with fields replaced. Keys are ``field`` or ``section.field``; strings are parsed.
+
+        Raises:
+            ConfigError: no such field (the nearest names are listed), or a value of the wrong kind.
+        """
+        changed: dict[str, dict[str, Any]] = {}
+        top: dict[str, Any] = {}
+        for key, value in values.items():
+            section, name = _locate(key)
+            kind = _hints(_SECTIONS[section])[name] if section else tuple[str, ...]
+            parsed = _coerce(value, kind, key)
+            if section:
+                changed.setdefault(section, {})[name] = parsed
+            else:
+                top[name] = parsed
+        for section, new in changed.items():
+            top[section] = replace(getattr(self, section), **new)
+        return replace(self, **top)
+
+    def with_classes(self, classes: Iterable[str]) -> Config:
+        """A copy for a data set with these class names, in the model's order."""
+        names = tuple(classes)
+        return replace(self, classes=names, model=replace(self.model, num_classes=len(names)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as they are stored in a model file."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, source: str = "config") -> Config:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            ConfigError: a section or field that does not exist, or has a value of the wrong kind.
+        """
+        flat: dict[str, Any] = {}
+        for key, value in values.items():
+            if key in _SECTIONS:
+                if not isinstance(value, Mapping):
+                    raise ConfigError(f"{source}: [{key}] is a section; expected its fields, got {value!r}.")
+                flat.update({f"{key}.{name}": inner for name, inner in value.items()})
+            elif key != "preset":
+                flat[key] = value
+        # Classes and their number change together, so the number comes first.
+        base = cls(preset=str(values.get("preset", "thumos14")))
+        names = flat.pop("classes", ())
+        config = base.with_values(flat)
+        return replace(config, classes=_coerce(names, tuple[str, ...], "classes"))
+
+
+_SECTIONS: dict[str, type[Any]] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "loss": LossConfig,
+    "train": TrainConfig,
+    "decode": DecodeConfig,
+    "evaluate": EvaluateConfig,
+}
+_FIELDS: dict[str, str] = {f.name: section for section, cls in _SECTIONS.items() for f in fields(cls)}
+
+_THUMOS14_CLASSES = (
+    "BaseballPitch", "BasketballDunk", "Billiards", "CleanAndJerk", "CliffDiving", "CricketBowling",
+    "CricketShot", "Diving", "FrisbeeCatch", "GolfSwing", "HammerThrow", "HighJump", "JavelinThrow",
+    "LongJump", "PoleVault", "Shotput", "SoccerPenalty", "TennisSwing", "ThrowDiscus", "VolleyballSpiking",
+)  # fmt: skip
+
+
+def _activitynet(name: str, embedding_width: int, num_classes: int) -> Config:
+    return Config(
+        preset=name,
+        data=DataConfig(segments=50),
+        model=ModelConfig(
+            num_classes=num_classes, embedding_width=embedding_width, topk_divisor=2, fusion_gamma=0.5
+        ),
+        train=TrainConfig(steps=50_000, batch_size=32, lr=1e-4),
+        decode=DecodeConfig(class_threshold=0.1, nms_tiou=0.7),
+        evaluate=EvaluateConfig(tious=(0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)),
+    )
+
+
+PRESETS: Mapping[str, Config] = types.MappingProxyType(
+    {
+        "thumos14": Config(preset="thumos14", classes=_THUMOS14_CLASSES),
+        "activitynet12": _activitynet("activitynet12", 512, 100),
+        "activitynet13": _activitynet("activitynet13", 1024, 200),
+        "demo": Config(
+            preset="demo",
+            data=DataConfig(segments=128, frames_per_segment=16, fps=50.0, rgb_width=57, flow_width=57),
+            model=ModelConfig(num_classes=5, embedding_width=128, standardize_input=True),
+            train=TrainConfig(steps=1200, warmup_steps=400),
+            # The two choices of the released program that are slips are left out here.
+            decode=DecodeConfig(nms="gaussian", nms_added_seconds=0.0, outer_ratio=0.25),
+        ),
+    }
+)
+
+
+def load_config(
+    preset: str = "thumos14",
+    *,
+    file: str | os.PathLike[str] | None = None,
+    overrides: Iterable[str] = (),
+) -> Config:
+    """A preset with a TOML file's values over it, and ``name=value`` overrides over both.
+
+    Args:
+        preset: one of :data:`PRESETS`. A ``preset`` key in the file is used when this is the default.
+        file: TOML; fields at the top level or in a table named after their section.
+        overrides: strings ``field=value`` or ``section.field=value``; tuples are comma-separated.
+    Raises:
+        ConfigError: an unknown preset, field or value; the nearest names are listed.
+        DataError: the file does not exist.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        values = _read_toml(file)
+        named = values.pop("preset", None)
+        if named is not None and preset == "thumos14":
+            preset = str(named)
+    if preset not in PRESETS:
+        raise ConfigError(f"preset: there is no '{preset}'.{_near(preset, PRESETS)} ({', '.join(PRESETS)})")
+    config = PRESETS[preset]
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            if key not in _SECTIONS:
+                raise ConfigError(f"{file}: there is no section [{key}].{_near(key, _SECTIONS)}")
+            flat.update({f"{key}.{name}": inner for name, inner in value.items()})
+        else:
+            flat[key] = value
+    for item in overrides:
+        name, equals, text = item.partition("=")
+        if not equals or not name.strip():
+            raise ConfigError(f"--set {item}: expected name=value, for example --set train.lr=3e-4.")
+        flat[name.strip()] = text.strip()
+    names = flat.pop("classes", None)
+    if names is not None:
+        config = config.with_classes(_coerce(names, tuple[str, ...], "classes"))
+    return config.with_values(flat)
+
+
+def _read_toml(file: str | os.PathLike[str]) -> dict[str, Any]:
+    from aicl_fast.files import require_file
+
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    path = require_file(file, "settings file")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
+def _locate(key: str) -> tuple[str, str]:
+    """(section, field) of ``field`` or ``section.field``; the section is empty for ``classes``."""
+    section, dot, name = key.rpartition(".")
+    if key == "classes":
+        return "", key
+    if not dot and name in _FIELDS:
+        return _FIELDS[name], name
+    if section in _SECTIONS and _FIELDS.get(name) == section:
+        return section, name
+    every = [*_FIELDS, *(f"{home}.{name}" for name, home in _FIELDS.items()), "classes"]
+    raise ConfigError(f"{key}: there is no such setting.{_near(key, every)} `aicl-fast info` lists them all.")
+
+
+def _near(word: str, candidates: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(candidates), n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(close)}?" if close else ""
+
+
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _coerce(value: Any, kind: Any, name: str) -> Any:
+    """``value`` (a string from the command line, or a TOML or JSON value) as ``kind``."""
+    origin = get_origin(kind)
+    if origin is Literal:
+        if value in get_args(kind):
+            return value
+        raise ConfigError(f"{name}: expected one of {', '.join(get_args(kind))}, got {value!r}.")
+    if origin is tuple:
+        inner = get_args(kind)[0]
+        items = (
+            [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        )
+        if not isinstance(items, (list, tuple)):
+            raise ConfigError(f"{name}: expected several values, got {value!r}.")
+        return tuple(_coerce(item, inner, name) for item in items)
+    if kind is bool:
+        truths = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value.lower() in truths:
+            return truths[value.lower()]
+        raise ConfigError(f"{name}: expected true or false, got {value!r}.")
+    if kind is str:
+        if isinstance(value, str):
+            return value
+        raise ConfigError(f"{name}: expected text, got {value!r}.")
+    words = {int: "a whole number", float: "a number"}
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        if kind is int and isinstance(value, float) and not value.is_integer():
+            raise ValueError
+        number = kind(value.replace("_", "")) if isinstance(value, str) else kind(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigError(f"{name}: expected {words[kind]}, got {value!r}.") from None
+    return number

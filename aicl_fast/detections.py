@@ -1,0 +1,184 @@
+"""Detections of one recording, and the ActivityNet JSON form they are stored in."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from aicl_fast.errors import DataError
+from aicl_fast.files import read_json, write_json
+
+FORMAT_VERSION = "VERSION 1.3"
+"""What ActivityNet's own tools write in the ``version`` field, and expect there."""
+
+
+class Detection(NamedTuple):
+    """One action instance: what, how sure, and from when to when (seconds)."""
+
+    label: str
+    score: float
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """The action instances found in one recording, best score first.
+
+    Attributes:
+        labels: (N,) class names, a NumPy array of strings.
+        scores: (N,) float64. Not probabilities: contrast of inside and outside plus a share of the
+            video score, so they may be negative or exceed 1.
+        segments: (N, 2) float64, start and end in seconds.
+        video: the recording's name, used as the key in JSON.
+    """
+
+    labels: npt.NDArray[np.str_]
+    scores: npt.NDArray[np.float64]
+    segments: npt.NDArray[np.float64]
+    video: str = "video"
+
+    def __post_init__(self) -> None:
+        labels = np.asarray(self.labels, dtype=np.str_).reshape(-1)
+        scores = np.asarray(self.scores, dtype=np.float64).reshape(-1)
+        segments = np.asarray(self.segments, dtype=np.float64).reshape(-1, 2)
+        if not len(labels) == len(scores) == len(segments):
+            raise DataError(
+                f"detections: {len(labels)} labels, {len(scores)} scores and {len(segments)} segments; "
+                "expected one of each a detection."
+            )
+        object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "scores", scores)
+        object.__setattr__(self, "segments", segments)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __iter__(self) -> Iterator[Detection]:
+        for label, score, (start, end) in zip(
+            self.labels.tolist(), self.scores.tolist(), self.segments.tolist(), strict=True
+        ):
+            yield Detection(label, score, start, end)
+
+    def __getitem__(self, index: int) -> Detection:
+        start, end = self.segments[index].tolist()
+        return Detection(str(self.labels[index]), float(self.scores[index]), start, end)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Detections):
+            return NotImplemented
+        return (
+            np.array_equal(self.labels, other.labels)
+            and np.array_equal(self.scores, other.scores)
+            and np.array_equal(self.segments, other.segments)
+        )
+
+    def __repr__(self) -> str:
+        best = f", best {self[0].label} {self[0].score:.3f}" if len(self) else ""
+        return f"Detections({len(self)} of '{self.video}'{best})"
+
+    def above(self, score: float) -> Detections:
+        """Those with at least this score."""
+        keep = self.scores >= score
+        return Detections(self.labels[keep], self.scores[keep], self.segments[keep], self.video)
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """ActivityNet's list of ``{"label", "score", "segment"}``."""
+        return [{"label": d.label, "score": d.score, "segment": [d.start, d.end]} for d in self]
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The ActivityNet document for this one recording; also written to ``path`` when given."""
+        if path is not None:
+            save_detections(path, {self.video: self})
+        return json.dumps(_document({self.video: self}), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, source: str | os.PathLike[str], video: str | None = None) -> Detections:
+        """Read what :meth:`to_json` gave: its text, or the path of a file.
+
+        Args:
+            source: JSON text (begins with ``{``) or a path.
+            video: which recording, needed only when the document holds several.
+        Raises:
+            DataError: no such file, not the ActivityNet form, or not exactly one recording to choose.
+        """
+        if isinstance(source, str) and source.lstrip().startswith("{"):
+            try:
+                document = json.loads(source)
+            except json.JSONDecodeError as error:
+                raise DataError(f"detections: not valid JSON: {error}") from error
+            found = _parse(document, "detections")
+        else:
+            found = load_detections(source)
+        if video is None and len(found) == 1:
+            return next(iter(found.values()))
+        if video is None or video not in found:
+            some = ", ".join(list(found)[:5])
+            raise DataError(
+                f"detections: holds {len(found)} recordings ({some}{', …' if len(found) > 5 else ''}); "
+                f"{'name one with video=' if video is None else f'{video!r} is not among them'}."
+            )
+        return found[video]
+
+    @classmethod
+    def empty(cls, video: str = "video") -> Detections:
+        """No detections."""
+        return cls(np.empty(0, np.str_), np.empty(0), np.empty((0, 2)), video)
+
+
+def save_detections(path: str | os.PathLike[str], detections: Mapping[str, Detections]) -> None:
+    """Write many recordings' detections as one ActivityNet document, whole or not at all."""
+    write_json(path, _document(detections))
+
+
+def load_detections(path: str | os.PathLike[str]) -> dict[str, Detections]:
+    """Read an ActivityNet document; ``score300`` (the released program's field) is read as ``score``.
+
+    Raises:
+        DataError: no such file, not JSON, or not the ActivityNet form; the recording is named.
+    """
+    return _parse(read_json(path, "detection file"), str(Path(path)))
+
+
+def _document(detections: Mapping[str, Detections]) -> dict[str, Any]:
+    results = {video: found.to_list() for video, found in detections.items()}
+    return {"version": FORMAT_VERSION, "results": results, "external_data": {}}
+
+
+def _parse(document: Any, source: str) -> dict[str, Detections]:
+    results = document.get("results") if isinstance(document, dict) else None
+    if not isinstance(results, dict):
+        raise DataError(
+            f"{source}: expected an ActivityNet detection document with a 'results' object; "
+            "ground truth files have 'database' instead. Check which file was given."
+        )
+    return {video: _parse_video(video, items, source) for video, items in results.items()}
+
+
+def _parse_video(video: str, items: Any, source: str) -> Detections:
+    labels: list[str] = []
+    scores: list[float] = []
+    segments: list[tuple[float, float]] = []
+    for number, item in enumerate(items if isinstance(items, list) else [items]):
+        try:
+            score = item["score"] if "score" in item else item["score300"]
+            start, end = item["segment"]
+            labels.append(str(item["label"]))
+            scores.append(float(score))
+            segments.append((float(start), float(end)))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{source}: detection {number} of '{video}' is not an object with 'label', 'score' and "
+                f"'segment': [start, end] in seconds ({type(error).__name__}: {error})."
+            ) from error
+    found = Detections(np.array(labels, np.str_), np.array(scores), np.array(segments), video)
+    if not (np.isfinite(found.scores).all() and np.isfinite(found.segments).all()):
+        raise DataError(f"{source}: '{video}' has a score or time that is NaN or infinite.")
+    return found

@@ -1,0 +1,27 @@
+"""The exceptions a user of the package can meet. The lowest module: it imports nothing of ours.
+
+A message names the file or argument, what was expected, what came, and the next step. The command line
+prints it without a traceback and exits with 2.
+"""
+
+from __future__ import annotations
+
+
+class AiclError(Exception):
+    """Anything that the caller can put right. Every error below is one."""
+
+
+class ConfigError(AiclError, ValueError):
+    """A setting, preset or override that does not exist or has no meaning."""
+
+
+class DataError(AiclError, ValueError):
+    """Features, annotations or detections that cannot be used as they are."""
+
+
+class ModelError(AiclError, ValueError):
+    """A model file that is not ours, is damaged, or does not fit the data."""
+
+
+class UnavailableError(AiclError, RuntimeError):
+    """Something optional (a package, a device, a compiled part) that this installation lacks."""

@@ -1,0 +1,125 @@
+"""Feature arrays: reading them, checking them, and sampling a recording's segments to the model's T."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aicl_fast.errors import DataError
+from aicl_fast.files import require_file
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float32]
+
+
+def check_features(features: Array, name: str, *, width: int | None = None) -> Floats:
+    """``features`` as a C-contiguous float32 ``(n, width)`` array, or a clear refusal.
+
+    Args:
+        features: ``(n, D)`` floating-point array, one row a segment, n >= 1.
+        name: the file or argument, for messages.
+        width: the D that the model expects; None accepts any.
+    Raises:
+        DataError: not an array, not 2-D, empty, integers, the wrong width, or NaN or infinity in it.
+    """
+    if not isinstance(features, np.ndarray):
+        raise DataError(
+            f"{name}: expected a NumPy array of shape (segments, {width or 'features'}), got "
+            f"{type(features).__name__}. Convert it with numpy.asarray."
+        )
+    if features.ndim != 2:
+        raise DataError(
+            f"{name}: expected shape (segments, {width or 'features'}), got {features.shape}. "
+            "One recording at a time has two axes: drop a batch axis, or add the segment axis."
+        )
+    if features.shape[0] == 0 or features.shape[1] == 0:
+        raise DataError(f"{name}: the array is empty (shape {features.shape}); expected one row a segment.")
+    if not np.issubdtype(features.dtype, np.floating):
+        raise DataError(
+            f"{name}: expected floating-point features, got {features.dtype}. If the values are right, "
+            "convert them with .astype('float32')."
+        )
+    if width is not None and features.shape[1] != width:
+        raise DataError(
+            f"{name}: expected {width} features a segment, got {features.shape[1]}. Use the features that "
+            "the model was trained on, or a preset with this width."
+        )
+    # One pass and no temporary in the usual case: a sum is finite only if no addend is NaN, and an
+    # infinite sum of finite values (overflow) is told apart by the slow test.
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = np.ascontiguousarray(features, dtype=np.float32)
+        total = float(result.sum(dtype=np.float64))
+    if not np.isfinite(total):
+        bad = ~np.isfinite(result)
+        if bad.any():
+            row, column = (int(index[0]) for index in np.nonzero(bad))
+            raise DataError(
+                f"{name}: {int(bad.sum())} values are NaN or infinite, the first in row {row}, column "
+                f"{column}. Extract these features again, or replace the values if you know what they mean."
+            )
+    return result
+
+
+def load_features(path: str | os.PathLike[str], *, width: int | None = None) -> Floats:
+    """Read one stream of one recording from a ``.npy`` file, checked by :func:`check_features`.
+
+    Raises:
+        DataError: missing, truncated, pickled, not a .npy file, or not usable as features.
+    """
+    target = require_file(path, "feature file")
+    try:
+        array = np.load(target, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        text = str(error)
+        if "allow_pickle" in text or "Object arrays" in text or "pickle" in text:
+            raise DataError(
+                f"{target}: holds pickled Python objects, which are never loaded because they can run "
+                "code. Expected a plain float array: save it again with numpy.save(path, array)."
+            ) from error
+        raise DataError(
+            f"{target}: cannot be read as a .npy array ({text.splitlines()[0] if text else 'empty file'}). "
+            "It is truncated or another format: copy or extract it again."
+        ) from error
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise DataError(f"{target}: is an archive of several arrays (.npz); expected a single .npy array.")
+    return check_features(array, str(target), width=width)
+
+
+def join_streams(rgb: Floats, flow: Floats, name: str) -> Floats:
+    """``(n, D_rgb + D_flow)`` from the two streams of one recording.
+
+    Raises:
+        DataError: the streams differ in their number of segments.
+    """
+    if rgb.shape[0] != flow.shape[0]:
+        raise DataError(
+            f"{name}: rgb has {rgb.shape[0]} segments and flow {flow.shape[0]}; expected the same number. "
+            "Extract both streams from the same frames, or cut the longer one if it only has a tail more."
+        )
+    return np.concatenate([rgb, flow], axis=1)
+
+
+def sample_indices(num_segments: int, length: int) -> npt.NDArray[np.int64]:
+    """The ``length`` segments that stand for a recording of ``num_segments`` when testing.
+
+    ``floor(i·n/T)`` for i in 0 … T-1 (the released program's test sampling), in exact integers.
+    """
+    return np.arange(length, dtype=np.int64) * num_segments // length
+
+
+def sample_indices_random(num_segments: int, length: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """The same for training: one segment drawn from each of ``length`` equal parts.
+
+    With ``s_i = i·n/T``: a uniform integer in ``[int(s_i), int(s_{i+1})]`` where the two differ, else
+    ``int(s_i)``; the last part ends at n-1. A recording of exactly T segments is taken as it is.
+    """
+    low = sample_indices(num_segments, length)
+    if num_segments == length:
+        return low
+    high = np.append(low[1:], num_segments - 1)
+    high = np.maximum(low, high)
+    return rng.integers(low, high, endpoint=True)

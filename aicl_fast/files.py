@@ -1,0 +1,92 @@
+"""Reading and writing files so that nothing is ever half-written and every failure names its file."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from aicl_fast.errors import DataError
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary path beside ``path`` that replaces it when the block ends without an exception.
+
+    The temporary name keeps the suffix, since several writers choose their format by it. Missing parent
+    folders are made. On an exception the temporary file is removed and ``path`` is left as it was.
+
+    Raises:
+        DataError: the folder cannot be made or written to.
+    """
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent)
+    except OSError as error:
+        raise DataError(
+            f"{target}: cannot be written ({error.strerror}). Choose a folder you may write to."
+        ) from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write ``text`` as UTF-8, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write ``value`` as indented JSON, whole or not at all. NaN is refused: it is not JSON."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def require_file(path: str | os.PathLike[str], what: str) -> Path:
+    """``path`` as a Path to a file that exists.
+
+    Args:
+        what: what the file is for, as a noun phrase that a message can begin with ("annotation file").
+    Raises:
+        DataError: nothing there, or a folder.
+    """
+    target = Path(path)
+    if target.is_file():
+        return target
+    if target.is_dir():
+        raise DataError(f"{target}: expected the {what}, found a folder. Name the file itself.")
+    raise DataError(f"{target}: the {what} does not exist. Check the path (working folder: {Path.cwd()}).")
+
+
+def read_json(path: str | os.PathLike[str], what: str) -> Any:
+    """The JSON value in a file.
+
+    Raises:
+        DataError: no such file, not UTF-8, or not JSON (with line and column).
+    """
+    target = require_file(path, what)
+    try:
+        return json.loads(target.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{target}: the {what} is not a text file (byte {error.start}).") from error
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{target}: the {what} is not valid JSON: {error.msg} at line {error.lineno}, column "
+            f"{error.colno}. If it was cut off while being copied, copy it again."
+        ) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
