@@ -1,0 +1,106 @@
+"""The network: a class-aware branch over both streams and a class-agnostic branch a stream (section 3 of
+the paper). The only module of the package proper that imports torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from aicl_fast.config import Config
+from aicl_fast.kernels.fusion import score_fusion
+
+
+class Outputs(NamedTuple):
+    """What the network returns for B videos of T segments; the names are the paper's."""
+
+    E: Tensor
+    """(B, T, De) embedding of both streams."""
+    E_rgb: Tensor
+    """(B, T, De)"""
+    E_flow: Tensor
+    """(B, T, De)"""
+    CAS: Tensor
+    """(B, T, C) class activation sequence, logits."""
+    A_rgb: Tensor
+    """(B, T) actionness of the first stream, in [0, 1]."""
+    A_flow: Tensor
+    """(B, T) actionness of the second stream."""
+    A: Tensor
+    """(B, T) class-aware actionness."""
+    A_ca: Tensor
+    """(B, T) class-agnostic actionness."""
+    A_score: Tensor
+    """(B, T, C) fused score. No gradient flows back through it."""
+
+
+class TwoBranchNet(nn.Module):
+    """AICL's network: three kernel-3 convolutions to embeddings, three kernel-1 heads.
+
+    Args:
+        config: widths, classes and γ come from its ``data`` and ``model`` sections.
+
+    Example:
+        >>> from aicl_fast.config import load_config
+        >>> net = TwoBranchNet(load_config("thumos14"))
+        >>> net(torch.rand(2, 750, 2048)).A_score.shape
+        torch.Size([2, 750, 20])
+    """
+
+    input_mean: Tensor
+    input_scale: Tensor
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        rgb, flow, width = config.data.rgb_width, config.data.flow_width, config.model.embedding_width
+        self.rgb_width = rgb
+        self.gamma = config.model.fusion_gamma
+        self.embed = nn.Conv1d(rgb + flow, width, 3, padding=1)
+        self.embed_rgb = nn.Conv1d(rgb, width, 3, padding=1)
+        self.embed_flow = nn.Conv1d(flow, width, 3, padding=1)
+        self.classify = nn.Conv1d(width, config.model.num_classes, 1)
+        self.actionness_rgb = nn.Conv1d(width, 1, 1)
+        self.actionness_flow = nn.Conv1d(width, 1, 1)
+        self.standardize = config.model.standardize_input
+        if self.standardize:
+            self.register_buffer("input_mean", torch.zeros(rgb + flow))
+            self.register_buffer("input_scale", torch.ones(rgb + flow))
+
+    def set_input_statistics(self, mean: Tensor, deviation: Tensor) -> None:
+        """Standardise inputs by these (rgb + flow,) statistics of the training features.
+
+        A feature that hardly varies keeps its scale: dividing by next to nothing would only amplify noise.
+        """
+        if not self.standardize:
+            raise ValueError("set_input_statistics: the config has standardize_input = False")
+        self.input_mean.copy_(mean)
+        self.input_scale.copy_(torch.where(deviation > 1e-6, 1 / deviation.clamp_min(1e-6), 1.0))
+
+    def forward(self, x: Tensor) -> Outputs:
+        """Run B videos.
+
+        Args:
+            x: (B, T, D_rgb + D_flow) features, the first stream first.
+        """
+        if self.standardize:
+            x = (x - self.input_mean) * self.input_scale
+        x = x.transpose(1, 2)
+        e = self.embed(x).relu()
+        e_rgb = self.embed_rgb(x[:, : self.rgb_width]).relu()
+        e_flow = self.embed_flow(x[:, self.rgb_width :]).relu()
+        cas = self.classify(e).transpose(1, 2)
+        logit_rgb = self.actionness_rgb(e_rgb).squeeze(1)
+        logit_flow = self.actionness_flow(e_flow).squeeze(1)
+        scores, a, a_ca = score_fusion(cas, logit_rgb, logit_flow, self.gamma)
+        return Outputs(
+            E=e.transpose(1, 2),
+            E_rgb=e_rgb.transpose(1, 2),
+            E_flow=e_flow.transpose(1, 2),
+            CAS=cas,
+            A_rgb=logit_rgb.sigmoid(),
+            A_flow=logit_flow.sigmoid(),
+            A=a,
+            A_ca=a_ca,
+            A_score=scores.detach(),
+        )
