@@ -139,7 +139,8 @@ class DecodeConfig:
     """From fused scores to detections."""
 
     thresholds: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-    """θ: maximal runs of a class's score at or above each of these are proposals."""
+    """θ: maximal runs of a class's score at or above each of these are proposals. Their order does not
+    matter, and one that is repeated counts once."""
     class_threshold: float = 0.25
     """Classes with at least this video score are localised; the best one if none has it."""
     upscale: int = 24
@@ -157,6 +158,8 @@ class DecodeConfig:
     """σ of exp(-tIoU²/σ) in ``decay_once`` and ``gaussian``."""
     nms_added_seconds: float = 1.0
     """Seconds added to every length and intersection in the tIoU: 1 as released, 0 is the plain tIoU."""
+    nms_across_classes: bool = False
+    """Detections of one class suppress another's too; as released, each class is on its own."""
     min_score: float = 0.001
     """``gaussian`` drops detections whose decayed score falls below this."""
     max_detections: int = 0

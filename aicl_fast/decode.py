@@ -1,0 +1,425 @@
+"""From scores to detections: proposals above thresholds, outer-inner contrast, NMS (METHOD section 5).
+
+    >>> found = postprocess(cas, a_rgb, a_flow, num_segments=900, fps=25.0, preset="thumos14")
+    >>> for detection in found:
+    ...     print(detection.label, detection.score, detection.start, detection.end)
+
+Two backends give the same detections: ``native`` (C++, when it was compiled at installation) and ``numba``.
+Neither is loaded before it is used. All arithmetic is in float64, whatever the scores come in: a float32
+score of 0.7 lies just below the threshold 0.7.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from aicl_fast.config import PRESETS, Config, DataConfig, DecodeConfig, NmsMode
+from aicl_fast.detections import Detections
+from aicl_fast.errors import ConfigError, DataError, UnavailableError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+Backend = Literal["auto", "native", "numba"]
+Array = npt.NDArray[Any]
+Found = tuple[Array, npt.NDArray[np.float64], npt.NDArray[np.float64]]
+
+_NMS_MODES = {"decay_once": 0, "hard": 1, "gaussian": 2}
+# Far above any score, and low enough that no sum over a grid of 2³¹ points overflows.
+_LARGEST = 1e38
+
+
+def available_backends() -> tuple[str, ...]:
+    """The backends that this installation has, the default first."""
+    found = ["native"] if _native() is not None else []
+    if importlib.util.find_spec("numba") is not None:
+        found.append("numba")
+    return tuple(found)
+
+
+def default_backend() -> str:
+    """The backend that ``auto`` means here: ``native`` when it was built, else ``numba``.
+
+    Raises:
+        UnavailableError: neither is there.
+    """
+    return _choose("auto")
+
+
+def decode(
+    scores: npt.ArrayLike,
+    video_scores: npt.ArrayLike,
+    *,
+    num_segments: int,
+    classes: Sequence[str],
+    config: DecodeConfig,
+    data: DataConfig,
+    backend: Backend = "auto",
+    video: str = "video",
+) -> Detections:
+    """Detections of one video.
+
+    Args:
+        scores: (T, C) A_score, finite; any real type. A C-contiguous float32 or float64 array is not copied.
+        video_scores: (C,) softmax of the video logits. Classes at or above ``config.class_threshold`` are
+            localised; the best one if none is.
+        num_segments: n, the video's own number of segments before it was sampled to T.
+        classes: C names.
+        config: thresholds, λ, NMS. Equal thresholds count once; their order does not matter.
+        data: ``fps`` and ``frames_per_segment``, which turn grid points into seconds.
+        backend: ``auto`` takes ``native`` when it was built, else ``numba``.
+        video: the name that the detections carry.
+    Returns:
+        Detections by descending score; equal scores by class, threshold and start.
+    Raises:
+        DataError: shapes that do not fit each other, a NaN or an infinity, no segments.
+        UnavailableError: the backend is not installed.
+        ConfigError: a backend or setting that does not exist or has no meaning.
+    """
+    engine = _engine(config, data, backend)
+    a_score, v = _checked(scores, video_scores, num_segments, len(classes), video)
+    found = engine.run(a_score, v, num_segments)
+    if found is None:
+        raise _not_finite(a_score, v, video)
+    return _detections(found, _names(classes), video)
+
+
+def decode_batch(
+    scores: Sequence[npt.ArrayLike],
+    video_scores: Sequence[npt.ArrayLike],
+    *,
+    num_segments: Sequence[int],
+    classes: Sequence[str],
+    config: DecodeConfig,
+    data: DataConfig,
+    backend: Backend = "auto",
+    threads: int | None = None,
+    videos: Sequence[str] | None = None,
+) -> list[Detections]:
+    """Detections of many videos, of any lengths, on several threads without the interpreter lock.
+
+    The result is that of :func:`decode` on each, whatever the number of threads, and several Python threads
+    may call this at once.
+
+    Args:
+        scores: B arrays (T_b, C), as in :func:`decode`.
+        video_scores: B arrays (C,), or one (B, C).
+        num_segments: B whole numbers.
+        classes, config, data, backend: as in :func:`decode`.
+        threads: at most this many; None means the processors that this process may use.
+        videos: B names; ``video0``, ``video1`` … if None.
+    Raises:
+        DataError: as :func:`decode`, naming the video; or sequences of different lengths.
+        UnavailableError, ConfigError: as :func:`decode`.
+    """
+    names = [f"video{b}" for b in range(len(scores))] if videos is None else list(videos)
+    if not len(scores) == len(video_scores) == len(num_segments) == len(names):
+        raise DataError(
+            f"decode_batch: {len(scores)} scores, {len(video_scores)} video_scores, {len(num_segments)} "
+            f"num_segments and {len(names)} videos; expected one of each a video."
+        )
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads: expected at least 1, or None for all processors, got {threads!r}.")
+    engine = _engine(config, data, backend)
+    inputs = [
+        (*_checked(s, v, n, len(classes), name), n)
+        for s, v, n, name in zip(scores, video_scores, num_segments, names, strict=True)
+    ]
+    workers = max(1, min(threads or _processors(), len(inputs)))
+    found = engine.run_batch(inputs, workers)
+    labels = _names(classes)
+    result = []
+    for (a_score, v, _), one, name in zip(inputs, found, names, strict=True):
+        if one is None:
+            raise _not_finite(a_score, v, name)
+        result.append(_detections(one, labels, name))
+    return result
+
+
+def postprocess(
+    cas: npt.ArrayLike,
+    actionness_rgb: npt.ArrayLike,
+    actionness_flow: npt.ArrayLike,
+    *,
+    num_segments: int,
+    fps: float = 25.0,
+    preset: str | Config = "thumos14",
+    nms: NmsMode = "decay_once",
+    classes: Sequence[str] | None = None,
+    backend: Backend = "auto",
+    video: str = "video",
+) -> Detections:
+    """Detections from the outputs of any AICL network: score fusion, top-k pooling, :func:`decode`.
+
+    A_score = γ·softmax(CAS) + (1-γ)·(A_rgb + A_flow)/2; a class's video logit is the mean CAS of the
+    k = max(1, T // topk_divisor) segments where its A_score is highest.
+
+    Args:
+        cas: (T, C) class activation sequence, logits.
+        actionness_rgb: (T,) probabilities of the RGB branch.
+        actionness_flow: (T,) probabilities of the flow branch.
+        num_segments: n, the video's own number of segments before it was sampled to T.
+        fps: frames a second; takes the place of the preset's.
+        preset: a preset's name or a :class:`~aicl_fast.config.Config`.
+        nms: takes the place of the preset's.
+        classes: C names; the preset's own if None.
+        backend, video: as in :func:`decode`.
+    Raises:
+        DataError: shapes that do not fit each other, a NaN or an infinity, no segments.
+        UnavailableError: the backend is not installed.
+        ConfigError: an unknown preset or NMS, a preset without class names when none are given.
+    """
+    from dataclasses import replace
+
+    if isinstance(preset, str):
+        if preset not in PRESETS:
+            raise ConfigError(f"preset: there is no {preset!r}. Choose from {', '.join(PRESETS)}.")
+        preset = PRESETS[preset]
+    names = preset.classes if classes is None else classes
+    logits = _real(cas, "cas", video)
+    streams = [_real(a, name, video) for a, name in (
+        (actionness_rgb, "actionness_rgb"), (actionness_flow, "actionness_flow"))]  # fmt: skip
+    if logits.ndim != 2 or any(a.shape != logits.shape[:1] for a in streams):
+        raise DataError(
+            f"{video}: expected cas (T, C) and actionness (T,) of the same T, got {logits.shape}, "
+            f"{streams[0].shape} and {streams[1].shape}."
+        )
+    if not names and classes is None and logits.shape[1]:
+        raise ConfigError(
+            f"preset '{preset.preset}' has no class names of its own: pass classes=, one name for each of "
+            f"the {logits.shape[1]} columns of cas."
+        )
+    logits = logits.astype(np.float64)
+    if not np.isfinite(logits).all():
+        raise DataError(f"{video}: cas has a NaN or an infinity; expected finite logits.")
+    gamma = preset.model.fusion_gamma
+    agnostic = (streams[0].astype(np.float64) + streams[1]) / 2
+    a_score = gamma * _softmax(logits) + (1 - gamma) * agnostic[:, None]
+    k = max(1, len(logits) // preset.model.topk_divisor)
+    if a_score.size:
+        top = np.argpartition(-a_score, min(k, len(logits)) - 1, axis=0)[:k]
+        v = _softmax(np.take_along_axis(logits, top, axis=0).mean(axis=0))
+    else:
+        v = np.zeros(logits.shape[1])
+    try:
+        config, data = replace(preset.decode, nms=nms), replace(preset.data, fps=float(fps))
+    except (TypeError, OverflowError) as error:
+        raise ConfigError(f"fps: expected a positive number, got {fps!r}.") from error
+    return decode(
+        a_score,
+        v,
+        num_segments=num_segments,
+        classes=names,
+        config=config,
+        data=data,
+        backend=backend,
+        video=video,
+    )
+
+
+# ---- inputs and outputs ---------------------------------------------------------------------------------
+
+
+def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    if logits.shape[-1] == 0:
+        return logits
+    exps = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return cast("npt.NDArray[np.float64]", exps / exps.sum(axis=-1, keepdims=True))
+
+
+def _real(values: npt.ArrayLike, name: str, video: str) -> Array:
+    """``values`` as a C-contiguous float32 or float64 array."""
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise DataError(f"{video}: {name} cannot be read as an array: {error}") from error
+    if array.dtype.kind not in "fiub":
+        raise DataError(f"{video}: expected real numbers in {name}, got an array of {array.dtype}.")
+    kind = np.float32 if array.dtype == np.float32 else np.float64
+    return np.ascontiguousarray(array, dtype=kind) if array.ndim else array.astype(kind)
+
+
+def _checked(
+    scores: npt.ArrayLike, video_scores: npt.ArrayLike, num_segments: int, num_classes: int, video: str
+) -> tuple[Array, Array]:
+    a_score, v = _real(scores, "scores", video), _real(video_scores, "video_scores", video)
+    if a_score.ndim != 2 or v.ndim != 1 or not a_score.shape[1] == len(v) == num_classes:
+        raise DataError(
+            f"{video}: expected scores (T, {num_classes}) and video_scores ({num_classes},) for {num_classes} "
+            f"classes, got {a_score.shape} and {v.shape}. Are scores transposed, or classes another model's?"
+        )
+    if a_score.shape[0] == 0:
+        raise DataError(f"{video}: scores has no segments; expected at least one row.")
+    if not num_segments >= 1:
+        raise DataError(
+            f"{video}: num_segments is {num_segments!r}; expected the video's own number of segments, "
+            "at least 1."
+        )
+    return a_score, v
+
+
+def _not_finite(a_score: Array, v: Array, video: str) -> DataError:
+    for name, array in (("scores", a_score), ("video_scores", v)):
+        bad = np.argwhere(~(np.abs(array) <= _LARGEST))
+        if len(bad):
+            where = tuple(int(i) for i in bad[0])
+            index = where if len(where) > 1 else where[0]
+            return DataError(
+                f"{video}: {name}[{', '.join(map(str, where))}] is {array[index]}; expected finite numbers. "
+                f"{len(bad)} of {array.size} are not: check the features that the network was given."
+            )
+    return DataError(f"{video}: scores too large to decode; expected numbers of at most {_LARGEST:g}.")
+
+
+_names_of: dict[int, tuple[Sequence[str], Array]] = {}
+
+
+def _names(classes: Sequence[str]) -> Array:
+    """Class names as an array. A tuple cannot change, so its array is kept."""
+    known = _names_of.get(id(classes))
+    if known is not None and known[0] is classes:
+        return known[1]
+    array = np.array(classes, dtype=np.str_)
+    if isinstance(classes, tuple):
+        if len(_names_of) >= 16:
+            _names_of.clear()
+        # Holding the tuple itself keeps its id from being given to another.
+        _names_of[id(classes)] = (classes, array)
+    return array
+
+
+def _detections(found: Found, names: Array, video: str) -> Detections:
+    labels, values, segments = found
+    if not len(values):
+        return Detections.empty(video)
+    return Detections(names[labels], values, segments, video)
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+# ---- backends -------------------------------------------------------------------------------------------
+
+Input = tuple[Array, Array, int]
+
+
+class _Engine(Protocol):
+    """One backend with one set of settings. Runs return None where a score is not finite."""
+
+    def run(self, a_score: Array, v: Array, num_segments: int) -> Found | None: ...
+
+    def run_batch(self, inputs: list[Input], threads: int) -> list[Found | None]: ...
+
+
+_native_module: ModuleType | None = None
+_native_tried = False
+
+
+def _native() -> ModuleType | None:
+    """The compiled module, or None where it was not built."""
+    global _native_module, _native_tried
+    if not _native_tried:
+        try:
+            _native_module = importlib.import_module("aicl_fast.kernels._native")
+        except ImportError:
+            _native_module = None
+        _native_tried = True
+    return _native_module
+
+
+def _choose(backend: str) -> str:
+    if backend not in ("auto", "native", "numba"):
+        raise ConfigError(f"backend: expected auto, native or numba, got {backend!r}.")
+    if backend == "numba" or (backend == "auto" and _native() is None):
+        if importlib.util.find_spec("numba") is None:
+            raise UnavailableError("backend 'numba': numba is not installed. `pip install numba` adds it.")
+        return "numba"
+    if _native() is None:
+        raise UnavailableError(
+            "backend 'native': the C++ part was not built when aicl-fast was installed. Reinstall where there "
+            "is a C++17 compiler, without AICL_FAST_NO_NATIVE, or use backend='numba'."
+        )
+    return "native"
+
+
+_engines: dict[tuple[int, int, str], tuple[DecodeConfig, DataConfig, _Engine]] = {}
+_engines_lock = threading.Lock()
+
+
+def _engine(config: DecodeConfig, data: DataConfig, backend: str) -> _Engine:
+    """The backend set up for these settings. Found by identity: hashing 14 fields takes microseconds."""
+    key = (id(config), id(data), backend)
+    known = _engines.get(key)
+    if known is not None and known[0] is config and known[1] is data:
+        return known[2]
+    kind = _choose(backend)
+    if not all(v == v for v in (config.class_threshold, config.video_score_weight, config.min_score)):
+        raise ConfigError(
+            "decode: class_threshold, video_score_weight or min_score is NaN; expected numbers."
+        )
+    engine: _Engine = _NumbaEngine(config, data)
+    with _engines_lock:
+        if len(_engines) >= 32:
+            _engines.clear()
+        _engines[key] = (config, data, engine)
+    return engine
+
+
+class _NumbaEngine:
+    def __init__(self, config: DecodeConfig, data: DataConfig) -> None:
+        from aicl_fast.kernels import decode_numba
+
+        self.kernels = decode_numba
+        self.config, self.data = config, data
+        self.thresholds = np.unique(np.asarray(config.thresholds, dtype=np.float64))
+
+    def run(self, a_score: Array, v: Array, num_segments: int) -> Found | None:
+        config = self.config
+        length = a_score.shape[0]
+        if not len(v):
+            return np.empty(0, np.int64), np.empty(0), np.empty((0, 2))
+        # float32 would round the threshold too.
+        v = v.astype(np.float64)
+        if not (np.abs(v) <= _LARGEST).all():
+            return None
+        columns = np.flatnonzero(v >= config.class_threshold)
+        if not len(columns):
+            columns = np.array([np.argmax(v)])
+        curves = np.empty((len(columns), length))
+        if not self.kernels.gather(a_score, columns, _LARGEST, curves):
+            return None
+        rows, scores, segments = self.kernels.decode(
+            curves,
+            config.video_score_weight * v[columns],
+            self.thresholds,
+            config.upscale,
+            float(config.outer_ratio),
+            self.data.frames_per_segment * num_segments / (config.upscale * length * self.data.fps),
+            _NMS_MODES[config.nms],
+            float(config.nms_tiou),
+            float(config.nms_sigma),
+            float(config.nms_added_seconds),
+            float(config.min_score),
+            bool(config.nms_across_classes),
+            config.max_detections,
+        )
+        return columns[rows], scores, segments
+
+    def run_batch(self, inputs: list[Input], threads: int) -> list[Found | None]:
+        if threads == 1:
+            return [self.run(*one) for one in inputs]
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(lambda one: self.run(*one), inputs))

@@ -1,0 +1,419 @@
+"""Fused scores to detections in numba: runs above thresholds, outer-inner contrast, and NMS.
+
+The curve of a class is linear between two segments, so no grid is evaluated. A run's ends are where the
+line crosses a threshold, and sums over grid points are differences of a closed-form prefix sum: O(T) work
+for all thresholds together. The C++ in ``native/`` is the same algorithm, operation for operation, and a
+naive version on the grid is in ``tests/decode/naive.py``.
+
+Kernels are serial and release the interpreter lock. Threads are the caller's: numba's default threading
+layer aborts a process that enters it from two Python threads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DECAY_ONCE, HARD, GAUSSIAN = 0, 1, 2
+
+
+def _kernel(function: F) -> F:
+    """Compile on the first call and cache on disk, where there is a folder to cache in."""
+    try:
+        return cast(F, numba.njit(cache=True, nogil=True)(function))
+    except RuntimeError:
+        # Neither the package's folder nor the user's cache folder can be written to: compile every time.
+        return cast(F, numba.njit(nogil=True)(function))
+
+
+@_kernel
+def gather(scores: Any, columns: Any, largest: float, curves: Any) -> bool:
+    """Copy ``columns`` of (T, C) ``scores`` into (P, T) float64 ``curves``; false if a score is not usable.
+
+    Usable is from -``largest`` to ``largest``. All of ``scores`` is looked at, not only the columns: a NaN
+    anywhere means that the network went wrong.
+    """
+    length, width = scores.shape
+    good = 0
+    for t in range(length):
+        for c in range(width):
+            good += abs(scores[t, c]) <= largest
+    for p in range(len(columns)):
+        c = columns[p]
+        for t in range(length):
+            curves[p, t] = scores[t, c]
+    return good == length * width
+
+
+@_kernel
+def _crossing_up(value: float, slope: float, threshold: float, weight: Any, top: int) -> int:
+    """First step r in 1..top of a rising cell whose grid point is at or above the threshold."""
+    # Division lands within a step or so; the grid's own arithmetic decides.
+    guess = (threshold - value) / slope * len(weight)
+    r = 1
+    if guess > 1.0:
+        r = top if guess >= top else int(math.ceil(guess))
+    while r > 1 and value + slope * weight[r - 1] >= threshold:
+        r -= 1
+    while r < top and value + slope * weight[r] < threshold:
+        r += 1
+    return r
+
+
+@_kernel
+def _crossing_down(value: float, slope: float, threshold: float, weight: Any, top: int) -> int:
+    """First step r in 1..top of a falling cell whose grid point is below the threshold."""
+    guess = (threshold - value) / slope * len(weight)
+    r = 1
+    if guess > 1.0:
+        r = top if guess >= top else int(math.ceil(guess))
+    while r > 1 and value + slope * weight[r - 1] < threshold:
+        r -= 1
+    while r < top and value + slope * weight[r] >= threshold:
+        r += 1
+    return r
+
+
+@_kernel
+def _levels(curve: Any, end: float, thresholds: Any, level: Any, starts: Any) -> None:
+    """How many thresholds each segment reaches, and how many runs each threshold will have.
+
+    Args:
+        curve: (T,) scores.
+        end: the curve at its very last grid point.
+        thresholds: (K,) ascending.
+        level: (T + 1,) out; the last is for ``end``.
+        starts: (K,) out, runs a threshold.
+    """
+    length = len(curve)
+    level[:] = 0
+    for k in range(len(thresholds)):
+        threshold = thresholds[k]
+        for t in range(length):
+            level[t] += curve[t] >= threshold
+        level[length] += end >= threshold
+        starts[k] = level[0] > k
+    for t in range(length):
+        for k in range(level[t], level[t + 1]):
+            starts[k] += 1
+
+
+@_kernel
+def _runs(
+    curve: Any, slope: Any, level: Any, thresholds: Any, weight: Any, cursor: Any, first: Any, stop: Any
+) -> None:
+    """Write the runs [first, stop) of every threshold, in grid points, from ``cursor[k]`` on.
+
+    Within a cell the grid's values never turn, even rounded, so a threshold is crossed there at most once
+    and only if the levels of its two ends differ.
+    """
+    length, upscale = len(curve), len(weight)
+    for k in range(level[0]):
+        first[cursor[k]] = 0
+    for t in range(length):
+        before, after = level[t], level[t + 1]
+        if before == after:
+            continue
+        # The grid ends before the point that would follow the last segment.
+        top = upscale if t + 1 < length else upscale - 1
+        for k in range(before, after):
+            r = _crossing_up(curve[t], slope[t], thresholds[k], weight, top)
+            first[cursor[k]] = t * upscale + r
+        for k in range(after, before):
+            r = _crossing_down(curve[t], slope[t], thresholds[k], weight, top)
+            stop[cursor[k]] = t * upscale + r
+            cursor[k] += 1
+    for k in range(level[length]):
+        stop[cursor[k]] = length * upscale
+        cursor[k] += 1
+
+
+@_kernel
+def _sum_before(x: int, curve: Any, slope: Any, prefix: Any, triangle: Any) -> float:
+    """Sum of the grid points before point ``x``."""
+    upscale = len(triangle)
+    t = x // upscale
+    m = x - t * upscale
+    if m == 0:
+        return float(prefix[t])
+    return float(prefix[t] + m * curve[t] + slope[t] * triangle[m])
+
+
+@_kernel
+def _query(end: Any, low: int, high: int, begin: float, added: float) -> int:
+    """First of the sorted, disjoint boxes low..high that does not lie wholly before ``begin``."""
+    while low < high:
+        middle = (low + high) >> 1
+        if end[middle] - begin + added > 0.0:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+@_kernel
+def _alive(following: Any, j: int) -> int:
+    """The first box from ``j`` on that is still in the pool. Walked links are shortened."""
+    while following[j] != j:
+        following[j] = following[following[j]]
+        j = following[j]
+    return j
+
+
+@_kernel
+def _order(score: Any, order: Any, buffer: Any) -> None:
+    """Sort ``order`` by descending score; what is equal stays in its order (bottom-up merge sort)."""
+    n = len(order)
+    # Runs of 8 by insertion, then merges.
+    for low in range(0, n, 8):
+        for i in range(low + 1, min(low + 8, n)):
+            item = order[i]
+            j = i
+            while j > low and score[order[j - 1]] < score[item]:
+                order[j] = order[j - 1]
+                j -= 1
+            order[j] = item
+    source, target = order, buffer
+    width = 8
+    while width < n:
+        for low in range(0, n, 2 * width):
+            middle, high = min(low + width, n), min(low + 2 * width, n)
+            i, j = low, middle
+            for k in range(low, high):
+                if i < middle and (j >= high or not score[source[i]] < score[source[j]]):
+                    target[k] = source[i]
+                    i += 1
+                else:
+                    target[k] = source[j]
+                    j += 1
+        source, target = target, source
+        width *= 2
+    if width > 8:
+        for k in range(n):
+            order[k] = source[k]
+
+
+@_kernel
+def _greedy(
+    low: int, high: int, layer: Any, start: Any, end: Any, score: Any, keep: Any, order: Any, following: Any,
+    mode: int, tiou: float, sigma: float, added: float,
+) -> None:  # fmt: skip
+    """``decay_once`` and ``hard`` over the layers low..high. Scores and ``keep`` are changed in place.
+
+    A layer is one class at one threshold: its boxes are disjoint and in time order. So a kept box meets
+    only the few that overlap it, found by bisection, and a box that has left the pool is never met again.
+    """
+    for i in range(len(order)):
+        best = order[i]
+        if following[best] != best:
+            continue
+        following[best] = best + 1
+        keep[best] = True
+        b_start, b_end = start[best], end[best]
+        b_length = b_end - b_start + added
+        for k in range(low, high):
+            stop = layer[k + 1]
+            j = layer[k]
+            # Only boxes that overlap can reach a threshold above 0; at 0, all do.
+            if tiou > 0.0:
+                j = _query(end, j, stop, b_start, added)
+            j = _alive(following, j)
+            while j < stop:
+                if tiou > 0.0 and not b_end - start[j] + added > 0.0:
+                    break
+                intersection = max(0.0, min(b_end, end[j]) - max(b_start, start[j]) + added)
+                union = b_length + (end[j] - start[j] + added) - intersection
+                overlap = intersection / union
+                if overlap >= tiou:
+                    following[j] = j + 1
+                    if mode == DECAY_ONCE:
+                        score[j] *= math.exp(-overlap * overlap / sigma)
+                        keep[j] = True
+                j = _alive(following, j + 1)
+
+
+@_kernel
+def _sift_down(heap_score: Any, heap_box: Any, size: int, i: int) -> None:
+    score, box = heap_score[i], heap_box[i]
+    while True:
+        child = 2 * i + 1
+        if child >= size:
+            break
+        other = child + 1
+        if other < size and (
+            heap_score[other] > heap_score[child]
+            or (heap_score[other] == heap_score[child] and heap_box[other] < heap_box[child])
+        ):
+            child = other
+        if heap_score[child] > score or (heap_score[child] == score and heap_box[child] < box):
+            heap_score[i], heap_box[i] = heap_score[child], heap_box[child]
+            i = child
+        else:
+            break
+    heap_score[i], heap_box[i] = score, box
+
+
+@_kernel
+def _gaussian(
+    low: int, high: int, layer: Any, start: Any, end: Any, score: Any, keep: Any, heap_score: Any, heap_box: Any,
+    following: Any, sigma: float, added: float, floor: float,
+) -> None:  # fmt: skip
+    """Soft-NMS of Bodla et al. 2017 over the layers low..high, ranked anew after each box.
+
+    Scores only fall, so the heap may hold old ones: a box that comes up with an old score goes back with
+    its present one.
+    """
+    size = 0
+    for j in range(layer[low], layer[high]):
+        if score[j] < floor:
+            following[j] = j + 1
+        else:
+            heap_score[size], heap_box[size] = score[j], j
+            size += 1
+    for i in range(size // 2 - 1, -1, -1):
+        _sift_down(heap_score, heap_box, size, i)
+    while size > 0:
+        best = heap_box[0]
+        in_pool = following[best] == best
+        if in_pool and heap_score[0] != score[best]:
+            heap_score[0] = score[best]
+            _sift_down(heap_score, heap_box, size, 0)
+            continue
+        size -= 1
+        heap_score[0], heap_box[0] = heap_score[size], heap_box[size]
+        if size > 0:
+            _sift_down(heap_score, heap_box, size, 0)
+        if not in_pool:
+            continue
+        following[best] = best + 1
+        keep[best] = True
+        b_start, b_end = start[best], end[best]
+        b_length = b_end - b_start + added
+        for k in range(low, high):
+            stop = layer[k + 1]
+            j = _alive(following, _query(end, layer[k], stop, b_start, added))
+            while j < stop and b_end - start[j] + added > 0.0:
+                intersection = max(0.0, min(b_end, end[j]) - max(b_start, start[j]) + added)
+                union = b_length + (end[j] - start[j] + added) - intersection
+                overlap = intersection / union
+                # A score below 0 would rise by decaying.
+                if score[j] > 0.0:
+                    score[j] *= math.exp(-overlap * overlap / sigma)
+                if score[j] < floor:
+                    following[j] = j + 1
+                j = _alive(following, j + 1)
+
+
+@_kernel
+def decode(
+    curves: Any, bonus: Any, thresholds: Any, upscale: int, outer_ratio: float, seconds: float,
+    mode: int, tiou: float, sigma: float, added: float, floor: float, across: bool, most: int,
+) -> tuple[Any, Any, Any]:  # fmt: skip
+    """Detections of P curves over T segments.
+
+    Args:
+        curves: (P, T) float64, finite: A_score of each class that is localised.
+        bonus: (P,) float64, added to the scores of each class's proposals.
+        thresholds: (K,) float64, ascending, each once.
+        upscale: grid points a segment.
+        outer_ratio: λ.
+        seconds: one grid point's duration.
+        mode: ``DECAY_ONCE``, ``HARD`` or ``GAUSSIAN``.
+        tiou: from where the first two suppress.
+        sigma: σ of the decay.
+        added: seconds added to lengths and intersections.
+        floor: lowest score that ``GAUSSIAN`` keeps.
+        across: one pool for all classes.
+        most: detections to return, 0 for all.
+    Returns:
+        (N,) int64 rows of ``curves``, (N,) float64 scores, (N, 2) float64 segments in seconds; sorted.
+    """
+    rows, length = curves.shape
+    depth = len(thresholds)
+    weight, triangle = np.empty(upscale), np.empty(upscale)
+    for r in range(upscale):
+        weight[r] = r / upscale
+        triangle[r] = r * (r - 1.0) / (2.0 * upscale)
+    slope = np.zeros((rows, length))
+    level = np.empty((rows, length + 1), np.int64)
+    # Layer p·K + k holds the proposals of curve p at threshold k; it begins at layer[p·K + k].
+    layer = np.zeros(rows * depth + 1, np.int64)
+    for p in range(rows):
+        curve = curves[p]
+        for t in range(length - 1):
+            slope[p, t] = curve[t + 1] - curve[t]
+        if length > 1:
+            slope[p, length - 1] = slope[p, length - 2]
+        end_value = curve[length - 1] + slope[p, length - 1] * weight[upscale - 1]
+        _levels(curve, end_value, thresholds, level[p], layer[1 + p * depth : 1 + (p + 1) * depth])
+    for k in range(rows * depth):
+        layer[k + 1] += layer[k]
+
+    n = layer[rows * depth]
+    first, stop = np.empty(n, np.int64), np.empty(n, np.int64)
+    start, end, score = np.empty(n), np.empty(n), np.empty(n)
+    prefix = np.empty(length + 1)
+    points = length * upscale
+    for p in range(rows):
+        curve = curves[p]
+        cursor = layer[p * depth : (p + 1) * depth].copy()
+        _runs(curve, slope[p], level[p], thresholds, weight, cursor, first, stop)
+        prefix[0] = 0.0
+        for t in range(length):
+            prefix[t + 1] = prefix[t] + (upscale * curve[t] + slope[p, t] * ((upscale - 1) * 0.5))
+        for j in range(layer[p * depth], layer[(p + 1) * depth]):
+            a, b = first[j], stop[j] - 1
+            reach = outer_ratio * (b - a + 1)
+            low = int(max(0.0, a - reach))
+            high = int(min(points - 1.0, b + reach)) + 1
+            before = _sum_before(a, curve, slope[p], prefix, triangle)
+            behind = _sum_before(b + 1, curve, slope[p], prefix, triangle)
+            outer = (a - low) + (high - b - 1)
+            value = (behind - before) / (b - a + 1)
+            if outer > 0:
+                left = before - _sum_before(low, curve, slope[p], prefix, triangle)
+                right = _sum_before(high, curve, slope[p], prefix, triangle) - behind
+                value -= (left + right) / outer
+            score[j] = value + bonus[p]
+            start[j] = a * seconds
+            end[j] = (b + 1) * seconds
+
+    # A link to the next box still in the pool, itself for one that is.
+    following = np.arange(n + 1)
+    keep = np.zeros(n, np.bool_)
+    order, buffer = np.arange(n), np.empty(n, np.int64)
+    groups = 1 if across else rows
+    for g in range(groups):
+        low, high = (0, rows * depth) if across else (g * depth, (g + 1) * depth)
+        if mode == GAUSSIAN:
+            _gaussian(
+                low, high, layer, start, end, score, keep, np.empty(layer[high] - layer[low]), buffer,
+                following, sigma, added, floor,
+            )  # fmt: skip
+        else:
+            part = order[layer[low] : layer[high]]
+            _order(score, part, buffer)
+            _greedy(low, high, layer, start, end, score, keep, part, following, mode, tiou, sigma, added)
+
+    kept = 0
+    for j in range(n):
+        order[kept] = j
+        kept += keep[j]
+    _order(score, order[:kept], buffer)
+    if 0 < most < kept:
+        kept = most
+    out_row, out_score, out_segment = np.empty(kept, np.int64), np.empty(kept), np.empty((kept, 2))
+    row_of = np.empty(n, np.int64)
+    for p in range(rows):
+        row_of[layer[p * depth] : layer[(p + 1) * depth]] = p
+    for i in range(kept):
+        j = order[i]
+        out_row[i], out_score[i] = row_of[j], score[j]
+        out_segment[i, 0], out_segment[i, 1] = start[j], end[j]
+    return out_row, out_score, out_segment
