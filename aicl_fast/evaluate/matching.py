@@ -1,0 +1,194 @@
+"""Which detection takes which annotation, at every tIoU threshold at once."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from aicl_fast.evaluate.table import Floats, Integers, Ties
+
+_CHUNK = 1 << 21
+"""Pairs whose tIoU is computed at a time: bounds memory where one video has very many detections."""
+
+
+class Pairs(NamedTuple):
+    """Overlapping detections and annotations, by detection, then in the order in which it wants them."""
+
+    detection: Integers
+    """(P,) index into the detections."""
+    annotation: Integers
+    """(P,) index into the annotations."""
+    tiou: Floats
+    """(P,) in (0, 1]."""
+
+
+def temporal_iou(first: Floats, second: Floats) -> Floats:
+    """tIoU of (..., 2) segments, broadcast; 0 where both have no length or one ends before it starts."""
+    inner = np.minimum(first[..., 1], second[..., 1]) - np.maximum(first[..., 0], second[..., 0])
+    inner = np.maximum(inner, 0.0)
+    outer = (first[..., 1] - first[..., 0]) + (second[..., 1] - second[..., 0]) - inner
+    result: Floats = np.divide(inner, outer, out=np.zeros_like(outer), where=outer > 0)
+    return result
+
+
+def overlapping_pairs(
+    group: Integers,
+    segments: Floats,
+    gt_group: Integers,
+    gt_segments: Floats,
+    minimum: float,
+    ties: Ties = "activitynet",
+) -> Pairs:
+    """Every detection with every annotation of its group whose tIoU is at least ``minimum`` and above 0.
+
+    Args:
+        group: (D,) of each detection (a video, or a video and class).
+        segments: (D, 2) seconds.
+        gt_group: (G,) of each annotation, ascending.
+        gt_segments: (G, 2) seconds.
+        minimum: tIoU below which a pair is left out.
+        ties: which of several annotations of the same tIoU comes first. ``file``: the earlier one.
+            ``activitynet``: as :func:`network_order` leaves them.
+    """
+    first = np.searchsorted(gt_group, group, side="left")
+    width = np.searchsorted(gt_group, group, side="right") - first
+    before = np.concatenate([[0], np.cumsum(width)])
+    parts: list[tuple[Integers, Integers, Floats]] = []
+    low = 0
+    while low < len(group):
+        high = max(low + 1, int(np.searchsorted(before, before[low] + _CHUNK, side="right")) - 1)
+        counts = width[low:high]
+        detection = np.repeat(np.arange(low, high), counts)
+        annotation = np.arange(before[low], before[high]) + np.repeat(
+            first[low:high] - before[low:high], counts
+        )
+        tiou = temporal_iou(segments[detection], gt_segments[annotation])
+        keep = (tiou >= minimum) & (tiou > 0)
+        parts.append((detection[keep], annotation[keep], tiou[keep]))
+        low = high
+    if not parts:
+        none = np.empty(0, np.int64)
+        return Pairs(none, none, np.empty(0))
+    detection, annotation, tiou = (np.concatenate(column) for column in zip(*parts, strict=True))
+    # Annotations already ascend inside a detection, and lexsort is stable: ties go to the earlier one.
+    order = np.lexsort((-tiou, detection))
+    detection, annotation, tiou = detection[order], annotation[order], tiou[order]
+    equal = (detection[1:] == detection[:-1]) & (tiou[1:] == tiou[:-1])
+    if ties == "activitynet" and equal.any():
+        preference = np.zeros(len(detection), dtype=np.int64)
+        tied = np.unique(detection[1:][equal])
+        places = np.full(len(group), -1, dtype=np.int64)
+        places[tied] = np.arange(len(tied))
+        rows = np.nonzero(places[detection] >= 0)[0]
+        rank = _tied_ranks(segments[tied], gt_segments, first[tied], width[tied])
+        preference[rows] = -rank[places[detection[rows]], annotation[rows] - first[detection[rows]]]
+        order = np.lexsort((preference, -tiou, detection))
+        detection, annotation, tiou = detection[order], annotation[order], tiou[order]
+    return Pairs(detection, annotation, tiou)
+
+
+def _tied_ranks(segments: Floats, gt_segments: Floats, first: Integers, width: Integers) -> Integers:
+    """(R, W) place of each annotation of R detections' groups in the ascending :func:`network_order`."""
+    result = np.zeros((len(segments), int(width.max())), dtype=np.int64)
+    size = 1 << np.maximum(np.ceil(np.log2(width)).astype(np.int64), 0)
+    for length in np.unique(size):
+        rows = np.nonzero(size == length)[0]
+        column = np.arange(length)
+        inside = column < width[rows, None]
+        index = np.where(inside, first[rows, None] + column, 0)
+        tiou = np.where(inside, temporal_iou(segments[rows, None], gt_segments[index]), np.inf)
+        order = network_order(tiou)
+        rank = np.empty_like(order)
+        np.put_along_axis(rank, order, np.broadcast_to(column, order.shape), axis=1)
+        kept = min(int(length), result.shape[1])
+        result[rows, :kept] = rank[:, :kept]
+    return result
+
+
+def network_order(values: Floats) -> Integers:
+    """Each row's argsort as a bitonic sorting network leaves it, equal values included.
+
+    ActivityNet's evaluator tries annotations in the order of ``tiou.argsort()[::-1]``. numpy's argsort is not
+    stable: on processors with AVX2 or AVX-512 it runs this network for up to 256 values, on others a
+    quicksort that leaves equal values in another order, and the evaluator's mAP changes with it. The network
+    is spelled out here so that the published numbers come out the same on every machine.
+
+    Args:
+        values: (R, 2^m), filled up with infinity.
+    Returns:
+        (R, 2^m) indices.
+    """
+    keys = values.copy()
+    index = np.broadcast_to(np.arange(values.shape[1]), values.shape).copy()
+    for low, high in _network(values.shape[1]):
+        swap = keys[:, low] > keys[:, high]
+        for column in (keys, index):
+            first, second = column[:, low], column[:, high]
+            column[:, low] = np.where(swap, second, first)
+            column[:, high] = np.where(swap, first, second)
+    return index
+
+
+@lru_cache
+def _network(size: int) -> tuple[tuple[Integers, Integers], ...]:
+    """The stages of the network: which places are compared with which."""
+    place = np.arange(size)
+    stages: list[tuple[Integers, Integers]] = []
+    block = 2
+    while block <= size:
+        # Merging two sorted halves: first mirrored, then at half the distance each time.
+        distances = [block - 1] + [block >> shift for shift in range(2, block.bit_length())]
+        for distance in distances:
+            partner = place ^ distance
+            low = place[partner > place]
+            stages.append((low, low ^ distance))
+        block *= 2
+    return tuple(stages)
+
+
+def match(pairs: Pairs, tious: Floats, num_detections: int, num_annotations: int) -> Integers:
+    """The detection that each annotation goes to.
+
+    The definition is sequential: by falling score, each detection takes the free annotation of the highest
+    tIoU, if that reaches the threshold. It is computed as deferred acceptance, which works on all
+    detections and thresholds together: each bids for its best annotation, an annotation keeps the bid of
+    the best score, and who loses bids for the next. Since all annotations rank detections the same way,
+    both end in the same matching.
+
+    Args:
+        pairs: overlapping pairs in order of preference, detections numbered by falling score.
+        tious: (K,) thresholds.
+    Returns:
+        (K, G) index of the detection, or ``num_detections`` where the annotation is free.
+    """
+    thresholds = len(tious)
+    holder = np.full(thresholds * num_annotations, num_detections, dtype=np.int64)
+    starts = np.searchsorted(pairs.detection, np.arange(num_detections))
+    # A detection's pairs fall in tIoU, so those that reach a threshold are its first ones.
+    ends = np.concatenate(
+        [starts + np.bincount(pairs.detection[pairs.tiou >= t], minlength=num_detections) for t in tious]
+    )
+    position = np.tile(starts, thresholds)
+    bidders = np.nonzero(position < ends)[0]  # flat index of (threshold, detection)
+    while len(bidders):
+        threshold, detection = np.divmod(bidders, num_detections)
+        lot = threshold * num_annotations + pairs.annotation[position[bidders]]
+        former = holder[lot]
+        np.minimum.at(holder, lot, detection)
+        won = holder[lot] == detection
+        # Whoever held a lot that was won leaves it to the winner. A lot has one winner, so none comes twice.
+        outbid = (former < num_detections) & won
+        losers = np.concatenate([bidders[~won], threshold[outbid] * num_detections + former[outbid]])
+        position[losers] += 1
+        bidders = losers[position[losers] < ends[losers]]
+    return holder.reshape(thresholds, num_annotations)
+
+
+def true_positives(holder: Integers, num_detections: int) -> npt.NDArray[np.bool_]:
+    """(K, D) true where the detection has an annotation, from :func:`match`."""
+    hit = np.zeros((holder.shape[0], num_detections + 1), dtype=np.bool_)
+    hit[np.arange(holder.shape[0])[:, None], holder] = True
+    return hit[:, :-1]
