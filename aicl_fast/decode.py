@@ -35,6 +35,8 @@ Found = tuple[Array, npt.NDArray[np.float64], npt.NDArray[np.float64]]
 _NMS_MODES = {"decay_once": 0, "hard": 1, "gaussian": 2}
 # Far above any score, and low enough that no sum over a grid of 2³¹ points overflows.
 _LARGEST = 1e38
+_MOST_SEGMENTS = 2**40
+_MOST_POINTS = 2**31 - 2
 
 
 def available_backends() -> tuple[str, ...]:
@@ -85,7 +87,7 @@ def decode(
         ConfigError: a backend or setting that does not exist or has no meaning.
     """
     engine = _engine(config, data, backend)
-    a_score, v = _checked(scores, video_scores, num_segments, len(classes), video)
+    a_score, v = _checked(scores, video_scores, num_segments, len(classes), config.upscale, video)
     found = engine.run(a_score, v, num_segments)
     if found is None:
         raise _not_finite(a_score, v, video)
@@ -130,7 +132,7 @@ def decode_batch(
         raise ConfigError(f"threads: expected at least 1, or None for all processors, got {threads!r}.")
     engine = _engine(config, data, backend)
     inputs = [
-        (*_checked(s, v, n, len(classes), name), n)
+        (*_checked(s, v, n, len(classes), config.upscale, name), n)
         for s, v, n, name in zip(scores, video_scores, num_segments, names, strict=True)
     ]
     workers = max(1, min(threads or _processors(), len(inputs)))
@@ -248,21 +250,36 @@ def _real(values: npt.ArrayLike, name: str, video: str) -> Array:
 
 
 def _checked(
-    scores: npt.ArrayLike, video_scores: npt.ArrayLike, num_segments: int, num_classes: int, video: str
+    scores: npt.ArrayLike,
+    video_scores: npt.ArrayLike,
+    num_segments: int,
+    num_classes: int,
+    upscale: int,
+    video: str,
 ) -> tuple[Array, Array]:
+    """Both as C-contiguous arrays of one float type that fit each other."""
     a_score, v = _real(scores, "scores", video), _real(video_scores, "video_scores", video)
     if a_score.ndim != 2 or v.ndim != 1 or not a_score.shape[1] == len(v) == num_classes:
         raise DataError(
-            f"{video}: expected scores (T, {num_classes}) and video_scores ({num_classes},) for {num_classes} "
-            f"classes, got {a_score.shape} and {v.shape}. Are scores transposed, or classes another model's?"
+            f"{video}: expected scores (T, {num_classes}) and video_scores ({num_classes},) for "
+            f"{num_classes} classes, got {a_score.shape} and {v.shape}. Are scores transposed, or the "
+            "classes another model's?"
         )
     if a_score.shape[0] == 0:
         raise DataError(f"{video}: scores has no segments; expected at least one row.")
-    if not num_segments >= 1:
+    if a_score.shape[0] * upscale > _MOST_POINTS:
+        raise DataError(
+            f"{video}: {a_score.shape[0]} segments of {upscale} grid points each are more than 2**31; "
+            "expected a shorter recording, or a smaller upscale."
+        )
+    if not 1 <= num_segments <= _MOST_SEGMENTS:
         raise DataError(
             f"{video}: num_segments is {num_segments!r}; expected the video's own number of segments, "
             "at least 1."
         )
+    if v.dtype != a_score.dtype:
+        # The larger of the two: what was given in float64 is not rounded.
+        a_score, v = a_score.astype(np.float64), v.astype(np.float64)
     return a_score, v
 
 
@@ -347,8 +364,8 @@ def _choose(backend: str) -> str:
         return "numba"
     if _native() is None:
         raise UnavailableError(
-            "backend 'native': the C++ part was not built when aicl-fast was installed. Reinstall where there "
-            "is a C++17 compiler, without AICL_FAST_NO_NATIVE, or use backend='numba'."
+            "backend 'native': the C++ part was not built when aicl-fast was installed. Reinstall where "
+            "there is a C++17 compiler, without AICL_FAST_NO_NATIVE, or use backend='numba'."
         )
     return "native"
 
@@ -364,16 +381,58 @@ def _engine(config: DecodeConfig, data: DataConfig, backend: str) -> _Engine:
     if known is not None and known[0] is config and known[1] is data:
         return known[2]
     kind = _choose(backend)
-    if not all(v == v for v in (config.class_threshold, config.video_score_weight, config.min_score)):
-        raise ConfigError(
-            "decode: class_threshold, video_score_weight or min_score is NaN; expected numbers."
-        )
-    engine: _Engine = _NumbaEngine(config, data)
+    _check_settings(config, data)
+    engine: _Engine = _NativeEngine(config, data) if kind == "native" else _NumbaEngine(config, data)
     with _engines_lock:
         if len(_engines) >= 32:
             _engines.clear()
         _engines[key] = (config, data, engine)
     return engine
+
+
+def _check_settings(config: DecodeConfig, data: DataConfig) -> None:
+    """What the presets' own checks leave open, and decoding cannot do."""
+    ranges = {
+        "class_threshold": (config.class_threshold, -np.inf, np.inf),
+        "min_score": (config.min_score, -np.inf, np.inf),
+        "video_score_weight": (config.video_score_weight, -1e100, 1e100),
+        "nms_added_seconds": (config.nms_added_seconds, 0.0, 1e30),
+        "fps": (data.fps, 1e-30, 1e30),
+        "frames_per_segment": (data.frames_per_segment, 1, 2**31 - 1),
+        "upscale": (config.upscale, 1, 2**31 - 1),
+        "max_detections": (config.max_detections, 0, 2**31 - 1),
+    }
+    for name, (value, low, high) in ranges.items():
+        if not low <= value <= high:
+            raise ConfigError(f"{name}: expected {low:g} to {high:g}, got {value!r}.")
+    if config.nms not in _NMS_MODES:
+        raise ConfigError(f"nms: expected one of {', '.join(_NMS_MODES)}, got {config.nms!r}.")
+
+
+class _NativeEngine:
+    def __init__(self, config: DecodeConfig, data: DataConfig) -> None:
+        self.decoder = cast(Any, _native()).Decoder(
+            thresholds=[float(threshold) for threshold in config.thresholds],
+            class_threshold=float(config.class_threshold),
+            upscale=config.upscale,
+            outer_ratio=float(config.outer_ratio),
+            video_score_weight=float(config.video_score_weight),
+            nms=_NMS_MODES[config.nms],
+            nms_tiou=float(config.nms_tiou),
+            nms_sigma=float(config.nms_sigma),
+            nms_added_seconds=float(config.nms_added_seconds),
+            nms_across_classes=config.nms_across_classes,
+            min_score=float(config.min_score),
+            max_detections=config.max_detections,
+            fps=float(data.fps),
+            frames_per_segment=data.frames_per_segment,
+        )
+
+    def run(self, a_score: Array, v: Array, num_segments: int) -> Found | None:
+        return cast("Found | None", self.decoder.decode(a_score, v, num_segments))
+
+    def run_batch(self, inputs: list[Input], threads: int) -> list[Found | None]:
+        return cast("list[Found | None]", self.decoder.decode_batch(inputs, threads))
 
 
 class _NumbaEngine:
