@@ -1,0 +1,159 @@
+"""How the operations choose between their Triton kernel and their reference, and what the kernels share.
+
+Triton is imported by the first launch and by nothing before it: on a machine without a GPU, or without
+Triton, importing :mod:`aicl_fast.kernels` costs neither time nor an error.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import triton.language as tl
+
+# mypy: disable-error-code="no-untyped-def"
+
+# Both are read at every call, so a test may set them; the environment gives their first value.
+ENABLED = importlib.util.find_spec("triton") is not None and os.environ.get("AICL_FAST_TRITON", "1") != "0"
+"""Whether kernels are used at all. ``AICL_FAST_TRITON=0`` turns them off."""
+INTERPRET = os.environ.get("TRITON_INTERPRET", "0") == "1"
+"""Whether CPU tensors go to the kernels, which Triton's interpreter then runs."""
+
+MAX_LENGTH = 4096
+"""Segments that a program holds at once, in the operations that rank along T."""
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def use_kernels(*tensors: Tensor) -> bool:
+    """Whether these inputs are for the kernels: all on CUDA (or interpreting), none in float64, none empty.
+
+    Decided from the inputs alone, so that ``torch.compile`` folds it away.
+    """
+    if not ENABLED:
+        return False
+    for tensor in tensors:
+        if not (tensor.is_cuda or INTERPRET) or tensor.dtype not in _DTYPES or tensor.numel() == 0:
+            return False
+    return True
+
+
+def next_power_of_2(n: int) -> int:
+    """The lowest power of two that is at least ``n``."""
+    return 1 << max(0, n - 1).bit_length()
+
+
+class _Kernel:
+    """A Triton function that is handed to ``triton.jit`` when it is first launched.
+
+    It then takes its own place in its module, and every kernel it calls likewise, because Triton resolves
+    the names in a kernel's body (``tl`` among them) in the module's globals.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.__doc__ = function.__doc__
+        self._jitted: Any = None
+
+    def jitted(self) -> Any:
+        """The ``triton.jit`` function."""
+        if self._jitted is None:
+            import triton
+            import triton.language
+
+            self._jitted = triton.jit(self.function)
+            namespace = self.function.__globals__
+            namespace["tl"] = triton.language
+            for name, value in list(namespace.items()):
+                if isinstance(value, _Kernel):
+                    namespace[name] = value.jitted()
+        return self._jitted
+
+    def __getitem__(self, grid: Any) -> Any:
+        return self.jitted()[grid]
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Mark a Triton kernel, or a function that kernels call; ``kernel[grid](...)`` launches it."""
+    return _Kernel(function)
+
+
+def jitted(marked: Any) -> Any:
+    """The ``triton.jit`` function of a marked kernel, launched before or not."""
+    return marked.jitted() if isinstance(marked, _Kernel) else marked
+
+
+def is_planar(tensor: Tensor) -> bool:
+    """Whether a (B, T, C) tensor lies in memory as (B, C, T), as a transposed convolution output does."""
+    return not tensor.is_contiguous() and tensor.transpose(1, 2).is_contiguous()
+
+
+def as_layout(tensor: Tensor, planar: bool) -> Tensor:
+    """The (B, T, C) tensor, copied only if it does not lie in memory as (B, T, C) or, planar, (B, C, T)."""
+    if planar:
+        return tensor.transpose(1, 2).contiguous().transpose(1, 2)
+    return tensor.contiguous()
+
+
+def empty_layout(like: Tensor, planar: bool, dtype: torch.dtype | None = None) -> Tensor:
+    """An uninitialised (B, T, C) tensor of either layout."""
+    batch, length, classes = like.shape
+    shape = (batch, classes, length) if planar else (batch, length, classes)
+    out = torch.empty(shape, dtype=dtype or like.dtype, device=like.device)
+    return out.transpose(1, 2) if planar else out
+
+
+@kernel
+def order_key(b_x, SHIFT: tl.constexpr):
+    """uint32 keys in the order of float32 values, equal where they are (-0.0 is 0.0), without low bits.
+
+    A float's bits grow with its magnitude, so the negative ones are flipped and the others put above them.
+    Dropping SHIFT low bits is exact for values that were raised from a narrower type.
+    """
+    b_bits = tl.where(b_x == 0.0, 0.0, b_x).to(tl.uint32, bitcast=True)
+    b_sign = b_bits >> 31
+    b_key = tl.where(b_sign != 0, b_bits ^ 0xFFFFFFFF, b_bits | 0x80000000)
+    return b_key >> SHIFT
+
+
+@kernel
+def kth_key(b_key, b_k, AXIS: tl.constexpr, SHIFT: tl.constexpr):
+    """The k-th highest key along an axis, found bit by bit: one count a bit, no sort.
+
+    Args:
+        b_key: 2D uint32 keys of at most 32 - SHIFT bits; what is to be passed over has key 0.
+        b_k: how many keys are to be at or above the result, of the shape that remains.
+    """
+    b_kth = tl.zeros_like(b_k).to(tl.uint32)
+    b_bit = tl.full(b_k.shape, 0x80000000 >> SHIFT, tl.uint32)
+    for _ in range(32 - SHIFT):
+        b_try = b_kth | b_bit
+        b_count = tl.sum((b_key >= tl.expand_dims(b_try, AXIS)).to(tl.int32), AXIS)
+        b_kth = tl.where(b_count >= b_k, b_try, b_kth)
+        b_bit = b_bit >> 1
+    return b_kth
+
+
+@kernel
+def highest(b_key, b_member, b_k, AXIS: tl.constexpr, SHIFT: tl.constexpr):
+    """Mask of the ``b_k`` members of highest key along an axis, ties by lowest index.
+
+    ``b_k`` is at most the number of members, whose keys are above 0; all others have key 0.
+    """
+    b_kth = tl.expand_dims(kth_key(b_key, b_k, AXIS, SHIFT), AXIS)
+    b_above = b_key > b_kth
+    b_room = tl.expand_dims(b_k - tl.sum(b_above.to(tl.int32), AXIS), AXIS)
+    b_tied = (b_key == b_kth) & b_member
+    b_rank = tl.cumsum(b_tied.to(tl.int32), AXIS)
+    return b_above | (b_tied & (b_rank <= b_room))
+
+
+def unused_low_bits(dtype: torch.dtype) -> int:
+    """Low bits of a float32 that are all alike in every value raised from ``dtype``."""
+    return {torch.float32: 0, torch.float16: 13, torch.bfloat16: 16}[dtype]
