@@ -1,0 +1,192 @@
+"""The commands and their options. Each hands over to a function in a module that does the work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+app = typer.Typer(
+    name="aicl-fast",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Find when actions happen in long untrimmed recordings.\n\n"
+    "A model is trained from video-level labels only (AICL, AAAI 2023), exported, and then localises "
+    "actions in features of any length.",
+)
+
+# typer reads these annotations at run time, on Python 3.10 too.
+Preset = Annotated[
+    str, typer.Option("--preset", "-p", help="thumos14, activitynet12, activitynet13 or demo.")
+]
+Settings = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--set", "-s", metavar="NAME=VALUE", help="Override a setting; may be repeated."),
+]
+SettingsFile = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--config", "-c", help="TOML file with settings."),
+]
+Threads = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(min=1, help="Threads of the engine; every core if left out."),
+]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything the demo writes.")] = Path(
+        "runs/demo"
+    ),
+    seeds: Annotated[int, typer.Option(min=1, help="Train this many seeds and show their mean.")] = 1,
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="Train L_a alone as well, for comparison.")
+    ] = False,
+    set_: Settings = None,
+) -> None:
+    """Train, export, localise, evaluate and draw on real wrist-watch recordings.
+
+    Examples:
+
+      aicl-fast demo
+
+      aicl-fast demo --seeds 3 --ablate
+    """
+    from aicl_fast.cli.demo import run_demo
+
+    run_demo(out, seeds=seeds, ablate=ablate, overrides=set_ or [])
+
+
+@app.command()
+def train(
+    data: Annotated[
+        Path, typer.Option("--data", "-d", help="Data set folder (features/, gt.json, split_*.txt).")
+    ],
+    preset: Preset = "thumos14",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the model and the logs.")] = Path(
+        "runs/train"
+    ),
+    config: SettingsFile = None,
+    set_: Settings = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Train a model on a data set's video-level labels.
+
+    Examples:
+
+      aicl-fast train --preset thumos14 --data THUMOS14 --out runs/thumos14
+
+      aicl-fast train -p demo -d runs/demo/data --set steps=300 --set lr=3e-4
+    """
+    from aicl_fast.cli.commands import run_train
+
+    run_train(data, preset, out, config, set_ or [], device)
+
+
+@app.command()
+def detect(
+    model: Annotated[Path, typer.Argument(help="Exported model (.onnx).")],
+    features: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Argument(
+            help=".npy files with both streams side by side, a folder with rgb/ and flow/, or a data set."
+        ),
+    ] = None,
+    rgb: Annotated[Optional[Path], typer.Option(help=".npy of the first stream.")] = None,  # noqa: UP045
+    flow: Annotated[Optional[Path], typer.Option(help=".npy of the second stream.")] = None,  # noqa: UP045
+    fps: Annotated[Optional[float], typer.Option(help="Frames a second; the model's if left out.")] = None,  # noqa: UP045
+    split: Annotated[str, typer.Option(help="Of a data set folder: train or test.")] = "test",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the detections.")] = Path(
+        "detections.json"
+    ),
+    set_: Settings = None,
+    threads: Threads = None,
+) -> None:
+    """Localise the actions in recordings and write them as ActivityNet JSON.
+
+    Settings of the decoding (class_threshold, nms, …) can be overridden with --set.
+
+    Examples:
+
+      aicl-fast detect model.onnx --rgb video_rgb.npy --flow video_flow.npy --fps 25
+
+      aicl-fast detect runs/demo/model.onnx runs/demo/data -o detections.json
+    """
+    from aicl_fast.cli.detect import run_detect
+
+    run_detect(model, features or [], rgb, flow, fps, split, out, set_ or [], threads)
+
+
+@app.command()
+def evaluate(
+    ground_truth: Annotated[Path, typer.Argument(help="Annotation file (gt.json).")],
+    detections: Annotated[Path, typer.Argument(help="Detection file (detections.json).")],
+    tiou: Annotated[str, typer.Option(help="Thresholds, comma-separated.")] = "0.1,0.2,0.3,0.4,0.5,0.6,0.7",
+    subset: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Only this subset of the annotations (test, validation, …)."),
+    ] = None,
+    out: Annotated[Optional[Path], typer.Option("--out", "-o", help="Also write the result as JSON.")] = None,  # noqa: UP045
+) -> None:
+    """Measure detections against ground truth: mean average precision at each tIoU.
+
+    Examples:
+
+      aicl-fast evaluate gt.json detections.json --subset test
+
+      aicl-fast evaluate gt.json detections.json --tiou 0.5,0.75,0.95 -o metrics.json
+    """
+    from aicl_fast.cli.commands import run_evaluate
+
+    run_evaluate(ground_truth, detections, tiou, subset, out)
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="Trained weights (model.safetensors).")],
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--out", "-o", help="File to write; beside the weights if left out."),
+    ] = None,
+    format_: Annotated[str, typer.Option("--format", "-f", help="onnx.")] = "onnx",
+) -> None:
+    """Turn trained weights into a model that runs without torch.
+
+    Examples:
+
+      aicl-fast export runs/demo/model.safetensors
+
+      aicl-fast export runs/demo/model.safetensors --format onnx -o model.onnx
+    """
+    from aicl_fast.cli.commands import run_export
+
+    run_export(model, out, format_)
+
+
+@app.command()
+def info(
+    model: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(help="A model file; without one, the installation and the presets are shown."),
+    ] = None,
+    preset: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--preset", "-p", help="Show every setting of this preset."),
+    ] = None,
+) -> None:
+    """Show what is installed, what a preset sets, or what a model file holds.
+
+    Examples:
+
+      aicl-fast info
+
+      aicl-fast info --preset thumos14
+
+      aicl-fast info runs/demo/model.onnx
+    """
+    from aicl_fast.cli.info import run_info
+
+    run_info(model, preset)

@@ -1,0 +1,73 @@
+"""train, evaluate and export: a few lines each around the functions that do the work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aicl_fast.cli.console import map_table, out, progress
+from aicl_fast.config import load_config
+from aicl_fast.errors import ConfigError
+from aicl_fast.evaluate import MapResult, mean_average_precision
+from aicl_fast.files import write_json
+
+
+def run_train(
+    data: Path, preset: str, folder: Path, file: Path | None, overrides: list[str], device: str
+) -> None:
+    """``aicl-fast train``."""
+    from aicl_fast.dataset import Dataset
+
+    dataset = Dataset.open(data, load_config(preset, file=file, overrides=overrides))
+    counts = ", ".join(f"{len(videos)} {split}" for split, videos in dataset.videos.items())
+    out.print(f"{data}: {counts} videos, {len(dataset.config.classes)} classes", highlight=False)
+
+    from aicl_fast.train.trainer import train
+
+    with progress("reading") as reading, progress("training") as bar:
+        result = train(
+            dataset,
+            folder,
+            device=device,
+            reading=reading,
+            training=lambda step, steps, loss: bar(step, steps, f"loss {loss:.3f}"),
+        )
+    leak = " (chosen by test mAP, which is optimistic)" if result.config.train.keep == "test" else ""
+    out.print(result_table(f"Step {result.step}{leak}", "test videos", result.result))
+    out.print(f"model: {folder / 'model.safetensors'}", highlight=False, soft_wrap=True)
+
+
+def run_evaluate(
+    ground_truth: Path, detections: Path, tiou: str, subset: str | None, file: Path | None
+) -> None:
+    """``aicl-fast evaluate``."""
+    try:
+        tious = tuple(float(part) for part in tiou.split(","))
+    except ValueError:
+        raise ConfigError(f"--tiou: expected numbers separated by commas, got {tiou!r}.") from None
+    result = mean_average_precision(ground_truth, detections, tious, subset=subset)
+    from aicl_fast.cli.console import err
+
+    for warning in result.warnings:
+        err.print(f"note: {warning}", highlight=False, soft_wrap=True)
+    out.print(result_table(f"{detections} against {ground_truth}", "mAP", result))
+    if file is not None:
+        write_json(file, result.to_dict())
+
+
+def run_export(model: Path, file: Path | None, format_: str) -> None:
+    """``aicl-fast export``."""
+    if format_ != "onnx":
+        raise ConfigError(f"--format: expected onnx, got {format_!r}.")
+    from aicl_fast.export.onnx import export_onnx
+    from aicl_fast.weights import load_model
+
+    net, config = load_model(model)
+    target = file if file is not None else model.with_suffix(".onnx")
+    export_onnx(net, config, target)
+    out.print(f"{target}: {target.stat().st_size / 1e6:.1f} MB", highlight=False, soft_wrap=True)
+
+
+def result_table(title: str, name: str, result: MapResult) -> object:
+    """One row of mAP in percent."""
+    cells = [f"{100 * value:.2f}" for value in result.mAP]
+    return map_table(title, result.tious.tolist(), [(name, cells, f"{100 * result.average:.2f}")])

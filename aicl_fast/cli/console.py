@@ -1,0 +1,46 @@
+"""What the commands print: progress bars, tables and one-line results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+out = Console()
+"""Results."""
+err = Console(stderr=True)
+"""Progress and remarks, so that results can be piped."""
+
+
+@contextmanager
+def progress(description: str) -> Iterator[Callable[..., None]]:
+    """A bar on stderr; yields ``update(done, total, note="")``."""
+    columns = (
+        TextColumn("{task.description:<11}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=err) as bars:
+        task = bars.add_task(description, total=None, note="")
+
+        def update(done: int, total: int, note: str = "") -> None:
+            bars.update(task, completed=done, total=total, note=note)
+
+        yield update
+
+
+def map_table(title: str, tious: Sequence[float], rows: Sequence[tuple[str, Sequence[str], str]]) -> Table:
+    """A table of mAP: one column a tIoU threshold and the average. ``rows``: (name, cells, average)."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("mAP at tIoU")
+    for tiou in tious:
+        table.add_column(f"{tiou:g}", justify="right")
+    table.add_column("average", justify="right", style="bold")
+    for name, cells, average in rows:
+        table.add_row(name, *cells, average)
+    return table

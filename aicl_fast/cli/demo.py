@@ -1,0 +1,160 @@
+"""demo: the whole product once, from recordings to a picture of what was found in them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aicl_fast.cli.console import err, map_table, out, progress
+from aicl_fast.cli.detect import BATCH
+from aicl_fast.config import Config, load_config
+from aicl_fast.dataset import Dataset
+from aicl_fast.detections import Detections, save_detections
+from aicl_fast.detector import Detector
+from aicl_fast.errors import UnavailableError
+from aicl_fast.evaluate import MapResult, mean_average_precision
+from aicl_fast.files import write_json
+from aicl_fast.scores import Scores
+
+ALL = "AICL, all five losses"
+L_A = "L_a alone"
+L_A_CLASS = "L_a alone, class-aware scores only"
+_OFF = {
+    f"loss.{name}": 0.0
+    for name in ("weight_agnostic", "weight_contrast", "weight_modality", "weight_consistency")
+}
+VARIANTS: dict[str, dict[str, float]] = {
+    ALL: {},
+    # The class-agnostic branch is then never trained, yet is two thirds of the fused score …
+    L_A: _OFF,
+    # … so its own scores are shown too, the better baseline.
+    L_A_CLASS: {**_OFF, "model.fusion_gamma": 1.0},
+}
+
+
+def run_demo(folder: Path, *, seeds: int, ablate: bool, overrides: list[str]) -> None:
+    """``aicl-fast demo``."""
+    started = time.perf_counter()
+    config = load_config("demo", overrides=overrides)
+    dataset = _prepare(folder / "data", config)
+    dataset, detector, history = _train_and_export(folder, dataset)
+    scores, detections = _detect(detector, dataset)
+    save_detections(folder / "detections.json", detections)
+    result = mean_average_precision(dataset.truth("test"), detections, config.evaluate.tious)
+
+    first = config.train.seed
+    runs: dict[str, list[MapResult]] = {ALL: [result]}
+    for seed in range(first, first + seeds):
+        for name in VARIANTS if ablate else (ALL,):
+            if name != ALL or seed != first:
+                runs.setdefault(name, []).append(_train_variant(dataset, name, seed))
+    write_json(folder / "metrics.json", _metrics(dataset, runs, history, time.perf_counter() - started))
+
+    picture = folder / "timeline.png"
+    _draw(picture, dataset, scores, detections)
+    rows = [(name, *_cells(results)) for name, results in runs.items()]
+    spread = "" if seeds == 1 else f", mean of {seeds} seeds ± their standard deviation"
+    title = f"{len(detections)} test streams, localised with {detector.path.name}{spread}"
+    out.print(map_table(title, config.evaluate.tious, rows))
+    out.print(f"picture: {picture}", highlight=False, soft_wrap=True)
+
+
+def _prepare(folder: Path, config: Config) -> Dataset:
+    from aicl_fast.train.watch import prepare_watch
+
+    with progress("preparing") as bar:
+        prepare_watch(folder, progress=bar)
+        dataset = Dataset.open(folder, config)
+        every = sum(len(videos) for videos in dataset.videos.values())
+        bar(every, every)
+    return dataset
+
+
+def _train_and_export(folder: Path, dataset: Dataset) -> tuple[Dataset, Detector, list[tuple[int, float]]]:
+    try:
+        from aicl_fast.train.trainer import train
+    except ImportError as error:
+        raise UnavailableError(
+            f"training needs torch and its companions ({error}): pip install 'aicl-fast[demo]'"
+        ) from error
+    from aicl_fast.export.onnx import export_onnx
+
+    with progress("training") as bar:
+        trained = train(
+            dataset, folder, training=lambda step, steps, loss: bar(step, steps, f"loss {loss:.3f}")
+        )
+    export_onnx(trained.net, trained.config, folder / "model.onnx")
+    return dataset, Detector(folder / "model.onnx"), trained.history
+
+
+def _detect(detector: Detector, dataset: Dataset) -> tuple[dict[str, Scores], dict[str, Detections]]:
+    names = dataset.videos["test"]
+    scores: dict[str, Scores] = {}
+    detections: dict[str, Detections] = {}
+    with progress("detecting") as bar:
+        for start in range(0, len(names), BATCH):
+            chunk = names[start : start + BATCH]
+            for curves in detector.batch_scores([dataset.features("test", n) for n in chunk], videos=chunk):
+                scores[curves.name] = curves
+                detections[curves.name] = detector.decode(curves)
+            bar(len(scores), len(names))
+    return scores, detections
+
+
+def _train_variant(dataset: Dataset, name: str, seed: int) -> MapResult:
+    from aicl_fast.train.trainer import train
+
+    config = dataset.config.with_values({**VARIANTS[name], "train.seed": seed})
+    variant = Dataset(dataset.root, dataset.ground_truth, dataset.videos, config)
+    with progress("training") as bar:
+        return train(
+            variant,
+            training=lambda step, steps, loss: bar(step, steps, f"{name}, seed {seed}, loss {loss:.3f}"),
+        ).result
+
+
+def _cells(results: list[MapResult]) -> tuple[list[str], str]:
+    table = 100 * np.array([[*result.mAP, result.average] for result in results])
+    texts = [f"{value:.1f}" for value in table.mean(0)]
+    if len(results) > 1:
+        texts[-1] += f" ± {table[:, -1].std(ddof=1):.1f}"
+    return texts[:-1], texts[-1]
+
+
+def _metrics(
+    dataset: Dataset, runs: dict[str, list[MapResult]], history: list[tuple[int, float]], seconds: float
+) -> dict[str, Any]:
+    versions = {
+        name: importlib.metadata.version(name) for name in ("aicl-fast", "torch", "onnxruntime", "numpy")
+    }
+    first = dataset.config.train.seed
+    return {
+        "data": "seglearn wrist-watch recordings, composed; test streams",
+        "preset": dataset.config.preset,
+        "tious": list(dataset.config.evaluate.tious),
+        "runs": [
+            {"name": name, "seed": first + number, "mAP": result.mAP.tolist(), "average": result.average}
+            for name, results in runs.items()
+            for number, result in enumerate(results)
+        ],
+        "average": {name: float(np.mean([r.average for r in results])) for name, results in runs.items()},
+        "history": [{"step": step, "average": average} for step, average in history],
+        "seconds": round(seconds, 1),
+        "config": dataset.config.to_dict(),
+        "versions": {**versions, "python": platform.python_version()},
+    }
+
+
+def _draw(path: Path, dataset: Dataset, scores: dict[str, Scores], detections: dict[str, Detections]) -> None:
+    """The first test stream that holds two kinds of action: the hardest kind there is here."""
+    from aicl_fast.plot import plot_timeline
+
+    truth = dataset.ground_truth.videos
+    video = next((name for name in scores if len(set(truth[name].labels)) > 1), next(iter(scores)))
+    plot_timeline(scores[video], detections[video], truth[video], path)
+    err.print(f"drew {video}", highlight=False)

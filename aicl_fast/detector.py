@@ -1,0 +1,179 @@
+"""Detector: a model file, and then features to detections in one call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from aicl_fast.config import Config, DecodeConfig
+from aicl_fast.decode import decode
+from aicl_fast.detections import Detections
+from aicl_fast.engine import OnnxRuntimeEngine
+from aicl_fast.errors import DataError, ModelError
+from aicl_fast.features import Array, Floats, check_features, join_streams, sample_indices
+from aicl_fast.scores import Scores
+
+Recording = Array | tuple[Array, Array]
+"""One (n, D_rgb + D_flow) array, or the two streams apart."""
+
+
+class Detector:
+    """Finds when actions happen in a recording, from its segment features.
+
+    Everything but the features comes from the model file: classes, widths, frame rate, settings.
+
+    Args:
+        model: an ONNX file written by ``aicl-fast export``.
+        threads: threads of the engine; None takes every core.
+        providers: ONNX Runtime execution providers by name; None is the CPU.
+        decode: settings of the decoding; None takes the model's own.
+    Raises:
+        DataError: no such file.
+        ModelError: not a model of ours, or damaged.
+
+    Example:
+        >>> detector = Detector("model.onnx")                       # doctest: +SKIP
+        >>> for found in detector(rgb, flow, fps=25.0):             # doctest: +SKIP
+        ...     print(found.label, found.score, found.start, found.end)
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        providers: Sequence[str] | None = None,
+        decode: DecodeConfig | None = None,
+    ) -> None:
+        path = Path(model)
+        if path.suffix == ".safetensors":
+            raise ModelError(
+                f"{path}: holds weights, not an exported model. Export it first: "
+                f"aicl-fast export {path} -o {path.with_suffix('.onnx')}"
+            )
+        self._engine = OnnxRuntimeEngine(path, threads=threads, providers=providers)
+        self.decode_config = decode if decode is not None else self.config.decode
+
+    @property
+    def path(self) -> Path:
+        """The model file."""
+        return self._engine.path
+
+    @property
+    def config(self) -> Config:
+        """The model's settings."""
+        return self._engine.config
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes, in the order of the score columns."""
+        return self.config.classes
+
+    def __call__(
+        self, rgb: Array, flow: Array | None = None, *, fps: float | None = None, video: str = "video"
+    ) -> Detections:
+        """Localise the actions in one recording.
+
+        Args:
+            rgb: (n, D_rgb) features of the first stream, n >= 2; or (n, D_rgb + D_flow) of both.
+            flow: (n, D_flow) features of the second stream, left out when ``rgb`` holds both.
+            fps: the recording's frames a second; None is the model's.
+            video: the recording's name.
+        Returns:
+            Detections in seconds, best first.
+        Raises:
+            DataError: empty, too short, of the wrong width, not floating-point, NaN or infinite, or two
+                streams of different length.
+        """
+        return self.decode(self.scores(rgb, flow, fps=fps, video=video))
+
+    def batch(
+        self,
+        recordings: Sequence[Recording],
+        *,
+        fps: float | None = None,
+        videos: Sequence[str] | None = None,
+    ) -> list[Detections]:
+        """Localise many recordings of any lengths in one run of the network.
+
+        Args:
+            recordings: arrays as :meth:`__call__` takes them, or (rgb, flow) pairs.
+            fps: frames a second of all of them; None is the model's.
+            videos: their names; None numbers them.
+        Raises:
+            DataError: as :meth:`__call__`, naming the recording; or names and recordings differ in number.
+        """
+        return [self.decode(scores) for scores in self.batch_scores(recordings, fps=fps, videos=videos)]
+
+    def scores(
+        self, rgb: Array, flow: Array | None = None, *, fps: float | None = None, video: str = "video"
+    ) -> Scores:
+        """The network's curves of one recording, before decoding. Arguments as :meth:`__call__`."""
+        recording = rgb if flow is None else (rgb, flow)
+        return self.batch_scores([recording], fps=fps, videos=[video])[0]
+
+    def batch_scores(
+        self,
+        recordings: Sequence[Recording],
+        *,
+        fps: float | None = None,
+        videos: Sequence[str] | None = None,
+    ) -> list[Scores]:
+        """The network's curves of many recordings. Arguments as :meth:`batch`."""
+        names = [f"video {number}" for number in range(len(recordings))] if videos is None else list(videos)
+        if len(names) != len(recordings):
+            raise DataError(f"videos: {len(names)} names for {len(recordings)} recordings.")
+        if fps is not None and not fps > 0:
+            raise DataError(f"fps: expected a positive number of frames a second, got {fps}.")
+        if not recordings:
+            return []
+        data = self.config.data if fps is None else replace(self.config.data, fps=fps)
+        joined = [self._join(item, name) for item, name in zip(recordings, names, strict=True)]
+        sampled = np.stack([video[sample_indices(len(video), data.segments)] for video in joined])
+        outputs = self._engine(sampled)
+        return [
+            Scores(
+                fused=outputs.scores[row],
+                video=outputs.video_scores[row],
+                actionness=outputs.actionness[row],
+                actionness_agnostic=outputs.actionness_agnostic[row],
+                num_segments=len(joined[row]),
+                data=data,
+                classes=self.classes,
+                name=names[row],
+            )
+            for row in range(len(names))
+        ]
+
+    def decode(self, scores: Scores) -> Detections:
+        """Decode curves into detections with this detector's settings."""
+        return decode(
+            scores.fused,
+            scores.video,
+            num_segments=scores.num_segments,
+            classes=scores.classes,
+            config=self.decode_config,
+            data=scores.data,
+            video=scores.name,
+        )
+
+    def _join(self, recording: Recording, name: str) -> Floats:
+        data = self.config.data
+        if isinstance(recording, tuple):
+            rgb, flow = recording
+            joined = join_streams(
+                check_features(rgb, f"{name}: rgb", width=data.rgb_width),
+                check_features(flow, f"{name}: flow", width=data.flow_width),
+                name,
+            )
+        else:
+            joined = check_features(recording, f"{name}: features", width=data.rgb_width + data.flow_width)
+        if len(joined) < 2:
+            raise DataError(
+                f"{name}: has {len(joined)} segment; expected at least 2 to localise anything in."
+            )
+        return joined

@@ -1,0 +1,84 @@
+"""Running an exported model: features in, scores out. One class an engine; ONNX Runtime today."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from aicl_fast.config import Config
+from aicl_fast.errors import ModelError, UnavailableError
+from aicl_fast.features import Floats
+from aicl_fast.files import require_file
+from aicl_fast.metadata import METADATA_KEY, parse_metadata
+
+
+class EngineOutputs(NamedTuple):
+    """What every engine returns for B videos."""
+
+    scores: Floats
+    """(B, T, C) fused A_score"""
+    video_scores: Floats
+    """(B, C) softmax of the video logits"""
+    actionness: Floats
+    """(B, T) class-aware A"""
+    actionness_agnostic: Floats
+    """(B, T) class-agnostic A_ca"""
+
+
+class OnnxRuntimeEngine:
+    """An ONNX file in ONNX Runtime.
+
+    Args:
+        path: written by ``aicl-fast export``.
+        threads: threads within an operation; None lets ONNX Runtime take every core.
+        providers: execution providers by name, in order of preference; None is the CPU.
+    Raises:
+        DataError: no such file.
+        ModelError: not an ONNX model, damaged, or without our settings in its metadata.
+        UnavailableError: ONNX Runtime is not installed, or lacks a provider that was asked for.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        providers: Sequence[str] | None = None,
+    ) -> None:
+        target = require_file(path, "model file")
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise UnavailableError(
+                f"onnxruntime cannot be imported ({error}): pip install onnxruntime"
+            ) from error
+        wanted = list(providers) if providers is not None else ["CPUExecutionProvider"]
+        there = onnxruntime.get_available_providers()
+        lacking = [name for name in wanted if name not in there]
+        if lacking:
+            raise UnavailableError(
+                f"providers: this ONNX Runtime has no {', '.join(lacking)}; it has {', '.join(there)}."
+            )
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session: Any = onnxruntime.InferenceSession(str(target), options, providers=wanted)
+        except Exception as error:  # ONNX Runtime raises bare classes of its own for damaged files
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ModelError(
+                f"{target}: ONNX Runtime cannot load it ({first}). Expected a file written by "
+                "`aicl-fast export`; if it was cut off while being copied, copy it again."
+            ) from error
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.config: Config = parse_metadata(metadata.get(METADATA_KEY), target)
+        self.path = target
+
+    def __call__(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
+        """Run (B, T, D_rgb + D_flow) float32 features."""
+        return EngineOutputs(*self._session.run(EngineOutputs._fields, {"features": features}))
