@@ -17,15 +17,32 @@ from aicl_fast.evaluate.average_precision import (
     evaluate_protocol,
     mean_average_precision,
 )
+from aicl_fast.evaluate.compare import Comparison, Difference, compare
+from aicl_fast.evaluate.detad import BUCKETS, ERRORS, Buckets, Diagnosis, Missed, diagnose
+from aicl_fast.evaluate.recall import RecallResult, average_recall
+from aicl_fast.evaluate.segment_accuracy import SegmentAccuracy, segment_accuracy
 from aicl_fast.evaluate.table import AMBIGUOUS, EXCLUSIONS
 
 __all__ = [
     "AMBIGUOUS",
+    "BUCKETS",
+    "ERRORS",
     "EXCLUSIONS",
     "PROTOCOLS",
     "TIOUS",
+    "Buckets",
+    "Comparison",
+    "Diagnosis",
+    "Difference",
     "MapResult",
+    "Missed",
     "Protocol",
+    "RecallResult",
+    "SegmentAccuracy",
+    "average_recall",
+    "compare",
+    "diagnose",
     "evaluate_protocol",
     "mean_average_precision",
+    "segment_accuracy",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -229,6 +229,11 @@ class Judged:
             )
             result[index] = area / instances[index]
         return result
+
+    def without(self, dropped: npt.NDArray[np.bool_]) -> Judged:
+        """The same with some false positives not counted: (K, D), in the order of ``rank``."""
+        counted = np.ones_like(self.hit) if self.counted is None else self.counted
+        return replace(self, counted=counted & (self.hit | ~dropped))
 
     def result(self) -> MapResult:
         """The measures of all videos, each counted once."""

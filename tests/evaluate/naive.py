@@ -93,3 +93,63 @@ def mean_average_precision(
     """AP by class, at each threshold."""
     labels = sorted({span[0] for spans in truth.values() for span in spans})
     return {label: [average_precision(truth, found, label, t, ties) for t in tious] for label in labels}
+
+
+def kinds(
+    truth: Mapping[str, Sequence[Span]],
+    found: Mapping[str, Sequence[Found]],
+    threshold: float,
+) -> list[tuple[str, float, str, str]]:
+    """(label, score, video, kind) of every detection, by falling score, later in the file first."""
+    ranked = [
+        (score, number, video, label, start, end)
+        for number, (video, label, score, start, end) in enumerate(
+            (video, *item) for video, items in found.items() for item in items
+        )
+    ]
+    ranked.sort(key=lambda item: (-item[0], -item[1]))
+    taken: set[tuple[str, str, int]] = set()
+    result = []
+    for score, _, video, label, start, end in ranked:
+        own = [span for span in truth.get(video, ()) if span[0] == label]
+        others = [span for span in truth.get(video, ()) if span[0] != label]
+        overlaps = [tiou(start, end, span[1], span[2]) for span in own]
+        kind = ""
+        for index in network(overlaps)[::-1] if own else []:
+            if overlaps[index] >= threshold and (video, label, index) not in taken:
+                taken.add((video, label, index))
+                kind = "true positive"
+                break
+        same = max(overlaps, default=0.0)
+        other = max((tiou(start, end, span[1], span[2]) for span in others), default=0.0)
+        if kind:
+            pass
+        elif same >= threshold:
+            kind = "double detection"
+        elif other >= threshold:
+            kind = "wrong label"
+        elif same >= 0.1:
+            kind = "localisation"
+        elif other >= 0.1:
+            kind = "confusion"
+        else:
+            kind = "background"
+        result.append((label, score, video, kind))
+    return result
+
+
+def recall(
+    truth: Mapping[str, Sequence[Span]],
+    found: Mapping[str, Sequence[Found]],
+    number: int,
+    threshold: float,
+) -> float:
+    """Share of instances that one of the best ``number`` detections of the video reaches."""
+    reached = total = 0
+    for video, spans in truth.items():
+        items = list(enumerate(found.get(video, ())))
+        items.sort(key=lambda item: (-item[1][1], -item[0]))
+        for _, start, end in spans:
+            total += 1
+            reached += any(tiou(s, e, start, end) >= threshold for _, (_, _, s, e) in items[:number])
+    return reached / total

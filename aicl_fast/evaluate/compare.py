@@ -1,0 +1,272 @@
+"""Two runs side by side, with the noise that the choice of videos makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aicl_fast.errors import ConfigError
+from aicl_fast.evaluate.average_precision import TIOUS, Judged, MapResult
+from aicl_fast.evaluate.table import (
+    Ambiguous,
+    DetectionsLike,
+    Duplicates,
+    Floats,
+    GroundTruthLike,
+    Integers,
+    Ties,
+    as_detections,
+    as_ground_truth,
+    build_table,
+    check_tious,
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Second run minus first.
+
+    Attributes:
+        first, second: the two values.
+        low, high: the interval that holds the difference in ``level`` of all resamplings of the videos.
+    """
+
+    first: float
+    second: float
+    low: float
+    high: float
+
+    @property
+    def value(self) -> float:
+        """Second minus first."""
+        return self.second - self.first
+
+    @property
+    def verdict(self) -> str:
+        """``better``, ``worse`` or ``within noise`` (the interval holds 0), of the second run."""
+        if self.low > 0:
+            return "better"
+        return "worse" if self.high < 0 else "within noise"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "first": self.first,
+            "second": self.second,
+            "difference": self.value,
+            "low": self.low,
+            "high": self.high,
+            "verdict": self.verdict,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What :func:`compare` finds.
+
+    Attributes:
+        first, second: each run's own measures.
+        average: of average mAP.
+        at: of mAP at each tIoU.
+        per_class: of each class's AP, averaged over the tIoUs.
+        level: share of resamplings that an interval holds.
+        resamples: how many were drawn.
+        videos: how many videos were drawn from.
+    """
+
+    first: MapResult
+    second: MapResult
+    average: Difference
+    at: Mapping[float, Difference]
+    per_class: Mapping[str, Difference]
+    level: float
+    resamples: int
+    videos: int
+
+    @property
+    def verdict(self) -> str:
+        """One sentence on average mAP."""
+        found = self.average
+        interval = (
+            f"{100 * self.level:g} % interval {100 * found.low:+.2f} to {100 * found.high:+.2f} "
+            f"over {self.videos} videos"
+        )
+        points = f"{100 * abs(found.value):.2f} points of average mAP"
+        if found.verdict == "within noise":
+            return f"The difference of {points} is within noise ({interval})."
+        return f"The second run is {found.verdict} by {points} ({interval})."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "verdict": self.verdict,
+            "average": self.average.to_dict(),
+            "at": {f"{tiou:g}": item.to_dict() for tiou, item in self.at.items()},
+            "per_class": {name: item.to_dict() for name, item in self.per_class.items()},
+            "level": self.level,
+            "resamples": self.resamples,
+            "videos": self.videos,
+            "warnings": [*self.first.warnings, *self.second.warnings],
+        }
+
+
+def compare(
+    ground_truth: GroundTruthLike,
+    first: DetectionsLike,
+    second: DetectionsLike,
+    tiou_thresholds: Iterable[float] = TIOUS,
+    *,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+    subset: str | Iterable[str] | None = None,
+    classes: Iterable[str] | None = None,
+    exclude: str | Iterable[str] = (),
+    duplicates: Duplicates = "keep",
+    ambiguous: Ambiguous = "drop",
+    ties: Ties = "activitynet",
+) -> Comparison:
+    """Measure two runs and tell a difference from noise by a paired bootstrap over videos.
+
+    Videos are drawn with replacement, as many as there are, and both runs are measured on the same draw; the
+    interval is of the percentiles of the differences. A class that a draw has no instance of is left out of
+    that draw's mean. The interval covers the choice of test videos, not the randomness of training: two runs
+    of one recipe with different seeds can differ by more than it.
+
+    Args:
+        first, second: detections of the two runs, on the same videos.
+        resamples: draws, at least 100.
+        level: share of draws that the interval holds.
+        seed: of the draws.
+
+    The others as for ``mean_average_precision``.
+
+    Raises:
+        ConfigError: ``resamples`` or ``level`` without meaning.
+        DataError: as ``mean_average_precision``.
+    """
+    if resamples < 100:
+        raise ConfigError(f"resamples: expected at least 100 for an interval, got {resamples}.")
+    if not 0 < level < 1:
+        raise ConfigError(f"level: expected a number between 0 and 1, got {level}.")
+    tious = check_tious(tiou_thresholds)
+    truth = as_ground_truth(ground_truth)
+    runs = [as_detections(first), as_detections(second)]
+    if subset is None:
+        # Inferred from both, so that both are measured on the same videos.
+        touched = {truth.videos[name].subset for run in runs for name in run if name in truth.videos}
+        subset = tuple(sorted(touched)) or None
+    judged = [
+        Judged.of(
+            build_table(
+                truth,
+                run,
+                subset=subset,
+                classes=classes,
+                exclude=exclude,
+                duplicates=duplicates,
+                ambiguous=ambiguous,
+                ties=ties,
+            ),
+            tious,
+        )
+        for run in runs
+    ]
+    results = [item.result() for item in judged]
+    names = list(dict.fromkeys([*judged[0].table.videos, *judged[1].table.videos]))
+    place = {name: index for index, name in enumerate(names)}
+    columns = [np.array([place[name] for name in item.table.videos]) for item in judged]
+    quick = [_Resampler(item) for item in judged]
+
+    generator = np.random.default_rng(seed)
+    chances = np.full(len(names), 1 / len(names))
+    drawn = np.empty((resamples, len(judged[0].table.classes), len(tious)))
+    for index in range(resamples):
+        weights = generator.multinomial(len(names), chances).astype(np.float64)
+        one, other = (item.precisions(weights[column]) for item, column in zip(quick, columns, strict=True))
+        drawn[index] = other - one
+
+    tail = 100 * (1 - level) / 2
+
+    def interval(values: Floats) -> tuple[float, float]:
+        values = values[np.isfinite(values)]
+        if not len(values):
+            return float("nan"), float("nan")
+        low, high = np.percentile(values, [tail, 100 - tail])
+        return float(low), float(high)
+
+    has = results[0].instances
+    present = [index for index, name in enumerate(judged[0].table.classes) if has[name]]
+    by_tiou = np.nanmean(drawn[:, present], axis=1)
+    by_class = drawn.mean(axis=2)
+    average = Difference(results[0].average, results[1].average, *interval(by_tiou.mean(axis=1)))
+    at = {
+        float(tiou): Difference(float(results[0].mAP[k]), float(results[1].mAP[k]), *interval(by_tiou[:, k]))
+        for k, tiou in enumerate(tious)
+    }
+    per_class = {
+        name: Difference(
+            float(results[0].per_class[name].mean()),
+            float(results[1].per_class[name].mean()),
+            *interval(by_class[:, index]),
+        )
+        for index, name in enumerate(judged[0].table.classes)
+        if has[name]
+    }
+    return Comparison(results[0], results[1], average, at, per_class, level, resamples, len(names))
+
+
+class _Resampler:
+    """:meth:`Judged.class_precisions` for many draws: only true positives are touched.
+
+    Precision peaks at true positives, so AP needs it nowhere else, and these are a small part of all
+    detections at all thresholds.
+    """
+
+    def __init__(self, judged: Judged) -> None:
+        table = judged.table
+        self.shape = (len(table.classes), len(judged.tious))
+        self.gt_class, self.gt_video = table.gt_class, table.gt_video
+        self.video = table.video[judged.rank]
+        self.start = judged.bounds[:-1]
+        label = table.label[judged.rank]
+        tiou, position = np.nonzero(judged.hit)
+        group = label[position] * self.shape[1] + tiou
+        order = np.lexsort((position, group))
+        self.group: Integers = group[order]
+        self.position: Integers = position[order]
+        self.label: Integers = label[self.position]
+        self.row: Integers = tiou[order]
+        self.counted: npt.NDArray[np.bool_] | None = judged.counted
+        # Makes a running maximum from the right start anew in every group: an earlier group is higher.
+        self.lift = 2.0 * (self.shape[0] * self.shape[1] - 1 - self.group)
+
+    def precisions(self, weights: Floats) -> Floats:
+        """(C, K) AP where each video counts as often as ``weights`` (V,) says; NaN without instances."""
+        weight = weights[self.video]
+        gain = weight[self.position]
+        if self.counted is None:
+            tried = np.concatenate([[0.0], np.cumsum(weight)])
+            seen = tried[self.position + 1] - tried[self.start[self.label]]
+        else:
+            every = np.zeros((self.counted.shape[0], len(weight) + 1))
+            np.cumsum(self.counted * weight, axis=1, out=every[:, 1:])
+            seen = every[self.row, self.position + 1] - every[self.row, self.start[self.label]]
+        total = np.cumsum(gain)
+        opening = (
+            np.concatenate([[True], self.group[1:] != self.group[:-1]]) if len(gain) else np.empty(0, bool)
+        )
+        before = (total - gain)[opening]
+        found = total - np.repeat(before, np.diff(np.append(np.nonzero(opening)[0], len(gain))))
+        precision = found / np.maximum(seen, 1e-300)
+        best = np.maximum.accumulate((precision + self.lift)[::-1])[::-1] - self.lift
+        area = np.bincount(self.group, best * gain, minlength=self.shape[0] * self.shape[1])
+        instances = np.bincount(self.gt_class, weights[self.gt_video], minlength=self.shape[0])
+        result = np.full(self.shape, np.nan)
+        has = instances > 0
+        result[has] = area.reshape(self.shape)[has] / instances[has, None]
+        return result
