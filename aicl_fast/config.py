@@ -360,15 +360,26 @@ def load_config(
             flat.update({f"{key}.{name}": inner for name, inner in value.items()})
         else:
             flat[key] = value
-    for item in overrides:
-        name, equals, text = item.partition("=")
-        if not equals or not name.strip():
-            raise ConfigError(f"--set {item}: expected name=value, for example --set train.lr=3e-4.")
-        flat[name.strip()] = text.strip()
+    flat.update(parse_overrides(overrides))
     names = flat.pop("classes", None)
     if names is not None:
         config = config.with_classes(_coerce(names, tuple[str, ...], "classes"))
     return config.with_values(flat)
+
+
+def parse_overrides(items: Iterable[str]) -> dict[str, str]:
+    """``name=value`` strings as a mapping for :meth:`Config.with_values`.
+
+    Raises:
+        ConfigError: a string without a name or an equals sign.
+    """
+    values: dict[str, str] = {}
+    for item in items:
+        name, equals, text = item.partition("=")
+        if not equals or not name.strip():
+            raise ConfigError(f"--set {item}: expected name=value, for example --set train.lr=3e-4.")
+        values[name.strip()] = text.strip()
+    return values
 
 
 def _read_toml(file: str | os.PathLike[str]) -> dict[str, Any]:

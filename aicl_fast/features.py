@@ -74,14 +74,17 @@ def load_features(path: str | os.PathLike[str], *, width: int | None = None) -> 
         array = np.load(target, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         text = str(error)
-        if "allow_pickle" in text or "Object arrays" in text or "pickle" in text:
+        # numpy takes any file that it does not know for a pickle; only these two really hold objects.
+        with target.open("rb") as file:
+            head = file.read(6)
+        if head[:1] == b"\x80" or (head == b"\x93NUMPY" and "Object arrays" in text):
             raise DataError(
                 f"{target}: holds pickled Python objects, which are never loaded because they can run "
                 "code. Expected a plain float array: save it again with numpy.save(path, array)."
             ) from error
         raise DataError(
-            f"{target}: cannot be read as a .npy array ({text.splitlines()[0] if text else 'empty file'}). "
-            "It is truncated or another format: copy or extract it again."
+            f"{target}: cannot be read as a .npy array. It is truncated ({target.stat().st_size} bytes) or "
+            "of another format: copy or extract it again."
         ) from error
     if not isinstance(array, np.ndarray):
         array.close()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from aicl_fast.config import Config, load_config
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -26,3 +30,58 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no reference data at {os.path.relpath(folder)}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Config:
+    """Settings of a model that trains and exports in a second."""
+    values = {
+        "segments": 32,
+        "rgb_width": 6,
+        "flow_width": 5,
+        "embedding_width": 8,
+        "standardize_input": True,
+    }
+    training = {"steps": 12, "batch_size": 4, "warmup_steps": 4, "class_threshold": 0.1}
+    return load_config("demo").with_values({**values, **training}).with_classes(["Jump", "Run", "Throw"])
+
+
+@pytest.fixture
+def tiny_dataset(tmp_path: Path, tiny_config: Config) -> Path:
+    """A complete data set folder of six training and three test videos of different lengths."""
+    return write_tiny_dataset(tmp_path / "data", tiny_config)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory, tiny_config: Config) -> Path:
+    """Weights of an untrained tiny model, and beside them its exported ``.onnx``."""
+    torch = pytest.importorskip("torch")
+    from aicl_fast.export.onnx import export_onnx
+    from aicl_fast.model import TwoBranchNet
+    from aicl_fast.weights import save_model
+
+    torch.manual_seed(0)
+    net = TwoBranchNet(tiny_config)
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    save_model(path, net, tiny_config)
+    export_onnx(net, tiny_config, path.with_suffix(".onnx"))
+    return path
+
+
+def write_tiny_dataset(root: Path, config: Config) -> Path:
+    """Write a data set in the layout that :class:`aicl_fast.dataset.Dataset` reads."""
+    rng = np.random.default_rng(0)
+    database = {}
+    for split, count in (("train", 6), ("test", 3)):
+        names = [f"{split}_{number}" for number in range(count)]
+        for number, name in enumerate(names):
+            segments = 20 + 13 * number
+            for stream, width in (("rgb", config.data.rgb_width), ("flow", config.data.flow_width)):
+                path = root / "features" / split / stream / f"{name}.npy"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                np.save(path, rng.random((segments, width), dtype=np.float32))
+            label = config.classes[number % len(config.classes)]
+            database[name] = {"subset": split, "annotations": [{"label": label, "segment": ["0.5", "2.5"]}]}
+        (root / f"split_{split}.txt").write_text("\n".join(names) + "\n")
+    (root / "gt.json").write_text(json.dumps({"database": database}))
+    return root

@@ -19,7 +19,9 @@ def run_train(
 
     dataset = Dataset.open(data, load_config(preset, file=file, overrides=overrides))
     counts = ", ".join(f"{len(videos)} {split}" for split, videos in dataset.videos.items())
-    out.print(f"{data}: {counts} videos, {len(dataset.config.classes)} classes", highlight=False)
+    out.print(
+        f"{data}: {counts} videos, {len(dataset.config.classes)} classes", highlight=False, soft_wrap=True
+    )
 
     from aicl_fast.train.trainer import train
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from aicl_fast.config import DecodeConfig
+from aicl_fast.config import DecodeConfig, parse_overrides
 from aicl_fast.detections import Detections, save_detections
 from aicl_fast.detector import Detector
 from aicl_fast.errors import ConfigError, DataError
@@ -51,8 +51,7 @@ def run_detect(
 
 
 def _decode_config(detector: Detector, overrides: list[str]) -> DecodeConfig:
-    pairs = dict(item.partition("=")[::2] for item in overrides)
-    config = detector.config.with_values(pairs)
+    config = detector.config.with_values(parse_overrides(overrides))
     changed = {name for name in ("data", "model") if getattr(config, name) != getattr(detector.config, name)}
     if changed:
         raise ConfigError(

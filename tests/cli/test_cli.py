@@ -1,0 +1,143 @@
+"""The commands as a user types them: results, and errors without a traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aicl_fast import load_detections
+
+
+def run(*arguments: object, cwd: Path, expect: int = 0) -> str:
+    """Run ``aicl-fast`` and return its output, stdout and stderr together."""
+    command = [str(Path(sys.executable).with_name("aicl-fast")), *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    output = done.stdout + done.stderr
+    assert done.returncode == expect, output
+    assert "Traceback" not in output
+    return output
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "detect", "evaluate", "export", "info"])
+def test_help_has_examples(command: str, tmp_path: Path) -> None:
+    text = run(command, "--help", cwd=tmp_path)
+    assert f"aicl-fast {command}" in text
+    assert "Examples" in text
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from aicl_fast.cli.app import app\n"
+        "heavy = {'torch', 'numba', 'onnxruntime', 'matplotlib', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_from_data_to_metrics(tiny_dataset: Path, tmp_path: Path) -> None:
+    settings = [
+        "segments=32",
+        "rgb_width=6",
+        "flow_width=5",
+        "embedding_width=8",
+        "steps=5",
+        "warmup_steps=2",
+    ]
+    options = [part for setting in settings for part in ("--set", setting)]
+    text = run("train", "-p", "demo", "-d", tiny_dataset, "-o", "run", *options, cwd=tmp_path)
+    assert "6 train, 3 test videos, 3 classes" in text
+    assert "run/model.safetensors" in text
+    run("export", "run/model.safetensors", cwd=tmp_path)
+    text = run("detect", "run/model.onnx", tiny_dataset, "-o", "found.json", cwd=tmp_path)
+    assert "in 3 recordings: found.json" in text
+    assert list(load_detections(tmp_path / "found.json")) == ["test_0", "test_1", "test_2"]
+    run("evaluate", tiny_dataset / "gt.json", "found.json", "--subset", "test", "-o", "m.json", cwd=tmp_path)
+    assert 0 <= json.loads((tmp_path / "m.json").read_text())["average"] <= 1
+    text = run("info", "run/model.onnx", cwd=tmp_path)
+    assert "Jump, Run, Throw" in text
+    assert "train.steps" in text
+
+
+def test_ways_to_name_recordings(tiny_model: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    model = tiny_model.with_suffix(".onnx")
+    folder = tiny_dataset / "features" / "test"
+    rgb, flow = folder / "rgb" / "test_1.npy", folder / "flow" / "test_1.npy"
+    run("detect", model, "--rgb", rgb, "--flow", flow, "-o", "pair.json", cwd=tmp_path)
+    np.save(tmp_path / "test_1.npy", np.concatenate([np.load(rgb), np.load(flow)], axis=1))
+    run("detect", model, "test_1.npy", "-o", "joined.json", cwd=tmp_path)
+    run("detect", model, folder, "-o", "folder.json", "--threads", 1, cwd=tmp_path)
+    pair = load_detections(tmp_path / "pair.json")["test_1"]
+    assert len(pair) > 0
+    assert load_detections(tmp_path / "joined.json")["test_1"] == pair
+    assert len(load_detections(tmp_path / "folder.json")) == 3
+    run("detect", model, "test_1.npy", "-o", "few.json", "--set", "max_detections=2", cwd=tmp_path)
+    assert len(load_detections(tmp_path / "few.json")["test_1"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["detect", "none.onnx", "x.npy"], "none.onnx: the model file does not exist"),
+        (["detect", "MODEL"], "nothing to detect in"),
+        (["detect", "MODEL", "--rgb", "a.npy"], "--rgb and --flow go together"),
+        (["detect", "MODEL", "x.npy", "--rgb", "a", "--flow", "b"], "not both"),
+        (["detect", "MODEL", "gone.npy"], "gone.npy: the feature file does not exist"),
+        (["detect", "MODEL", "."], "holds neither rgb/ and flow/ nor features/"),
+        (["detect", "MODEL", "x.npy", "--set", "segments=3"], "fixed in an exported model"),
+        (["detect", "MODEL", "x.npy", "--set", "nms"], "name=value"),
+        (["train", "-d", "nowhere"], "nowhere: the data set folder does not exist"),
+        (["train", "-d", ".", "-p", "thumos"], "Did you mean thumos14"),
+        (["train", "-d", ".", "--set", "train.step=3"], "train.steps"),
+        (["evaluate", "gt.json", "d.json"], "gt.json: the annotation file does not exist"),
+        (["evaluate", "bad.json", "bad.json"], "not valid JSON"),
+        (["evaluate", "bad.json", "bad.json", "--tiou", "a"], "--tiou: expected numbers"),
+        (["export", "bad.json"], "is not a safetensors file"),
+        (["export", "none.safetensors"], "does not exist"),
+        (["export", "none.safetensors", "--format", "gif"], "--format: expected onnx"),
+        (["info", "bad.json"], "bad.json"),
+        (["info", "--preset", "imagenet"], "there is no 'imagenet'"),
+    ],
+)
+def test_errors_exit_with_2_and_write_nothing(
+    arguments: list[str], words: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.json").write_text("{oops")
+    before = sorted(tmp_path.iterdir())
+    model = str(tiny_model.with_suffix(".onnx"))
+    arguments = [model if argument == "MODEL" else argument for argument in arguments]
+    text = " ".join(run(*arguments, cwd=tmp_path, expect=2).split())
+    assert words in text
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_bad_recording_writes_no_detections(tiny_model: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    path = tiny_dataset / "features/test/rgb/test_2.npy"
+    array = np.load(path)
+    array[3, 3] = np.nan
+    np.save(path, array)
+    text = run("detect", tiny_model.with_suffix(".onnx"), tiny_dataset, cwd=tmp_path, expect=2)
+    assert "test_2.npy: 1 values are NaN" in " ".join(text.split())
+    assert not (tmp_path / "detections.json").exists()
+
+
+@pytest.mark.slow
+def test_the_demo_in_short(tmp_path: Path) -> None:
+    """Every artefact of the demo, with a training too short to be good."""
+    pytest.importorskip("seglearn")
+    text = run("demo", "--set", "steps=20", "--seeds", 2, "--ablate", "-o", "out", cwd=tmp_path)
+    assert "L_a alone" in text
+    assert "timeline.png" in text
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert [(r["name"], r["seed"]) for r in metrics["runs"]][:2] == [
+        ("AICL, all five losses", 1),
+        ("AICL, all five losses", 2),
+    ]
+    for name in ("model.safetensors", "model.onnx", "detections.json", "timeline.png", "tensorboard"):
+        assert (tmp_path / "out" / name).exists(), name
+    assert (tmp_path / "out" / "timeline.png").read_bytes()[:4] == b"\x89PNG"
+    assert len(load_detections(tmp_path / "out" / "detections.json")) == 80

@@ -1,0 +1,82 @@
+"""The data set reader: the published layout, and a clear list of what is wrong with a folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aicl_fast.config import Config
+from aicl_fast.dataset import Dataset
+from aicl_fast.errors import DataError
+
+
+def test_a_complete_folder_reads(tiny_dataset: Path, tiny_config: Config) -> None:
+    dataset = Dataset.open(tiny_dataset, replace(tiny_config, classes=()))
+    assert dataset.config.classes == ("Jump", "Run", "Throw")
+    assert [len(dataset.videos[split]) for split in ("train", "test")] == [6, 3]
+    assert dataset.features("test", "test_1").shape == (33, 11)
+    assert dataset.labels("train_1").tolist() == [0, 1, 0]
+    assert list(dataset.truth("test").videos) == ["test_0", "test_1", "test_2"]
+
+
+def test_missing_features_are_counted_and_listed(tiny_dataset: Path, tiny_config: Config) -> None:
+    (tiny_dataset / "features/train/flow/train_2.npy").unlink()
+    (tiny_dataset / "features/test/rgb/test_0.npy").unlink()
+    with pytest.raises(
+        DataError, match=r"2 of 18 feature files are missing(.|\n)*train_2\.npy(.|\n)*test_0\.npy"
+    ):
+        Dataset.open(tiny_dataset, tiny_config)
+    assert "train" not in Dataset.open(_without(tiny_dataset, "test_0"), tiny_config, splits=["test"]).videos
+
+
+def _without(root: Path, video: str) -> Path:
+    split = root / "split_test.txt"
+    split.write_text(split.read_text().replace(video, ""))
+    return root
+
+
+def test_an_unknown_label_is_named_with_the_near_one(tiny_dataset: Path, tiny_config: Config) -> None:
+    path = tiny_dataset / "gt.json"
+    document = json.loads(path.read_text())
+    document["database"]["train_0"]["annotations"][0]["label"] = "Jmp"
+    path.write_text(json.dumps(document))
+    with pytest.raises(
+        DataError, match=r"'train_0' has the label 'Jmp', which is not among the 3 classes.*'Jump'"
+    ):
+        Dataset.open(tiny_dataset, tiny_config)
+
+
+def test_a_video_without_annotation_is_named(tiny_dataset: Path, tiny_config: Config) -> None:
+    with (tiny_dataset / "split_train.txt").open("a") as file:
+        file.write("stranger\n")
+    with pytest.raises(DataError, match=r"no annotation of 'stranger', which split_train\.txt lists"):
+        Dataset.open(tiny_dataset, tiny_config)
+
+
+@pytest.mark.parametrize(("text", "words"), [("", "is empty"), ("a\nb\na\n", "lists 'a' more than once")])
+def test_wrong_split_files(tiny_dataset: Path, tiny_config: Config, text: str, words: str) -> None:
+    (tiny_dataset / "split_test.txt").write_text(text)
+    with pytest.raises(DataError, match=rf"split_test\.txt: {words}"):
+        Dataset.open(tiny_dataset, tiny_config)
+
+
+def test_missing_parts(tiny_dataset: Path, tiny_config: Config, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the data set folder does not exist"):
+        Dataset.open(tmp_path / "nowhere", tiny_config)
+    (tiny_dataset / "split_test.txt").unlink()
+    with pytest.raises(DataError, match="the split file does not exist"):
+        Dataset.open(tiny_dataset, tiny_config)
+    (tiny_dataset / "gt.json").unlink()
+    with pytest.raises(DataError, match="the annotation file does not exist"):
+        Dataset.open(tiny_dataset, tiny_config)
+
+
+def test_streams_of_different_length_name_the_files(tiny_dataset: Path, tiny_config: Config) -> None:
+    np.save(tiny_dataset / "features/test/flow/test_0.npy", np.ones((3, 5), np.float32))
+    dataset = Dataset.open(tiny_dataset, tiny_config)
+    with pytest.raises(DataError, match=r"test_0\.npy and its flow: rgb has 20 segments and flow 3"):
+        dataset.features("test", "test_0")

@@ -1,0 +1,77 @@
+"""Detections: arrays, iteration, and the ActivityNet form there and back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aicl_fast import Detection, Detections, load_detections, save_detections
+from aicl_fast.errors import DataError
+
+
+@pytest.fixture
+def found() -> Detections:
+    return Detections(np.array(["Jump", "Run"]), np.array([0.9, 0.1]), np.array([[0, 1.5], [2, 4]]), "clip")
+
+
+def test_it_iterates_and_indexes(found: Detections) -> None:
+    assert list(found) == [Detection("Jump", 0.9, 0.0, 1.5), Detection("Run", 0.1, 2.0, 4.0)]
+    assert found[-1].label == "Run"
+    assert len(found.above(0.5)) == 1
+    assert "clip" in repr(found)
+    assert list(Detections.empty()) == []
+
+
+def test_json_there_and_back(found: Detections, tmp_path: Path) -> None:
+    assert Detections.from_json(found.to_json()) == found
+    found.to_json(tmp_path / "d.json")
+    assert Detections.from_json(tmp_path / "d.json").video == "clip"
+    document = json.loads((tmp_path / "d.json").read_text())
+    assert document["results"]["clip"][0] == {"label": "Jump", "score": 0.9, "segment": [0.0, 1.5]}
+    assert set(document) == {"version", "results", "external_data"}
+
+
+def test_many_recordings(found: Detections, tmp_path: Path) -> None:
+    save_detections(tmp_path / "d.json", {"clip": found, "other": Detections.empty("other")})
+    loaded = load_detections(tmp_path / "d.json")
+    assert list(loaded) == ["clip", "other"]
+    assert loaded["clip"] == found
+    with pytest.raises(DataError, match=r"2 recordings.*name one"):
+        Detections.from_json(tmp_path / "d.json")
+    assert len(Detections.from_json(tmp_path / "d.json", video="other")) == 0
+    with pytest.raises(DataError, match="'third' is not among them"):
+        Detections.from_json(tmp_path / "d.json", video="third")
+
+
+def test_the_released_programs_field_is_read() -> None:
+    text = '{"results": {"v": [{"label": "Jump", "score300": 0.5, "segment": ["1", "2"]}]}}'
+    assert Detections.from_json(text)[0] == Detection("Jump", 0.5, 1.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"database": {}}', "'results' object"),
+        ('{"results": {"v": [{"label": "J", "score": 1}]}}', "detection 0 of 'v'"),
+        ('{"results": {"v": [{"label": "J", "score": "x", "segment": [1, 2]}]}}', "detection 0 of 'v'"),
+        ('{"results": {"v": 3}}', "detection 0 of 'v'"),
+        ('{"results": {"v": [{"label": "J", "score": NaN, "segment": [1, 2]}]}}', "NaN or infinite"),
+        ('{"results": ', "not valid JSON"),
+    ],
+)
+def test_wrong_documents_are_explained(text: str, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        Detections.from_json(text, video="v")
+
+
+def test_lengths_must_agree() -> None:
+    with pytest.raises(DataError, match="1 labels, 2 scores"):
+        Detections(np.array(["a"]), np.zeros(2), np.zeros((2, 2)))
+
+
+def test_a_real_file_reads(shared_data: Path) -> None:
+    loaded = load_detections(shared_data / "thumos14" / "detections.json")
+    assert sum(len(each) for each in loaded.values()) == 19_827

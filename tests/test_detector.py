@@ -1,0 +1,170 @@
+"""Detector: the exported file and nothing beside it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aicl_fast import Detections, Detector
+from aicl_fast.config import Config
+from aicl_fast.errors import AiclError, DataError, ModelError, UnavailableError
+
+
+@pytest.fixture(scope="module")
+def detector(tiny_model: Path) -> Detector:
+    return Detector(tiny_model.with_suffix(".onnx"), threads=1)
+
+
+def _streams(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.random((n, 6), dtype=np.float32), rng.random((n, 5), dtype=np.float32)
+
+
+def test_the_file_carries_everything(tiny_model: Path, tmp_path: Path, tiny_config: Config) -> None:
+    alone = tmp_path / "elsewhere.onnx"
+    shutil.copy(tiny_model.with_suffix(".onnx"), alone)
+    detector = Detector(alone)
+    assert detector.config == tiny_config
+    assert detector.classes == ("Jump", "Run", "Throw")
+
+
+@pytest.mark.parametrize("n", [2, 3, 31, 32, 33, 500])
+def test_any_length_from_two(detector: Detector, n: int) -> None:
+    rgb, flow = _streams(n)
+    found = detector(rgb, flow, fps=50.0)
+    assert isinstance(found, Detections)
+    assert len(found) > 0
+    assert set(found.labels) <= set(detector.classes)
+    assert (np.diff(found.scores) <= 0).all()
+    assert (found.segments[:, 0] < found.segments[:, 1]).all()
+    assert found.segments.min() >= 0
+    assert found.segments.max() <= n * 16 / 50 + 1e-9
+    assert detector(np.concatenate([rgb, flow], axis=1)) == found
+    assert Detections.from_json(found.to_json()) == found
+
+
+def test_seconds_follow_the_frame_rate(detector: Detector) -> None:
+    rgb, flow = _streams(40)
+    # Without suppression, which may depend on lengths in seconds, only the unit changes.
+    plain = Detector(detector.path, decode=replace(detector.decode_config, nms="hard", nms_tiou=1.0))
+    fast, slow = plain(rgb, flow, fps=50), plain(rgb, flow, fps=25)
+    np.testing.assert_allclose(fast.segments * 2, slow.segments)
+
+
+def test_a_batch_is_its_recordings(detector: Detector) -> None:
+    recordings = [_streams(n, seed=n) for n in (2, 40, 300)]
+    together = detector.batch(recordings, videos=["a", "b", "c"])
+    assert [found.video for found in together] == ["a", "b", "c"]
+    for (rgb, flow), found in zip(recordings, together, strict=True):
+        alone = detector(rgb, flow)
+        np.testing.assert_array_equal(alone.labels, found.labels)
+        np.testing.assert_allclose(alone.scores, found.scores, atol=1e-5)
+    assert detector.batch([]) == []
+
+
+def test_scores_agree_with_torch(detector: Detector, tiny_model: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from aicl_fast.weights import load_model
+
+    net, config = load_model(tiny_model)
+    rgb, flow = _streams(32)
+    curves = detector.scores(rgb, flow)
+    outputs = net(torch.from_numpy(np.concatenate([rgb, flow], 1))[None])
+    np.testing.assert_allclose(curves.fused, outputs.A_score[0].detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(curves.actionness, outputs.A[0].detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(curves.actionness_agnostic, outputs.A_ca[0].detach().numpy(), atol=1e-5)
+    assert curves.video.sum() == pytest.approx(1, abs=1e-5)
+    assert curves.duration == pytest.approx(32 * 16 / 50)
+    assert len(curves.times) == config.data.segments
+
+
+def _nan(array: np.ndarray) -> np.ndarray:
+    array = array.copy()
+    array[1, 1] = np.nan
+    return array
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda r, f: (r[:, :3], f), "expected 6 features a segment, got 3"),
+        (lambda r, f: (r, f[:7]), "rgb has 10 segments and flow 7"),
+        (lambda r, f: (r[:0], f[:0]), "empty"),
+        (lambda r, f: (r[:1], f[:1]), "at least 2"),
+        (lambda r, f: (r, _nan(f)), "flow: 1 values are NaN"),
+        (lambda r, f: (r.astype(int), f), "floating-point"),
+        (lambda r, f: (r.tolist(), f), "got list"),
+        (lambda r, f: (r, None), "expected 11 features a segment, got 6"),
+    ],
+)
+def test_bad_recordings_are_refused_by_name(detector: Detector, change, words: str) -> None:
+    with pytest.raises(DataError, match=f"clip: .*{words}"):
+        detector(*change(*_streams(10)), video="clip")
+
+
+def test_bad_arguments(detector: Detector) -> None:
+    with pytest.raises(DataError, match="fps: expected a positive number"):
+        detector(*_streams(10), fps=0)
+    with pytest.raises(DataError, match="2 names for 1 recordings"):
+        detector.batch([_streams(10)], videos=["a", "b"])
+    with pytest.raises(UnavailableError, match="no NoSuchProvider"):
+        Detector(detector.path, providers=["NoSuchProvider"])
+
+
+def test_files_that_are_not_our_models(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone\.onnx: the model file does not exist"):
+        Detector(tmp_path / "gone.onnx")
+    content = tiny_model.with_suffix(".onnx").read_bytes()
+    for name, data in {"cut": content[: len(content) // 2], "text": b"hello", "empty": b""}.items():
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(data)
+        with pytest.raises(ModelError, match=rf"{name}\.onnx"):
+            Detector(path)
+    with pytest.raises(ModelError, match="Export it first: aicl-fast export"):
+        Detector(tiny_model)
+    foreign = tmp_path / "foreign.onnx"
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(tiny_model.with_suffix(".onnx"))
+    del model.metadata_props[:]
+    onnx.save(model, foreign)
+    with pytest.raises(ModelError, match=r"foreign\.onnx: is not an aicl_fast model"):
+        Detector(foreign)
+    onnx.helper.set_model_props(model, {"aicl_fast": '{"format": 99, "version": "9.0"}'})
+    onnx.save(model, foreign)
+    with pytest.raises(ModelError, match=r"metadata format 99.*Upgrade"):
+        Detector(foreign)
+
+
+def test_every_error_is_ours(tmp_path: Path) -> None:
+    with pytest.raises(AiclError):
+        Detector(tmp_path / "none.onnx")
+
+
+def test_detecting_imports_no_torch(tiny_model: Path) -> None:
+    code = (
+        "import sys, numpy; from aicl_fast import Detector\n"
+        f"d = Detector({str(tiny_model.with_suffix('.onnx'))!r})\n"
+        "d(numpy.ones((9, 11), numpy.float32))\n"
+        "heavy = {'torch', 'triton', 'onnx', 'matplotlib', 'pandas'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_importing_the_package_is_light() -> None:
+    code = (
+        "import sys, aicl_fast\n"
+        "heavy = {'torch', 'triton', 'numba', 'onnxruntime', 'rich', 'typer'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "assert 'Detector' in dir(aicl_fast) and aicl_fast.__version__\n"
+        "try: aicl_fast.nothing\n"
+        "except AttributeError: pass\n"
+        "else: raise SystemExit(1)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

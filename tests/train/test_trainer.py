@@ -1,0 +1,123 @@
+"""Training: from a folder to weights that load, with its logs, and what stops it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from aicl_fast.config import Config  # noqa: E402
+from aicl_fast.dataset import Dataset  # noqa: E402
+from aicl_fast.errors import AiclError, DataError, ModelError, UnavailableError  # noqa: E402
+from aicl_fast.train.sampling import Videos, batches  # noqa: E402
+from aicl_fast.train.trainer import localize, train  # noqa: E402
+from aicl_fast.weights import load_model, save_model  # noqa: E402
+
+
+def _open(root: Path, config: Config, **changes: object) -> Dataset:
+    return Dataset.open(root, config.with_values(changes))
+
+
+def test_it_writes_weights_and_logs(tiny_dataset: Path, tiny_config: Config, tmp_path: Path) -> None:
+    seen: list[tuple[int, int, float]] = []
+    dataset = _open(tiny_dataset, tiny_config)
+    result = train(dataset, tmp_path / "run", training=lambda *event: seen.append(event))
+    assert [step for step, _, _ in seen] == list(range(1, 13))
+    assert result.step == 12
+    assert (tmp_path / "run" / "tensorboard").is_dir()
+    net, config = load_model(tmp_path / "run" / "model.safetensors")
+    assert config == dataset.config
+    for name, value in result.net.state_dict().items():
+        assert torch.equal(value, net.state_dict()[name]), name
+    # The input statistics are those of the training videos, every segment counted.
+    stacked = np.concatenate(Videos(dataset, "train").features)
+    np.testing.assert_allclose(net.input_mean.numpy(), stacked.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(net.input_scale.numpy(), 1 / stacked.std(0), rtol=1e-4)
+
+
+def test_the_seed_decides(tiny_dataset: Path, tiny_config: Config) -> None:
+    def weights(seed: int) -> torch.Tensor:
+        return train(_open(tiny_dataset, tiny_config, seed=seed)).net.embed.weight
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+def test_training_learns(tiny_dataset: Path, tiny_config: Config) -> None:
+    losses: list[float] = []
+    dataset = _open(tiny_dataset, tiny_config, steps=150, lr=1e-2, warmup_steps=0)
+    train(dataset, training=lambda step, steps, loss: losses.append(loss))
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+
+
+def test_keeping_the_best_on_test_is_an_option(tiny_dataset: Path, tiny_config: Config) -> None:
+    result = train(_open(tiny_dataset, tiny_config, keep="test", eval_every=3, lr=0.05))
+    assert [step for step, _ in result.history] == [3, 6, 9, 12]
+    assert result.result.average == max(average for _, average in result.history)
+    assert dict(result.history)[result.step] == result.result.average
+
+
+def test_a_diverging_loss_stops_with_advice(tiny_dataset: Path, tiny_config: Config, tmp_path: Path) -> None:
+    for path in (tiny_dataset / "features/train/rgb").iterdir():
+        np.save(path, np.full_like(np.load(path), np.finfo(np.float32).max))
+    dataset = _open(tiny_dataset, tiny_config, standardize_input=False)
+    with pytest.raises(AiclError, match=r"the loss became .* at step 1\. Lower train\.lr"):
+        train(dataset, tmp_path / "run")
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_cuda_without_cuda(tiny_dataset: Path, tiny_config: Config) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(UnavailableError, match="finds no CUDA device"):
+        train(_open(tiny_dataset, tiny_config), device="cuda")
+
+
+def test_torch_and_the_exported_file_detect_the_same(
+    tiny_dataset: Path, tiny_config: Config, tiny_model: Path
+) -> None:
+    from aicl_fast import Detector
+
+    dataset = _open(tiny_dataset, tiny_config)
+    net, config = load_model(tiny_model)
+    videos = Videos(dataset, "test")
+    ours = localize(net, videos, config)
+    detector = Detector(tiny_model.with_suffix(".onnx"))
+    for name, features in zip(videos.names, videos.features, strict=True):
+        other = detector(features, video=name)
+        np.testing.assert_array_equal(other.labels, ours[name].labels)
+        np.testing.assert_allclose(other.scores, ours[name].scores, atol=1e-5)
+        np.testing.assert_allclose(other.segments, ours[name].segments, atol=1e-9)
+
+
+def test_batches_cover_every_epoch() -> None:
+    stream = batches(10, 4, np.random.default_rng(0))
+    epochs = [[next(stream) for _ in range(3)] for _ in range(2)]
+    for epoch in epochs:
+        assert [len(batch) for batch in epoch] == [4, 4, 2]
+        assert sorted(np.concatenate(epoch).tolist()) == list(range(10))
+    assert not np.array_equal(np.concatenate(epochs[0]), np.concatenate(epochs[1]))
+
+
+def test_weights_that_are_not_ours(tmp_path: Path, tiny_model: Path, tiny_config: Config) -> None:
+    from safetensors.torch import save_file
+
+    with pytest.raises(DataError, match="does not exist"):
+        load_model(tmp_path / "none.safetensors")
+    save_file({"a": torch.ones(2)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(ModelError, match="is not an aicl_fast model"):
+        load_model(tmp_path / "foreign.safetensors")
+    content = tiny_model.read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ModelError, match=r"cut\.safetensors: is not a safetensors file, or is truncated"):
+        load_model(tmp_path / "cut.safetensors")
+    torch.save({"a": torch.ones(2)}, tmp_path / "pickled.pkl")
+    with pytest.raises(ModelError, match="Checkpoints of other programs are pickled"):
+        load_model(tmp_path / "pickled.pkl")
+    net, _ = load_model(tiny_model)
+    save_model(tmp_path / "other.safetensors", net, tiny_config.with_values({"embedding_width": 16}))
+    with pytest.raises(ModelError, match="its weights do not fit its settings"):
+        load_model(tmp_path / "other.safetensors")
