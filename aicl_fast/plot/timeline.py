@@ -1,8 +1,7 @@
 """Timelines: both branches' actionness, the fused score, detections and ground truth along time.
 
 Drawn as the paper's Fig. 4, for one video, for a sheet of many, or for several runs on one video above each
-other. matplotlib is imported when the first picture is drawn, and its global state is never touched: figures
-are made directly, without pyplot, so drawing from several threads or inside a notebook is safe.
+other.
 """
 
 from __future__ import annotations
@@ -10,33 +9,32 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from aicl_fast.annotations import VideoAnnotation
 from aicl_fast.detections import Detection, Detections
-from aicl_fast.errors import ConfigError, DataError, UnavailableError
-from aicl_fast.files import atomic_path
+from aicl_fast.errors import ConfigError, DataError
+from aicl_fast.plot.canvas import (
+    GRID,
+    MAX_PIXELS,
+    MIN_DPI,
+    PALETTE,
+    TEXT,
+    load_matplotlib,
+    picture_path,
+    save,
+    style,
+)
 from aicl_fast.scores import Scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SUFFIXES = (".png", ".svg", ".pdf")
-
-PALETTE = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B8860B",
-    "#56B4E9", "#882255", "#44AA99", "#661100", "#7A68A6",
-)  # fmt: skip
-"""Class colours, told apart with the common colour-vision deficiencies (Okabe and Ito, then Tol)."""
-
 AWARE_COLOUR = "#1F2933"
 AGNOSTIC_COLOUR = "#8A97A6"
-_GRID = "#E4E7EB"
-_TEXT = "#323F4B"
 
 MAX_CLASSES = len(PALETTE)
 """Classes drawn for one video: those annotated, then the best detected."""
@@ -44,9 +42,6 @@ LANES = 3
 """Rows of detections a class. What overlaps that many better ones is not drawn; a note says how many."""
 RELATIVE_SCORE = 0.25
 """Without ``min_score``, detections below this share of the video's best score are not drawn."""
-
-DPI, MIN_DPI, MAX_PIXELS = 140, 60, 65_000
-"""A sheet too high for the rasteriser (2^16 pixels) is drawn coarser, down to MIN_DPI."""
 
 
 class Panel(NamedTuple):
@@ -202,15 +197,13 @@ def _draw(
     compact: bool = False,
     one_axis: bool = False,
 ) -> None:
-    target = Path(path)
-    if target.suffix.lower() not in SUFFIXES:
-        raise DataError(f"{target}: expected a picture's name that ends in {', '.join(SUFFIXES)}.")
+    target = picture_path(path)
     if not panels:
         raise DataError("panels: nothing to draw; expected at least one video.")
     marks = tuple(float(value) for value in thresholds or ())
     if not np.isfinite([*marks, 0.0 if min_score is None else min_score]).all():
         raise ConfigError(f"min_score and thresholds: expected finite numbers, got {min_score}, {marks}.")
-    matplotlib = _matplotlib()
+    matplotlib = load_matplotlib()
     layouts = [lay_out(panel, min_score) for panel in panels]
     names = dict.fromkeys(name for layout in layouts for name in layout.classes)
     colours = {name: PALETTE[number % len(PALETTE)] for number, name in enumerate(names)}
@@ -228,7 +221,7 @@ def _draw(
             "fewer, or write .svg or .pdf."
         )
     if title is not None and head:
-        figure.text(0.012, 1 - 0.16 / total, title, size=14, weight="bold", color=_TEXT, va="top")
+        figure.text(0.012, 1 - 0.16 / total, title, size=14, weight="bold", color=TEXT, va="top")
     best = max((float(p.detections.scores.max()) for p in panels if len(p.detections)), default=1.0)
     for number, (panel, layout, height) in enumerate(zip(panels, layouts, heights, strict=True)):
         _panel(
@@ -245,11 +238,7 @@ def _draw(
             curve=curve,
         )
         top -= height
-    with atomic_path(target) as temporary, matplotlib.rc_context({"svg.hashsalt": "aicl"}):
-        kind = target.suffix.lower()[1:]
-        # Without the date, the same input gives the same file.
-        metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
-        figure.savefig(temporary, format=kind, dpi=min(DPI, MAX_PIXELS / total), metadata=metadata)
+    save(figure, target)
 
 
 # Inches. Rows are laid out by hand: matplotlib's own layout engines measure text, which is slow on a sheet
@@ -300,24 +289,19 @@ def _panel(
     rows = axes(upper, upper - bottom - _FOOT)
 
     name = scores.name if panel.title is None else panel.title
-    figure.text(left, (top - _TITLE + 0.10) / total, name, size=11.5, weight="bold", color=_TEXT, va="bottom")
+    figure.text(left, (top - _TITLE + 0.10) / total, name, size=11.5, weight="bold", color=TEXT, va="bottom")
 
     for chart, label in ((actionness, "actionness"), (fused, "fused score")):
         chart.set_ylim(0, 1.02)
         chart.set_yticks([0, 0.5, 1], ["0", ".5", "1"])
-        chart.set_ylabel(label, size=9, color=_TEXT, rotation=0, ha="right", va="center", labelpad=20)
-        chart.grid(True, color=_GRID, linewidth=0.7)
+        chart.set_ylabel(label, size=9, color=TEXT, rotation=0, ha="right", va="center", labelpad=20)
+        chart.grid(True, color=GRID, linewidth=0.7)
         for class_name, spans in layout.annotated.items():
             for start, end in spans:
                 chart.axvspan(start, end, color=colours[class_name], alpha=0.10, linewidth=0)
     for chart in (actionness, fused, rows):
         chart.set_xlim(0, duration)
-        chart.set_axisbelow(True)
-        for side in ("top", "right"):
-            chart.spines[side].set_visible(False)
-        for side in ("left", "bottom"):
-            chart.spines[side].set_color("#9AA5B1")
-        chart.tick_params(labelsize=8.5, color="#9AA5B1", labelcolor=_TEXT, length=3)
+        style(chart)
     for chart in (actionness, fused):
         chart.tick_params(labelbottom=False, length=0)
 
@@ -344,17 +328,17 @@ def _panel(
     if legend:
         handles, labels = actionness.get_legend_handles_labels()
         if panel.ground_truth is not None:
-            handles.append(Patch(facecolor="white", edgecolor=_TEXT, linewidth=1.2))
+            handles.append(Patch(facecolor="white", edgecolor=TEXT, linewidth=1.2))
             labels.append("ground truth")
-        handles.append(Patch(facecolor=_TEXT))
+        handles.append(Patch(facecolor=TEXT))
         labels.append("detected (paler: lower score)")
         actionness.legend(
             handles, labels, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncol=4, frameon=False,
-            fontsize=9, labelcolor=_TEXT, borderaxespad=0.2, handlelength=1.6, columnspacing=1.6,
+            fontsize=9, labelcolor=TEXT, borderaxespad=0.2, handlelength=1.6, columnspacing=1.6,
         )  # fmt: skip
     _rows(rows, panel, layout, colours, best)
     if time_label:
-        rows.set_xlabel("seconds", size=9, color=_TEXT, loc="right", labelpad=1)
+        rows.set_xlabel("seconds", size=9, color=TEXT, loc="right", labelpad=1)
     if layout.hidden:
         rows.annotate(
             f"{layout.hidden} weaker detections not drawn", (0, 0), (0, -20), xycoords="axes fraction",
@@ -393,7 +377,7 @@ def _rows(chart: Axes, panel: Panel, layout: Layout, colours: Mapping[str, str],
         y -= layout.lanes(name) * _ROW
         ticks.append(((begin + y) / 2, name, colours[name], True))
         y -= _CLASS_GAP / 2
-        chart.axhline(y, color=_GRID, linewidth=0.8)
+        chart.axhline(y, color=GRID, linewidth=0.8)
     chart.set_ylim(min(y, -0.3) - _PAD / 2, 0)
     chart.set_yticks([tick[0] for tick in ticks], [tick[1] for tick in ticks])
     for text, tick in zip(chart.get_yticklabels(), ticks, strict=True):
@@ -402,19 +386,6 @@ def _rows(chart: Axes, panel: Panel, layout: Layout, colours: Mapping[str, str],
         text.set_fontsize(9)
     chart.tick_params(axis="y", length=0)
     chart.spines["left"].set_visible(False)
-    chart.grid(True, axis="x", color=_GRID, linewidth=0.7)
+    chart.grid(True, axis="x", color=GRID, linewidth=0.7)
     if not layout.classes:
         chart.text(0.5, 0.5, "nothing detected", transform=chart.transAxes, ha="center", color="#7B8794")
-
-
-def _matplotlib() -> Any:
-    """The package, with the parts that a figure drawn without a display needs."""
-    try:
-        import matplotlib
-        import matplotlib.backends.backend_agg
-        import matplotlib.figure
-    except ImportError as error:
-        raise UnavailableError(
-            "Drawing needs matplotlib, which is not installed. Install it with: pip install 'aicl-fast[plot]'"
-        ) from error
-    return matplotlib
