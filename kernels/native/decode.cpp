@@ -6,6 +6,15 @@
 #include <cstring>
 #include <limits>
 
+// Two versions of a loop over all scores, one with wider vectors; the loader takes what the processor has.
+// They only compare, so which one runs cannot change a result. Sanitizers start too late for the loader.
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__) && \
+    (defined(__clang__) ? __clang_major__ >= 14 : __GNUC__ >= 7)
+#define AICL_WIDE_VECTORS __attribute__((target_clones("avx2", "default")))
+#else
+#define AICL_WIDE_VECTORS
+#endif
+
 namespace aicl {
 namespace {
 
@@ -84,9 +93,12 @@ Plan::Plan(const aicl_decode_settings& settings)
   const std::int64_t length = settings.max_segments;
   cell_ = uninitialised<Cell>(length + 1);
   value_ = uninitialised<double>(length + 1);
-  level_ = uninitialised<std::int64_t>(length + 1);
+  level_ = uninitialised<std::int32_t>(length + 1);
+  change_ = uninitialised<std::int32_t>(length + 1);
   cursor_.resize(static_cast<std::size_t>(depth));
   layer_ = uninitialised<std::int32_t>(layers + 1);
+  rank_ = uninitialised<std::int32_t>((length + 1) * settings.max_classes);
+  next_ = uninitialised<std::int32_t>((length + 1) * layers);
   shortest_ = uninitialised<double>(layers);
   longest_ = uninitialised<double>(layers);
   const std::int64_t n = max_proposals_;
@@ -138,29 +150,64 @@ void Plan::load_curve(const Scalar* scores, std::int64_t length, std::int64_t wi
   value[length] = value[length - 1] + cell_[length - 1].slope * weight_[settings_.upscale - 1];
 }
 
+namespace {
+
+// level[t] = how many of the ascending thresholds value[t] reaches.
+AICL_WIDE_VECTORS void count_levels(const double* value, std::int64_t n, const double* threshold, std::int32_t depth,
+                  std::int32_t* level) noexcept {
+  // As wide as a few vector registers, so that the counts stay in them.
+  constexpr int kBlock = 8;
+  std::int64_t t = 0;
+  for (; t + kBlock <= n; t += kBlock) {
+    std::int64_t reached[kBlock] = {};
+    for (std::int32_t k = 0; k < depth; ++k) {
+      const double height = threshold[k];
+      for (int i = 0; i < kBlock; ++i) reached[i] += value[t + i] >= height ? 1 : 0;
+    }
+    for (int i = 0; i < kBlock; ++i) level[t + i] = static_cast<std::int32_t>(reached[i]);
+  }
+  for (; t < n; ++t) {
+    level[t] = 0;
+    for (std::int32_t k = 0; k < depth; ++k) level[t] += value[t] >= threshold[k] ? 1 : 0;
+  }
+}
+
+}  // namespace
+
 // Runs [first, stop) of every threshold, in grid points; false if the plan has no room for them.
 //
 // Within a cell the grid's values never turn, even rounded, so a threshold is crossed there at most once
 // and only if the levels of its two ends differ.
+//
+// On the way it notes, at each segment where anything is crossed, which run of each threshold is the next
+// to end: NMS looks its neighbours up there.
 bool Plan::find_runs(std::int32_t layer, std::int64_t length) noexcept {
   const std::int32_t depth = static_cast<std::int32_t>(thresholds_.size());
+  const std::int64_t row = layer / depth;
   const double* const threshold = thresholds_.data();
   const double* const weight = weight_.data();
   const double* const value = value_.get();
   const std::int32_t upscale = settings_.upscale;
-  std::int64_t* const level = level_.get();
-  std::fill(level, level + length + 1, 0);
-  for (std::int32_t k = 0; k < depth; ++k) {
-    const double height = threshold[k];
-    for (std::int64_t t = 0; t <= length; ++t) level[t] += value[t] >= height ? 1 : 0;
+  std::int32_t* const level = level_.get();
+  count_levels(value, length + 1, threshold, depth, level);
+
+  // Where anything is crossed, gathered first: what follows need not guess which segments those are.
+  std::int32_t* const change = change_.get();
+  std::int32_t* const rank = rank_.get() + row * (settings_.max_segments + std::int64_t{1});
+  std::int32_t changes = 0;
+  for (std::int32_t t = 0; t < length; ++t) {
+    change[changes] = t;
+    rank[t] = changes;
+    changes += level[t] != level[t + 1] ? 1 : 0;
   }
 
-  // How many runs each threshold has: count rises, as differences over the thresholds.
+  // How many runs each threshold has, one for each rise through it.
   std::int32_t* const cursor = cursor_.data();
   std::fill(cursor, cursor + depth, 0);
-  for (std::int64_t k = 0; k < level[0]; ++k) ++cursor[k];
-  for (std::int64_t t = 0; t < length; ++t) {
-    for (std::int64_t k = level[t]; k < level[t + 1]; ++k) ++cursor[k];
+  for (std::int32_t k = 0; k < level[0]; ++k) ++cursor[k];
+  for (std::int32_t i = 0; i < changes; ++i) {
+    const std::int32_t t = change[i];
+    for (std::int32_t k = level[t]; k < level[t + 1]; ++k) ++cursor[k];
   }
   std::int64_t total = layer_[layer];
   for (std::int32_t k = 0; k < depth; ++k) {
@@ -173,16 +220,17 @@ bool Plan::find_runs(std::int32_t layer, std::int64_t length) noexcept {
 
   std::int32_t* const first = first_.get();
   std::int32_t* const stop = stop_.get();
-  for (std::int64_t k = 0; k < level[0]; ++k) first[cursor[k]] = 0;
-  for (std::int64_t t = 0; t < length; ++t) {
-    const std::int64_t before = level[t], after = level[t + 1];
-    if (before == after) continue;
+  std::int32_t* const next = next_.get() + row * (settings_.max_segments + std::int64_t{1}) * depth;
+  for (std::int32_t k = 0; k < level[0]; ++k) first[cursor[k]] = 0;
+  for (std::int32_t i = 0; i < changes; ++i) {
+    const std::int32_t t = change[i], before = level[t], after = level[t + 1];
+    std::copy(cursor, cursor + depth, next + i * std::int64_t{depth});
     const double v = value[t], slope = cell_[t].slope;
     // The grid ends before the point that would follow the last segment.
     const std::int32_t top = t + 1 < length ? upscale : upscale - 1;
-    const std::int32_t base = static_cast<std::int32_t>(t) * upscale;
+    const std::int32_t base = t * upscale;
     const bool rising = before < after;
-    for (std::int64_t k = std::min(before, after); k < std::max(before, after); ++k) {
+    for (std::int32_t k = std::min(before, after); k < std::max(before, after); ++k) {
       // Division lands within a step or so; the grid's own arithmetic decides.
       const double guess = (threshold[k] - v) / slope * upscale;
       std::int32_t r = 1;
@@ -196,7 +244,8 @@ bool Plan::find_runs(std::int32_t layer, std::int64_t length) noexcept {
       }
     }
   }
-  for (std::int64_t k = 0; k < level[length]; ++k) {
+  std::copy(cursor, cursor + depth, next + changes * std::int64_t{depth});
+  for (std::int32_t k = 0; k < level[length]; ++k) {
     stop[cursor[k]++] = static_cast<std::int32_t>(length) * upscale;
   }
   return true;
@@ -290,18 +339,15 @@ void Plan::sort(Ranked* items, std::int32_t n) noexcept {
   }
 }
 
-// First of the sorted, disjoint boxes low..high that does not lie wholly before `begin`.
-inline std::int32_t Plan::first_overlapping(std::int32_t low, std::int32_t high, double begin) const noexcept {
-  const double* const end = end_.get();
-  const double added = settings_.nms_added_seconds;
-  std::int32_t n = high - low;
-  while (n > 0) {
-    const std::int32_t half = n >> 1;
-    const bool behind = !(end[low + half] - begin + added > 0.0);
-    low = behind ? low + half + 1 : low;
-    n = behind ? n - half - 1 : half;
-  }
-  return low;
+// By threshold, the first box of one class that may not lie wholly before `begin` seconds.
+inline const std::int32_t* Plan::next_ending(std::int32_t layer, double begin) const noexcept {
+  const std::int64_t depth = static_cast<std::int64_t>(thresholds_.size());
+  const std::int64_t base = layer / depth * (settings_.max_segments + std::int64_t{1});
+  // A little early: what the rounding of a time could pass over is looked at instead.
+  const double segment = begin * segments_per_second_ - 1e-3;
+  const std::int32_t t =
+      segment > 0.0 ? static_cast<std::int32_t>(std::min(segment, static_cast<double>(length_ - 1))) : 0;
+  return next_.get() + (base + rank_[base + t]) * depth;
 }
 
 // The first box from `box` on that is still in the pool. Walked links are shortened.
@@ -316,14 +362,15 @@ inline std::int32_t Plan::alive(std::int32_t box) noexcept {
 
 // decay_once and hard over the layers low..high.
 //
-// A layer's boxes are disjoint and in time order. So a kept box meets only the few that overlap it, found
-// by bisection, and a box that has left the pool is never met again.
+// A layer's boxes are disjoint and in time order. So a kept box meets only the few that overlap it, from a
+// place noted by find_runs, and a box that has left the pool is not compared again.
 void Plan::greedy(std::int32_t low, std::int32_t high) noexcept {
   const double tiou = settings_.nms_tiou, sigma = settings_.nms_sigma, added = settings_.nms_added_seconds;
   const bool decays = settings_.nms == AICL_DECODE_DECAY_ONCE, overlapping = tiou > 0.0;
   // tIoU is at most the ratio of the lengths: layers of much shorter or longer boxes are passed over.
   const double ratio = tiou * (1.0 - 1e-9);
   const double *const start = start_.get(), *const end = end_.get();
+  const std::int32_t depth = static_cast<std::int32_t>(thresholds_.size());
   const std::int32_t begin = layer_[low], n = layer_[high] - begin;
   for (std::int32_t i = 0; i < n; ++i) ranked_[i].box = begin + i;
   sort(ranked_.get(), n);
@@ -333,12 +380,19 @@ void Plan::greedy(std::int32_t low, std::int32_t high) noexcept {
     following_[best] = best + 1;
     keep_[best] = 1;
     const double b_start = start[best], b_end = end[best], b_length = b_end - b_start + added;
-    for (std::int32_t k = low; k < high; ++k) {
+    const std::int32_t* next = nullptr;
+    for (std::int32_t k = low, d = depth; k < high; ++k, ++d) {
+      if (d == depth) {
+        d = 0;
+        next = next_ending(k, b_start - added);
+      }
       if (longest_[k] + added < ratio * b_length || ratio * (shortest_[k] + added) > b_length) continue;
       const std::int32_t stop = layer_[k + 1];
       std::int32_t j = layer_[k];
       // Only boxes that overlap can reach a tIoU above 0; at 0, all do.
-      if (overlapping) j = first_overlapping(j, stop, b_start);
+      if (overlapping) {
+        for (j = next[d]; j < stop && !(end[j] - b_start + added > 0.0);) ++j;
+      }
       for (j = alive(j); j < stop; j = alive(j + 1)) {
         if (overlapping && !(b_end - start[j] + added > 0.0)) break;
         const double shared = std::max(0.0, std::min(b_end, end[j]) - std::max(b_start, start[j]) + added);
@@ -363,6 +417,7 @@ void Plan::greedy(std::int32_t low, std::int32_t high) noexcept {
 void Plan::gaussian(std::int32_t low, std::int32_t high) noexcept {
   const double sigma = settings_.nms_sigma, added = settings_.nms_added_seconds, floor = settings_.min_score;
   const double *const start = start_.get(), *const end = end_.get();
+  const std::int32_t depth = static_cast<std::int32_t>(thresholds_.size());
   double* const score = score_.get();
   Entry* const heap = heap_.get();
   const auto ranks_below = [](const Entry& x, const Entry& y) {
@@ -390,10 +445,16 @@ void Plan::gaussian(std::int32_t low, std::int32_t high) noexcept {
     following_[best] = best + 1;
     keep_[best] = 1;
     const double b_start = start[best], b_end = end[best], b_length = b_end - b_start + added;
-    for (std::int32_t k = low; k < high; ++k) {
+    const std::int32_t* next = nullptr;
+    for (std::int32_t k = low, d = depth; k < high; ++k, ++d) {
+      if (d == depth) {
+        d = 0;
+        next = next_ending(k, b_start - added);
+      }
       const std::int32_t stop = layer_[k + 1];
-      for (std::int32_t j = alive(first_overlapping(layer_[k], stop, b_start));
-           j < stop && b_end - start[j] + added > 0.0; j = alive(j + 1)) {
+      std::int32_t j = next[d];
+      while (j < stop && !(end[j] - b_start + added > 0.0)) ++j;
+      for (j = alive(j); j < stop && b_end - start[j] + added > 0.0; j = alive(j + 1)) {
         const double shared = std::max(0.0, std::min(b_end, end[j]) - std::max(b_start, start[j]) + added);
         const double all = b_length + (end[j] - start[j] + added) - shared;
         const double overlap = shared / all;
@@ -409,12 +470,16 @@ void Plan::gaussian(std::int32_t low, std::int32_t high) noexcept {
 
 namespace {
 
-template <class Scalar>
-bool usable(const Scalar* values, std::int64_t n) noexcept {
-  const Scalar largest = static_cast<Scalar>(kLargest);
-  // Counted, not left early: this is memory-bound without a branch.
+// Whether all are finite and within bounds. Counted to the end: a loop that may leave early is no faster.
+AICL_WIDE_VECTORS bool usable(const float* values, std::int64_t n) noexcept {
   int bad = 0;
-  for (std::int64_t i = 0; i < n; ++i) bad |= !(std::abs(values[i]) <= largest);
+  for (std::int64_t i = 0; i < n; ++i) bad |= !(std::abs(values[i]) <= static_cast<float>(kLargest));
+  return bad == 0;
+}
+
+AICL_WIDE_VECTORS bool usable(const double* values, std::int64_t n) noexcept {
+  std::int64_t bad = 0;
+  for (std::int64_t i = 0; i < n; ++i) bad |= !(std::abs(values[i]) <= kLargest);
   return bad == 0;
 }
 
@@ -447,6 +512,8 @@ aicl_decode_status Plan::run(const Scalar* scores, const Scalar* video_scores, s
   const double seconds = static_cast<double>(settings_.frames_per_segment) * static_cast<double>(num_segments) /
                          (static_cast<double>(settings_.upscale * length) * settings_.fps);
   const std::int32_t depth = static_cast<std::int32_t>(thresholds_.size());
+  length_ = length;
+  segments_per_second_ = 1.0 / (settings_.upscale * seconds);
   std::int32_t layers = 0;
   layer_[0] = 0;
   const auto localise = [&](std::int64_t c) noexcept {

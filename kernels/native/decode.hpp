@@ -73,7 +73,7 @@ class Plan {
                   double seconds) noexcept;
   double sum_before(std::int32_t point) const noexcept;
   void sort(Ranked* items, std::int32_t n) noexcept;
-  std::int32_t first_overlapping(std::int32_t low, std::int32_t high, double begin) const noexcept;
+  const std::int32_t* next_ending(std::int32_t layer, double begin) const noexcept;
   std::int32_t alive(std::int32_t box) noexcept;
   void greedy(std::int32_t low, std::int32_t high) noexcept;
   void gaussian(std::int32_t low, std::int32_t high) noexcept;
@@ -84,6 +84,8 @@ class Plan {
   std::vector<double> thresholds_;
   std::int32_t max_proposals_;
   std::int32_t count_ = 0;
+  std::int64_t length_ = 0;
+  double segments_per_second_ = 0.0;
   char error_[256] = {};
 
   // By grid step r within a segment: r/upscale, and the sum of the r steps before it, in slopes.
@@ -91,7 +93,10 @@ class Plan {
   // By segment of the curve at hand.
   std::unique_ptr<Cell[]> cell_;
   std::unique_ptr<double[]> value_;
-  std::unique_ptr<std::int64_t[]> level_;
+  std::unique_ptr<std::int32_t[]> level_, change_;
+  // By localised class and segment: how many segments before it cross a threshold. By localised class, such
+  // segment and threshold: the next run to end.
+  std::unique_ptr<std::int32_t[]> rank_, next_;
   // By threshold: where its next run goes.
   std::vector<std::int32_t> cursor_;
   // By layer (a localised class at a threshold): where its proposals begin, and their extreme lengths.

@@ -1,0 +1,277 @@
+"""What decoding costs, against textbook NumPy on the grid.
+
+    python -m aicl_fast.bench.decode --json bench/results/decode-cpu.json
+
+Each round times every contender once, in one process and on one thread, so that a busy moment hits all of
+them; the table has medians over the rounds, and the ratio is the median of the rounds' own ratios. A call is
+the whole of it: from score arrays to a `Detections`. The textbook stops at plain arrays.
+
+The videos are made here, from a seed: a class's score is a random walk between segments, smoothed until the
+number of proposals is near the one asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aicl_fast.bench import textbook_decode
+from aicl_fast.config import PRESETS, DecodeConfig, NmsMode
+from aicl_fast.decode import available_backends, decode, decode_batch
+from aicl_fast.errors import AiclError
+
+PRESET = PRESETS["thumos14"]
+SEGMENTS = PRESET.data.segments
+NUM_SEGMENTS = 900
+
+Video = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+
+
+def make_video(rng: np.random.Generator, classes_present: int, smoothing: float) -> Video:
+    """(T, C) scores and (C,) video scores with so many classes above the class threshold."""
+    width = PRESET.model.num_classes
+    reach = np.arange(-60, 61)
+    kernel = np.exp(-0.5 * (reach / smoothing) ** 2)
+    noise = rng.standard_normal((SEGMENTS + len(reach) - 1, width))
+    smooth = np.stack([np.convolve(noise[:, c], kernel, "valid") for c in range(width)], axis=1)
+    smooth = (smooth - smooth.mean(axis=0)) / smooth.std(axis=0)
+    scores = 1 / (1 + np.exp(-1.5 * smooth))
+    video_scores = np.full(width, 0.1 / width)
+    video_scores[rng.permutation(width)[:classes_present]] = 0.9 / classes_present
+    return scores.astype(np.float32), video_scores.astype(np.float32)
+
+
+def count_proposals(video: Video, config: DecodeConfig) -> int:
+    """Proposals before NMS; decay_once keeps them all."""
+    every = replace(config, nms="decay_once")
+    return len(textbook_decode.decode(*video, NUM_SEGMENTS, every, PRESET.data)[0])
+
+
+def make_videos(seed: int, count: int, classes_present: int, proposals: int) -> list[Video]:
+    """``count`` videos whose proposals are on average near ``proposals``."""
+    low, high = 0.05, 20.0
+    for _ in range(12):
+        smoothing = (low * high) ** 0.5
+        rng = np.random.default_rng(seed)
+        videos = [make_video(rng, classes_present, smoothing) for _ in range(count)]
+        mean = statistics.mean(count_proposals(video, PRESET.decode) for video in videos)
+        # Smoother curves cross thresholds less often.
+        low, high = (smoothing, high) if mean > proposals else (low, smoothing)
+    return videos
+
+
+def time_rounds(
+    contenders: dict[str, Callable[[Video], object]], videos: Sequence[Video], rounds: int
+) -> dict[str, list[float]]:
+    """Seconds a video of every contender in every round, taken in turn."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for name, call in contenders.items():
+        for video in videos:
+            call(video)
+    for _ in range(rounds):
+        for name, call in contenders.items():
+            # The textbook takes long enough for one pass; the others repeat to outlast the clock's grain.
+            passes = 1 if name == "textbook" else 5
+            begin = time.perf_counter()
+            for _ in range(passes):
+                for video in videos:
+                    call(video)
+            seconds[name].append((time.perf_counter() - begin) / passes / len(videos))
+    return seconds
+
+
+def measure_calls(rounds: int) -> list[dict[str, Any]]:
+    """One video a call, on one thread, by number of proposals and NMS mode."""
+    rows = []
+    modes: tuple[NmsMode, ...] = ("decay_once", "hard", "gaussian")
+    for classes_present, proposals in ((1, 100), (1, 500), (2, 840)):
+        videos = make_videos(1, 8, classes_present, proposals)
+        for mode in modes:
+            config = replace(PRESET.decode, nms=mode)
+            contenders: dict[str, Callable[[Video], object]] = {
+                "textbook": lambda video, config=config: textbook_decode.decode(  # type: ignore[misc]
+                    *video, NUM_SEGMENTS, config, PRESET.data
+                )
+            }
+            for backend in available_backends():
+                contenders[backend] = lambda video, config=config, backend=backend: decode(  # type: ignore[misc]
+                    *video,
+                    num_segments=NUM_SEGMENTS,
+                    classes=PRESET.classes,
+                    config=config,
+                    data=PRESET.data,
+                    backend=backend,
+                )
+            check_agreement(videos, config)
+            seconds = time_rounds(contenders, videos, rounds)
+            row: dict[str, Any] = {
+                "nms": mode,
+                "classes": classes_present,
+                "proposals": statistics.mean(count_proposals(video, config) for video in videos),
+            }
+            for name, values in seconds.items():
+                row[f"{name}_us"] = statistics.median(values) * 1e6
+                if name != "textbook":
+                    pairs = zip(seconds["textbook"], values, strict=True)
+                    row[f"{name}_times_faster"] = statistics.median(slow / fast for slow, fast in pairs)
+            rows.append(row)
+    return rows
+
+
+def check_agreement(videos: Sequence[Video], config: DecodeConfig) -> None:
+    """A figure for a wrong answer is worth nothing: every contender has to find the same detections."""
+    for video in videos:
+        labels, boxes = textbook_decode.decode(*video, NUM_SEGMENTS, config, PRESET.data)
+        for backend in available_backends():
+            found = decode(
+                *video,
+                num_segments=NUM_SEGMENTS,
+                classes=PRESET.classes,
+                config=config,
+                data=PRESET.data,
+                backend=backend,  # type: ignore[arg-type]
+            )
+            same = len(found) == len(labels) and np.allclose(found.scores, boxes[:, 2], rtol=0, atol=1e-6)
+            if not same:
+                raise AiclError(f"{backend} and the textbook differ on a video of this benchmark.")
+
+
+def measure_batches(rounds: int) -> list[dict[str, Any]]:
+    """decode_batch on 1 and more threads."""
+    videos = make_videos(2, 64, 1, 500)
+    arguments: dict[str, Any] = {
+        "num_segments": [NUM_SEGMENTS] * len(videos),
+        "classes": PRESET.classes,
+        "config": PRESET.decode,
+        "data": PRESET.data,
+    }
+    scores, video_scores = [video[0] for video in videos], [video[1] for video in videos]
+    rows = []
+    for backend in available_backends():
+        seconds: dict[int, list[float]] = {1: [], 2: []}
+        for _ in range(rounds + 1):
+            for threads, values in seconds.items():
+                begin = time.perf_counter()
+                decode_batch(scores, video_scores, backend=backend, threads=threads, **arguments)  # type: ignore[arg-type]
+                values.append((time.perf_counter() - begin) / len(videos))
+        one, two = (values[1:] for values in seconds.values())
+        rows.append(
+            {
+                "backend": backend,
+                "videos": len(videos),
+                "one_thread_us": statistics.median(one) * 1e6,
+                "two_threads_us": statistics.median(two) * 1e6,
+                "scaling": statistics.median(a / b for a, b in zip(one, two, strict=True)),
+            }
+        )
+    return rows
+
+
+_COLD = """
+import time
+begin = time.perf_counter()
+import numpy as np
+numpy_at = time.perf_counter()
+from aicl_fast.config import PRESETS
+from aicl_fast.decode import decode
+preset = PRESETS["thumos14"]
+t = np.linspace(0, 30, 750)[:, None]
+scores = (0.5 + 0.5 * np.sin(t + np.arange(20))).astype(np.float32)
+video_scores = np.full(20, 0.05, np.float32)
+decode(scores, video_scores, num_segments=900, classes=preset.classes, config=preset.decode, data=preset.data,
+       backend={backend!r})
+print(time.perf_counter() - begin, numpy_at - begin)
+"""
+
+
+def measure_cold(rounds: int) -> list[dict[str, Any]]:
+    """From the first import to the first result, in fresh processes whose files the system has cached."""
+    rows = []
+    for backend in available_backends():
+        runs = []
+        for _ in range(rounds + 1):
+            command = [sys.executable, "-c", _COLD.format(backend=backend)]
+            # The folder of a checkout would shadow the installed package.
+            printed = subprocess.run(command, check=True, capture_output=True, text=True, cwd="/").stdout
+            runs.append([float(word) for word in printed.split()])
+        total, of_numpy = (statistics.median(column) for column in zip(*runs[1:], strict=True))
+        rows.append({"backend": backend, "seconds": total, "of_which_numpy": of_numpy})
+    return rows
+
+
+def describe_machine() -> dict[str, Any]:
+    """What a figure is to be read with."""
+    from importlib.metadata import version
+
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        found = [line.split(":", 1)[1] for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = found[0].strip() if found else model
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).resolve().parent,
+    ).stdout.strip()
+    return {
+        "device": f"{model}, {os.cpu_count()} cores",
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "numba": version("numba"),
+        "aicl_fast": version("aicl-fast"),
+        "commit": commit or "unknown",
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    names = list(rows[0])
+    text = [[f"{row[n]:.3g}" if isinstance(row[n], float) else str(row[n]) for n in names] for row in rows]
+    widths = [max(len(line[i]) for line in [names, *text]) for i in range(len(names))]
+    lines = [
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        for line in [names, *text]
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print tables, and write them as JSON when asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--json", type=Path, help="also write the results here")
+    parser.add_argument("--rounds", type=int, default=40, help="rounds of every measurement (40)")
+    options = parser.parse_args(arguments)
+    result: dict[str, Any] = {
+        "suite": "decode",
+        **describe_machine(),
+        "command": f"python -m aicl_fast.bench.decode --rounds {options.rounds}",
+        "one_call": measure_calls(options.rounds),
+        "batch": measure_batches(options.rounds),
+        "cold_start": measure_cold(max(3, options.rounds // 4)),
+    }
+    print(f"{result['device']}, {result['date']}\n")
+    for title in ("one_call", "batch", "cold_start"):
+        print(f"{title}\n{_table(result[title])}\n")
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
