@@ -1,0 +1,93 @@
+"""scores.npz: what is written is read, and nothing else is."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aicl_fast.config import DataConfig
+from aicl_fast.errors import DataError
+from aicl_fast.report import load_scores, save_scores
+from aicl_fast.scores import Scores
+
+
+def some_scores(name: str, seed: int, length: int = 12) -> Scores:
+    rng = np.random.default_rng(seed)
+    return Scores(
+        rng.random((length, 3), dtype=np.float32),
+        rng.random(3, dtype=np.float32),
+        rng.random(length, dtype=np.float32),
+        rng.random(length, dtype=np.float32),
+        20 + seed,
+        DataConfig(segments=length, fps=30.0 + seed, frames_per_segment=8, rgb_width=5, flow_width=6),
+        ("a", "b", "ç"),
+        name,
+    )
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    path = tmp_path / "run" / "scores.npz"
+    save_scores(path, {name: some_scores(name, seed) for seed, name in enumerate(("v", "wé"))})
+    return path
+
+
+def test_round_trip(written: Path) -> None:
+    found = load_scores(written)
+    assert list(found) == ["v", "wé"]
+    for seed, (name, item) in enumerate(found.items()):
+        expected = some_scores(name, seed)
+        for key in ("fused", "video", "actionness", "actionness_agnostic"):
+            np.testing.assert_array_equal(getattr(item, key), getattr(expected, key))
+            assert getattr(item, key).dtype == np.float32
+        assert (item.num_segments, item.data, item.classes) == (
+            expected.num_segments,
+            expected.data,
+            expected.classes,
+        )
+        assert item.duration == expected.duration
+    assert [path.name for path in written.parent.iterdir()] == ["scores.npz"]
+
+
+def test_refuses_to_write(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="at least one"):
+        save_scores(tmp_path / "a.npz", {})
+    with pytest.raises(DataError, match=r"\.npz"):
+        save_scores(tmp_path / "a.json", {"v": some_scores("v", 0)})
+    with pytest.raises(DataError, match="one model"):
+        save_scores(tmp_path / "a.npz", {"v": some_scores("v", 0), "w": some_scores("w", 0, length=9)})
+    other = replace(some_scores("w", 0), classes=("x", "y", "z"))
+    with pytest.raises(DataError, match="one model"):
+        save_scores(tmp_path / "a.npz", {"v": some_scores("v", 0), "w": other})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_refuses_to_read(written: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        load_scores(tmp_path / "none.npz")
+    whole = written.read_bytes()
+    for content in (b"", b"no archive", whole[: len(whole) // 2], pickle.dumps({"a": 1})):
+        written.write_bytes(content)
+        with pytest.raises(DataError, match=r"scores\.npz"):
+            load_scores(written)
+    written.write_bytes(whole)
+    with np.load(written) as archive:
+        arrays = dict(archive)
+    for key, value, message in (
+        ("fused", arrays["fused"][:, :5], "shape"),
+        ("names", np.array([object()], dtype=object), "cannot be read"),
+        ("video", np.full_like(arrays["video"], np.nan), "NaN"),
+    ):
+        np.savez(written, **{**arrays, key: value})
+        with pytest.raises(DataError, match=message):
+            load_scores(written)
+    np.savez(written, **{key: value for key, value in arrays.items() if key != "fps"})
+    with pytest.raises(DataError, match="lacks fps"):
+        load_scores(written)
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    with pytest.raises(DataError, match="cannot be read"):
+        load_scores(tmp_path / "one.npy")
