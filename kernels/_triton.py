@@ -28,7 +28,7 @@ INTERPRET = os.environ.get("TRITON_INTERPRET", "0") == "1"
 MAX_LENGTH = 4096
 """Segments that a program holds at once, in the operations that rank along T."""
 
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.bool)  # bool: masks
 
 
 def use_kernels(*tensors: Tensor) -> bool:

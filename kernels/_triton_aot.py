@@ -1,0 +1,264 @@
+"""Compile every kernel, as it is launched, for GPUs that need not be there.
+
+    python -m aicl_fast.kernels._triton_aot --json table.json
+
+The launches are recorded from the public functions at the shapes below, so what is compiled is what runs:
+the same signatures, constants and launch settings. Prints registers, stack, shared memory and spills of each
+and exits with 1 if one spills or needs more shared memory than its GPU has. Needs Triton, and a process
+without ``TRITON_INTERPRET``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aicl_fast.kernels import _triton
+
+TARGETS = (80, 90, 100, 120)
+_SHARED_LIMIT = {80: 166_912, 90: 232_448, 100: 232_448, 120: 101_376}  # bytes a block may ask for
+_TYPES = {
+    torch.float32: "fp32",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.bool: "i1",
+    torch.int32: "i32",
+    torch.float8_e4m3fn: "fp8e4nv",
+}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One recorded launch: what Triton would compile it for."""
+
+    kernel: Any
+    case: str
+    arguments: tuple[Any, ...]
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Resources of one compiled kernel."""
+
+    kernel: str
+    case: str
+    target: int
+    warps: int
+    stages: int
+    registers: int
+    stack: int
+    """Bytes a thread keeps in local memory; what does not fit in registers spills there."""
+    shared: int
+    """Bytes of shared memory a program."""
+    seconds: float
+
+    @property
+    def fits(self) -> bool:
+        """No spill, and shared memory within the GPU's limit."""
+        return self.stack == 0 and self.shared <= _SHARED_LIMIT[self.target]
+
+
+def _rows(batch: int, length: int, width: int, dtype: torch.dtype, planar: bool) -> Tensor:
+    value = torch.rand(batch, width, length, dtype=dtype)
+    return (value.transpose(1, 2) if planar else value.transpose(1, 2).contiguous()).requires_grad_()
+
+
+def _fusion(length: int, classes: int, dtype: torch.dtype, planar: bool) -> None:
+    from aicl_fast.kernels.fusion import score_fusion
+
+    logits = [torch.rand(2, length, dtype=dtype, requires_grad=True) for _ in range(2)]
+    outputs = score_fusion(_rows(2, length, classes, dtype, planar), *logits, 1 / 3)
+    sum(output.float().sum() for output in outputs).backward()  # type: ignore[union-attr]
+
+
+def _pooling(length: int, classes: int, dtype: torch.dtype, planar: bool) -> None:
+    from aicl_fast.kernels.pooling import topk_pool
+
+    cas = _rows(2, length, classes, dtype, planar)
+    topk_pool(cas, cas.detach(), max(1, length // 8))[0].sum().backward()
+
+
+def _mining(length: int, dtype: torch.dtype) -> None:
+    from aicl_fast.kernels.mining import mine_segments
+
+    mine_segments(torch.rand(2, length, dtype=dtype), torch.rand(2, length, dtype=dtype), 37)
+
+
+def _contrast(length: int, width: int, count: int, dtype: torch.dtype, planar: bool) -> None:
+    from aicl_fast.kernels.contrast import segment_contrast
+    from aicl_fast.kernels.mining import Mining
+
+    masks = Mining(*torch.zeros(4, 2, length, dtype=torch.bool))
+    embeddings = [_rows(2, length, width, dtype, planar) for _ in range(count)]
+    segment_contrast(embeddings, masks, 0.1).sum().backward()
+
+
+def cases() -> Iterator[tuple[str, Callable[[], object]]]:
+    """Every kernel at each size that changes its launch settings, in the layouts that occur."""
+    f32, f16, bf16 = torch.float32, torch.float16, torch.bfloat16
+    for length, classes, dtype, planar in (
+        (750, 20, f32, True),
+        (750, 20, bf16, True),
+        (750, 20, f32, False),
+        (50, 200, f16, True),
+        (50, 1000, f32, False),
+        (750, 1, f32, False),
+    ):
+        layout = "planar" if planar else "rows"
+        name = f"T {length} C {classes} {_TYPES[dtype]} {layout}"
+        yield f"fusion {name}", lambda a=(length, classes, dtype, planar): _fusion(*a)  # type: ignore[misc]
+    for length, classes, dtype, planar in (
+        (750, 20, f32, True),
+        (750, 20, bf16, False),
+        (50, 200, f16, True),
+        (4096, 20, f32, False),
+    ):
+        layout = "planar" if planar else "rows"
+        name = f"T {length} C {classes} {_TYPES[dtype]} {layout}"
+        yield f"pooling {name}", lambda a=(length, classes, dtype, planar): _pooling(*a)  # type: ignore[misc]
+    for length, dtype in ((50, f32), (750, f32), (750, bf16), (4096, f32)):
+        yield f"mining T {length} {_TYPES[dtype]}", lambda a=(length, dtype): _mining(*a)  # type: ignore[misc]
+    for length, width, count, dtype, planar in (
+        (750, 512, 3, f32, True),
+        (750, 512, 3, f32, False),
+        (750, 512, 3, bf16, False),
+        (50, 1024, 2, f16, True),
+        (750, 64, 3, f32, True),
+        (4096, 2048, 1, f32, False),
+    ):
+        layout = "planar" if planar else "rows"
+        name = f"T {length} De {width} x{count} {_TYPES[dtype]} {layout}"
+        yield f"contrast {name}", lambda a=(length, width, count, dtype, planar): _contrast(*a)  # type: ignore[misc]
+
+
+def record(only: str = "") -> list[Launch]:
+    """The launches that the cases make, without running them. Must precede the first real launch."""
+    launches: list[Launch] = []
+    case = ""
+
+    def note(marked: Any, _grid: Any) -> Callable[..., None]:
+        def launch(*arguments: Any, **settings: Any) -> None:
+            launches.append(Launch(marked, case, arguments, settings))
+
+        return launch
+
+    original, interpret = _triton._Kernel.__getitem__, _triton.INTERPRET
+    _triton._Kernel.__getitem__ = note  # type: ignore[method-assign]
+    _triton.INTERPRET = True  # so that CPU tensors come as far as the launch
+    try:
+        for case, run in cases():  # noqa: B007
+            if only in case:
+                run()
+    finally:
+        _triton._Kernel.__getitem__ = original  # type: ignore[method-assign]
+        _triton.INTERPRET = interpret
+    return launches
+
+
+def _source(launch: Launch) -> tuple[Any, dict[str, int]]:
+    """The launch as Triton's compiler takes it, specialised as the launch itself would be."""
+    from triton.compiler import ASTSource
+
+    function = _triton.jitted(launch.kernel)
+    options = {key: value for key, value in launch.settings.items() if key in ("num_warps", "num_stages")}
+    values = dict(zip(function.arg_names, launch.arguments, strict=False))
+    values |= {key: value for key, value in launch.settings.items() if key not in options}
+    signature: dict[str, str] = {}
+    constants: dict[tuple[int, ...], Any] = {}
+    attributes: dict[tuple[int, ...], list[list[Any]]] = {}
+    for at, parameter in enumerate(function.params):
+        value = values[parameter.name]
+        if parameter.is_constexpr or value is None or (type(value) is int and value == 1):
+            signature[parameter.name] = "constexpr"
+            constants[(at,)] = value
+        elif isinstance(value, Tensor):
+            signature[parameter.name] = "*" + _TYPES[value.dtype]
+            attributes[(at,)] = [["tt.divisibility", 16]]
+        elif isinstance(value, int):
+            signature[parameter.name] = "i32"
+            if value % 16 == 0:
+                attributes[(at,)] = [["tt.divisibility", 16]]
+        else:
+            signature[parameter.name] = "fp32"
+    return ASTSource(function, signature, constants, attributes), options
+
+
+def _tool(name: str) -> str:
+    import triton
+
+    return str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name)
+
+
+def compile_launch(launch: Launch, target: int) -> Usage:
+    """Compile one launch for one compute capability (times ten)."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    source, options = _source(launch)
+    began = time.perf_counter()
+    built = triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
+    seconds = time.perf_counter() - began
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(built.asm["cubin"])
+        file.flush()
+        command = [_tool("cuobjdump"), "--dump-resource-usage", file.name]
+        report = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", report)}
+    return Usage(
+        kernel=launch.kernel.function.__name__.strip("_"),
+        case=launch.case,
+        target=target,
+        warps=built.metadata.num_warps,
+        stages=built.metadata.num_stages,
+        registers=found["REG"],
+        stack=found["STACK"] + found["LOCAL"],
+        shared=built.metadata.shared,
+        seconds=round(seconds, 2),
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Compile, print the table, write it; 1 if a kernel spills or does not fit."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--targets", type=int, nargs="+", default=list(TARGETS), choices=TARGETS)
+    parser.add_argument("--json", type=Path, help="write the table here as well")
+    options = parser.parse_args(arguments)
+    import triton
+
+    row = "{:<22} {:<40} {:>4} {:>5} {:>6} {:>4} {:>6} {:>7}\n"
+    write = sys.stdout.write
+    write(row.format("kernel", "case", "sm", "warps", "stages", "reg", "stack", "shared"))
+    table = []
+    for launch in record(options.only):
+        for target in options.targets:
+            usage = compile_launch(launch, target)
+            table.append(usage)
+            columns = (usage.target, usage.warps, usage.stages, usage.registers, usage.stack, usage.shared)
+            write(row.format(usage.kernel, usage.case, *columns))
+            sys.stdout.flush()
+    bad = [usage for usage in table if not usage.fits]
+    write(f"triton {triton.__version__}: {len(table)} compiled, {len(bad)} spill or do not fit\n")
+    if options.json:
+        report = {"triton": triton.__version__, "kernels": [asdict(usage) for usage in table]}
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
