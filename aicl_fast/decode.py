@@ -272,10 +272,11 @@ def _checked(
             f"{video}: {a_score.shape[0]} segments of {upscale} grid points each are more than 2**31; "
             "expected a shorter recording, or a smaller upscale."
         )
-    if not 1 <= num_segments <= _MOST_SEGMENTS:
+    whole = isinstance(num_segments, (int, np.integer))
+    if not (whole and 1 <= num_segments <= _MOST_SEGMENTS):
         raise DataError(
             f"{video}: num_segments is {num_segments!r}; expected the video's own number of segments, "
-            "at least 1."
+            "a whole number of at least 1."
         )
     if v.dtype != a_score.dtype:
         # The larger of the two: what was given in float64 is not rounded.
@@ -304,7 +305,7 @@ def _names(classes: Sequence[str]) -> Array:
     known = _names_of.get(id(classes))
     if known is not None and known[0] is classes:
         return known[1]
-    array = np.array(classes, dtype=np.str_)
+    array = np.array(list(classes), dtype=np.str_)
     if isinstance(classes, tuple):
         if len(_names_of) >= 16:
             _names_of.clear()

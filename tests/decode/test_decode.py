@@ -1,0 +1,358 @@
+"""Decoding on examples: the authors' outputs, hand-made curves, modes, errors."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import aicl_fast.decode as decoding
+from aicl_fast.config import PRESETS, DataConfig, DecodeConfig
+from aicl_fast.decode import decode, decode_batch, postprocess
+from aicl_fast.detections import Detections
+from aicl_fast.errors import ConfigError, DataError, UnavailableError
+
+# One segment a second, ten grid points a segment: times can be read off the curve.
+SECONDS = DataConfig(segments=2, frames_per_segment=25, fps=25.0)
+PLAIN = DecodeConfig(upscale=10, nms_added_seconds=0.0, nms="hard", nms_tiou=1.0, thresholds=(0.5,))
+
+
+def run(curve: Any, backend: str, config: DecodeConfig = PLAIN, v: float = 1.0, **more: Any) -> Detections:
+    scores = np.asarray(curve, dtype=np.float64)[:, None]
+    arguments: dict[str, Any] = {"num_segments": len(scores), "classes": ("a",), "data": SECONDS, **more}
+    return decode(scores, np.array([v]), config=config, backend=backend, **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("case", range(4))
+def test_equals_the_authors_program(goldens: Path, case: int, backend: str) -> None:
+    z = np.load(goldens / f"decode_seed7_case{case}.npz")
+    wanted = json.loads((goldens / f"decode_seed7_case{case}.json").read_text())["detections"]
+    found = postprocess(
+        z["cas"], z["a_rgb"], z["a_flow"], num_segments=int(z["video_segments"]), fps=25.0,
+        nms="decay_once" if z["soft_nms"] else "hard", backend=backend,  # type: ignore[arg-type]
+    )  # fmt: skip
+    left = sorted((label, round(start, 6), round(end, 6), score) for label, score, start, end in wanted)
+    right = sorted((d.label, round(d.start, 6), round(d.end, 6), d.score) for d in found)
+    assert [row[:3] for row in right] == [row[:3] for row in left]
+    assert [row[3] for row in right] == pytest.approx([row[3] for row in left], abs=1e-6)
+
+
+def test_a_triangle_by_hand(backend: str) -> None:
+    # 0, 0.1 … 1.0 … 0.1, 0, -0.1 … -0.9: at or above 0.5 from point 5 to point 15.
+    found = run([0.0, 1.0, 0.0], backend, replace(PLAIN, outer_ratio=0.2, video_score_weight=0.2), v=0.5)
+    assert found.segments.tolist() == [[pytest.approx(0.5), pytest.approx(1.6)]]
+    inner = (0.5 + 0.6 + 0.7 + 0.8 + 0.9) * 2 / 11 + 1.0 / 11
+    # int(5 - 2.2) = 2 to int(15 + 2.2) = 17: the points 2, 3, 4 and 16, 17.
+    outer = (0.2 + 0.3 + 0.4 + 0.4 + 0.3) / 5
+    assert found.scores.tolist() == [pytest.approx(inner - outer + 0.2 * 0.5)]
+
+
+def test_the_last_slope_goes_on(backend: str) -> None:
+    rising = run([0.0, 0.4], backend)  # 0.4 + 0.4·r/10 reaches 0.5 at r = 3
+    assert rising.segments.tolist() == [[pytest.approx(1.3), pytest.approx(2.0)]]
+    falling = run([1.0, 0.6], backend)
+    assert falling.segments.tolist() == [[pytest.approx(0.0), pytest.approx(1.3)]]
+
+
+def test_one_segment_is_a_constant(backend: str) -> None:
+    found = run([0.7], backend)
+    assert found.segments.tolist() == [[0.0, 1.0]]
+    # Nothing is outside it.
+    assert found.scores.tolist() == [pytest.approx(0.7 + 0.2)]
+    assert len(run([0.3], backend)) == 0
+
+
+def test_a_run_of_the_first_point_alone_is_a_proposal(backend: str) -> None:
+    assert run([0.5, 0.0, 0.0], backend).segments.tolist() == [[0.0, pytest.approx(0.1)]]
+
+
+@pytest.mark.parametrize("theta", PRESETS["thumos14"].decode.thresholds)
+def test_a_plateau_exactly_at_a_threshold_is_inside(theta: float, backend: str) -> None:
+    config = replace(PLAIN, thresholds=(theta,), upscale=24)
+    assert run([0.0, theta, theta, 0.0], backend, config).segments.tolist() == [
+        [pytest.approx(1.0), pytest.approx(2 + 1 / 24)]
+    ]
+    below = float(np.nextafter(theta, 0))
+    assert len(run([below] * 3, backend, config)) == 0
+    assert len(run([theta] * 3, backend, config)) == 1
+
+
+def test_thresholds_in_any_order_and_repeated(backend: str) -> None:
+    rng = np.random.default_rng(0)
+    curve = rng.random(40)
+    wanted = run(curve, backend, replace(PLAIN, thresholds=(0.2, 0.5, 0.7)))
+    assert run(curve, backend, replace(PLAIN, thresholds=(0.7, 0.2, 0.5, 0.2, 0.7))) == wanted
+
+
+def test_classes_localised(backend: str) -> None:
+    scores = np.full((4, 3), 0.7)
+    arguments: dict[str, Any] = {"num_segments": 4, "classes": ("a", "b", "c"), "config": PLAIN, "data": SECONDS}
+    found = decode(scores, np.array([0.25, 0.3, 0.2]), backend=backend, **arguments)  # type: ignore[arg-type]
+    assert found.labels.tolist() == ["b", "a"]
+    # None reaches the threshold: the best, the first of equals.
+    found = decode(scores, np.array([0.1, 0.2, 0.2]), backend=backend, **arguments)  # type: ignore[arg-type]
+    assert found.labels.tolist() == ["b"]
+
+
+def test_a_float32_video_score_is_compared_as_it_is(backend: str) -> None:
+    # 0.7 in float32 is a little less than 0.7.
+    config = replace(PLAIN, class_threshold=0.7)
+    scores = np.full((4, 2), 0.9, np.float32)
+    v = np.array([0.7, 0.71], np.float32)
+    arguments: dict[str, Any] = {"num_segments": 4, "classes": ("a", "b"), "config": config, "data": SECONDS}
+    assert decode(scores, v, backend=backend, **arguments).labels.tolist() == ["b"]  # type: ignore[arg-type]
+
+
+def test_zero_classes(backend: str) -> None:
+    found = decode(
+        np.empty((5, 0)), np.empty(0), num_segments=5, classes=(), config=PLAIN, data=SECONDS,
+        backend=backend, video="nobody",  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert len(found) == 0
+    assert found.video == "nobody"
+
+
+def test_nms_modes_on_a_nested_pair(backend: str) -> None:
+    # One plateau seen at two thresholds: the inner proposal is 3.1 s, the outer 3.5 s.
+    curve = [0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0]
+    both = replace(PLAIN, thresholds=(0.7, 0.9), nms_tiou=0.5)
+    assert len(run(curve, backend, replace(both, nms="hard", nms_tiou=1.0))) == 2
+    hard = run(curve, backend, both)
+    assert len(hard) == 1
+    once = run(curve, backend, replace(both, nms="decay_once"))
+    apart = run(curve, backend, replace(both, nms="hard", nms_tiou=1.0))
+    lengths = np.diff(apart.segments, axis=1)[:, 0]
+    tiou = lengths.min() / lengths.max()
+    assert once.scores.tolist() == [
+        pytest.approx(apart.scores[0]),
+        pytest.approx(apart.scores[1] * math.exp(-(tiou**2) / both.nms_sigma)),
+    ]
+    assert run(curve, backend, replace(both, nms="gaussian", min_score=0.0)).scores == pytest.approx(once.scores)
+    floor = float(once.scores[1]) + 1e-9
+    assert len(run(curve, backend, replace(both, nms="gaussian", min_score=floor))) == 1
+    assert len(run(curve, backend, replace(both, nms="gaussian", min_score=99.0))) == 0
+
+
+def test_across_classes(backend: str) -> None:
+    scores = np.stack([[0.0, 0.9, 0.9, 0.0], [0.0, 0.8, 0.8, 0.0]], axis=1)
+    arguments: dict[str, Any] = {"num_segments": 4, "classes": ("a", "b"), "data": SECONDS, "backend": backend}
+    apart = decode(scores, np.array([0.5, 0.5]), config=replace(PLAIN, nms_tiou=0.5), **arguments)
+    assert sorted(apart.labels.tolist()) == ["a", "b"]
+    together = replace(PLAIN, nms_tiou=0.5, nms_across_classes=True)
+    assert decode(scores, np.array([0.5, 0.5]), config=together, **arguments).labels.tolist() == ["a"]
+
+
+def test_max_detections_keeps_the_best(backend: str) -> None:
+    curve = np.random.default_rng(3).random(60)
+    every = run(curve, backend, PRESETS["thumos14"].decode)
+    best = run(curve, backend, replace(PRESETS["thumos14"].decode, max_detections=5))
+    assert len(every) > 5
+    assert best.scores.tolist() == every.scores[:5].tolist()
+    assert best.segments.tolist() == every.segments[:5].tolist()
+
+
+def test_equal_scores_keep_the_order_of_class_threshold_and_start(backend: str) -> None:
+    scores = np.tile([[0.0], [1.0], [0.0], [0.0], [1.0], [0.0], [0.0]], (1, 2))
+    found = decode(
+        scores, np.array([0.5, 0.5]), num_segments=7, classes=("a", "b"), data=SECONDS, backend=backend,  # type: ignore[arg-type]
+        config=replace(PLAIN, upscale=8, outer_ratio=0.0),
+    )  # fmt: skip
+    assert len(set(found.scores.tolist())) == 1
+    assert found.labels.tolist() == ["a", "a", "b", "b"]
+    assert found.segments[:, 0].tolist() == sorted(found.segments[:2, 0].tolist()) * 2
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int64, np.bool_])
+def test_any_real_type_and_layout(dtype: Any, backend: str) -> None:
+    scores = (np.random.default_rng(1).random((30, 4)) > 0.5).astype(dtype)
+    arguments: dict[str, Any] = {
+        "num_segments": 30, "classes": "abcd", "config": PLAIN, "data": SECONDS, "backend": backend,
+    }  # fmt: skip
+    v = np.array([0.4, 0.1, 0.4, 0.1])
+    wanted = decode(scores.astype(np.float64), v, **arguments)
+    assert len(wanted)
+    assert decode(scores, v, **arguments) == wanted
+    assert decode(np.asfortranarray(scores), v, **arguments) == wanted
+    assert decode(np.repeat(scores, 2, axis=0)[::2], np.repeat(v, 2)[::2], **arguments) == wanted
+    assert decode(scores.tolist(), v.tolist(), **arguments) == wanted
+
+
+def test_inputs_are_not_changed(backend: str) -> None:
+    scores, v = np.random.default_rng(1).random((30, 1)), np.array([0.9])
+    scores.setflags(write=False)
+    v.setflags(write=False)
+    decode(scores, v, num_segments=30, classes=("a",), config=PLAIN, data=SECONDS, backend=backend)  # type: ignore[arg-type]
+
+
+# ---- errors ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_score_that_is_not_finite(value: float, dtype: Any, backend: str) -> None:
+    arguments: dict[str, Any] = {
+        "num_segments": 9, "classes": "abc", "config": PLAIN, "data": SECONDS, "backend": backend,
+    }  # fmt: skip
+    scores, v = np.full((9, 3), 0.5, dtype), np.array([0.9, 0.1, 0.1], dtype)
+    with np.errstate(over="ignore"):
+        # In a class that is not even localised.
+        scores[7, 2] = value
+        with pytest.raises(DataError, match=r"video: scores\[7, 2\] is .*; expected finite numbers. 1 of 27"):
+            decode(scores, v, **arguments)
+        v[1] = value
+        scores[7, 2] = 0.5
+    with pytest.raises(DataError, match=r"v7: video_scores\[1\] is "):
+        decode(scores, v, video="v7", **arguments)
+    with pytest.raises(DataError, match=r"^b: video_scores\[1\]"):
+        decode_batch(
+            [scores, scores], [np.array([0.9, 0, 0]), v], videos=["a", "b"],
+            **{**arguments, "num_segments": [9, 9]},
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("scores", "v", "n", "message"),
+    [
+        (np.zeros((3, 9)), np.zeros(3), 9, r"expected scores \(T, 3\) .* got \(3, 9\) and \(3,\).*transposed"),
+        (np.zeros((9, 3)), np.zeros(2), 9, r"got \(9, 3\) and \(2,\)"),
+        (np.zeros(9), np.zeros(3), 9, r"got \(9,\)"),
+        (np.float64(3), np.zeros(3), 9, r"got \(\)"),
+        (np.zeros((0, 3)), np.zeros(3), 9, "no segments"),
+        (np.zeros((9, 3)), np.zeros(3), 0, "num_segments is 0"),
+        (np.zeros((9, 3)), np.zeros(3), -4, "num_segments is -4"),
+        (np.zeros((9, 3)), np.zeros(3), math.nan, "num_segments is nan"),
+        (np.zeros((9, 3)), np.zeros(3), 2.5, "num_segments is 2.5"),
+        (np.zeros((9, 3)), np.zeros(3), "9", "num_segments is '9'"),
+        (np.zeros((9, 3), complex), np.zeros(3), 9, "complex128"),
+        (np.array([["a"] * 3] * 9), np.zeros(3), 9, "expected real numbers in scores"),
+        ([[1, 2, 3], [1, 2]], np.zeros(3), 9, "scores cannot be read as an array"),
+    ],
+)
+def test_arrays_that_do_not_fit(scores: Any, v: Any, n: Any, message: str, backend: str) -> None:
+    with pytest.raises(DataError, match=message):
+        decode(scores, v, num_segments=n, classes="abc", config=PLAIN, data=SECONDS, backend=backend)  # type: ignore[arg-type]
+
+
+def test_a_grid_too_long(backend: str) -> None:
+    with pytest.raises(DataError, match=r"more than 2\*\*31"):
+        run([0.0] * 100, backend, replace(PLAIN, upscale=2**30))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("class_threshold", math.nan),
+        ("min_score", math.nan),
+        ("video_score_weight", math.inf),
+        ("nms_added_seconds", math.inf),
+        ("max_detections", 2**40),
+    ],
+)
+def test_settings_that_have_no_meaning(name: str, value: float, backend: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: expected"):
+        run([0.0, 1.0], backend, replace(PLAIN, **{name: value}))
+
+
+def test_batch_arguments(backend: str) -> None:
+    arguments: dict[str, Any] = {"classes": "a", "config": PLAIN, "data": SECONDS, "backend": backend}
+    assert decode_batch([], [], num_segments=[], **arguments) == []
+    one = np.ones((3, 1)), np.ones(1)
+    with pytest.raises(DataError, match="1 scores, 1 video_scores, 2 num_segments"):
+        decode_batch([one[0]], [one[1]], num_segments=[3, 3], **arguments)
+    with pytest.raises(ConfigError, match="threads: expected at least 1"):
+        decode_batch([one[0]], [one[1]], num_segments=[3], threads=0, **arguments)
+    found = decode_batch(one[0][None], one[1][None], num_segments=[3], **arguments)
+    assert [len(found[0]), found[0].video] == [1, "video0"]
+
+
+def test_postprocess_errors() -> None:
+    cas, a = np.zeros((9, 20)), np.full(9, 0.5)
+    with pytest.raises(ConfigError, match="thumos14"):
+        postprocess(cas, a, a, num_segments=9, preset="thumos41")
+    with pytest.raises(ConfigError, match=r"'activitynet12' has no class names.*classes="):
+        postprocess(cas, a, a, num_segments=9, preset="activitynet12")
+    with pytest.raises(ConfigError, match="fps"):
+        postprocess(cas, a, a, num_segments=9, fps=0.0)
+    with pytest.raises(ConfigError, match="nms: expected one of"):
+        postprocess(cas, a, a, num_segments=9, nms="soft")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"got \(9, 20\), \(8,\) and \(9,\)"):
+        postprocess(cas, a[:8], a, num_segments=9)
+    with pytest.raises(DataError, match="cas has a NaN"):
+        postprocess(np.full((9, 20), np.nan), a, a, num_segments=9)
+    with pytest.raises(DataError, match="no segments"):
+        postprocess(cas[:0], a[:0], a[:0], num_segments=9)
+    with pytest.raises(DataError, match=r"\(T, 3\)"):
+        postprocess(cas, a, a, num_segments=9, classes="abc")
+
+
+def test_postprocess_takes_a_config_and_names(backend: str) -> None:
+    rng = np.random.default_rng(0)
+    cas, a = 4 * rng.standard_normal((50, 3)), rng.random(50)
+    found = postprocess(cas, a, a, num_segments=80, preset=PRESETS["activitynet12"], classes=["x", "y", "z"],
+                        nms="hard", backend=backend, video="w")  # type: ignore[arg-type]  # fmt: skip
+    assert found.video == "w"
+    assert set(found.labels.tolist()) <= {"x", "y", "z"}
+    assert len(found)
+
+
+# ---- backends -------------------------------------------------------------------------------------------
+
+
+def test_names_the_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert decoding.default_backend() == decoding.available_backends()[0]
+    with pytest.raises(ConfigError, match="backend: expected auto, native or numba, got 'cuda'"):
+        run([0.0, 1.0], "cuda")
+    monkeypatch.setattr(decoding, "_native", lambda: None)
+    monkeypatch.setattr(decoding, "_engines", {})
+    assert decoding.available_backends() == ("numba",)
+    assert decoding.default_backend() == "numba"
+    assert len(run([0.0, 1.0], "auto")) == 1
+    with pytest.raises(UnavailableError, match="was not built .* use backend='numba'"):
+        run([0.0, 1.0], "native")
+    monkeypatch.setattr(decoding.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UnavailableError, match="pip install numba"):
+        run([0.0, 1.0], "numba")
+
+
+def test_settings_are_not_confused(backend: str, naive: ModuleType) -> None:
+    # Engines are found by the identity of their settings: settings that come and go must not be mixed up.
+    curve = np.random.default_rng(5).random(20)
+    for step in range(100):
+        config = replace(PLAIN, thresholds=(0.2 + step / 200,))
+        wanted = naive.decode(curve[:, None], [1.0], 20, config, SECONDS)
+        found = run(curve, backend, config)
+        assert [row[2:] for row in wanted] == [tuple(s) for s in found.segments.tolist()]
+
+
+def test_nothing_is_loaded_before_it_is_used() -> None:
+    script = (
+        "import sys, aicl_fast.decode\n"
+        "assert not {'numba', 'torch', 'onnxruntime', 'aicl_fast.kernels.decode_numba',"
+        " 'aicl_fast.kernels._native'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd="/")
+
+
+def test_numba_where_nothing_can_be_written(tmp_path: Path) -> None:
+    # A file where each cache folder would have to be: neither the package's nor the user's can be made.
+    import aicl_fast.kernels.decode_numba as kernels
+
+    assert kernels.__file__ is not None
+    module = tmp_path / "decode_alone.py"
+    module.write_text(Path(kernels.__file__).read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "__pycache__").write_text("")
+    script = (
+        "import numpy as np, decode_alone\n"
+        "curves = np.empty((1, 4))\n"
+        "assert decode_alone.gather(np.ones((4, 2)), np.array([1]), 9.0, curves) and (curves == 1).all()\n"
+    )
+    environment = {"HOME": str(module), "XDG_CACHE_HOME": str(module), "PYTHONPATH": str(tmp_path), "PATH": ""}
+    subprocess.run([sys.executable, "-B", "-c", script], check=True, cwd=tmp_path, env=environment)
