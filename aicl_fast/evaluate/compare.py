@@ -76,6 +76,7 @@ class Comparison:
         level: share of resamplings that an interval holds.
         resamples: how many were drawn.
         videos: how many videos were drawn from.
+        names: of the two runs.
     """
 
     first: MapResult
@@ -86,6 +87,7 @@ class Comparison:
     level: float
     resamples: int
     videos: int
+    names: tuple[str, str] = ("the first run", "the second run")
 
     @property
     def verdict(self) -> str:
@@ -96,13 +98,16 @@ class Comparison:
             f"over {self.videos} videos"
         )
         points = f"{100 * abs(found.value):.2f} points of average mAP"
+        first, second = self.names
         if found.verdict == "within noise":
-            return f"The difference of {points} is within noise ({interval})."
-        return f"The second run is {found.verdict} by {points} ({interval})."
+            return f"The difference of {points} between {first} and {second} is within noise ({interval})."
+        sentence = f"{second} is {found.verdict} than {first} by {points} ({interval})."
+        return sentence[0].upper() + sentence[1:]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
+            "names": list(self.names),
             "verdict": self.verdict,
             "average": self.average.to_dict(),
             "at": {f"{tiou:g}": item.to_dict() for tiou, item in self.at.items()},
@@ -123,6 +128,7 @@ def compare(
     resamples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
+    names: tuple[str, str] = ("the first run", "the second run"),
     subset: str | Iterable[str] | None = None,
     classes: Iterable[str] | None = None,
     exclude: str | Iterable[str] = (),
@@ -142,6 +148,7 @@ def compare(
         resamples: draws, at least 100.
         level: share of draws that the interval holds.
         seed: of the draws.
+        names: of the two runs, for the verdict.
 
     The others as for ``mean_average_precision``.
 
@@ -177,16 +184,16 @@ def compare(
         for run in runs
     ]
     results = [item.result() for item in judged]
-    names = list(dict.fromkeys([*judged[0].table.videos, *judged[1].table.videos]))
-    place = {name: index for index, name in enumerate(names)}
+    every = list(dict.fromkeys([*judged[0].table.videos, *judged[1].table.videos]))
+    place = {name: index for index, name in enumerate(every)}
     columns = [np.array([place[name] for name in item.table.videos]) for item in judged]
     quick = [_Resampler(item) for item in judged]
 
     generator = np.random.default_rng(seed)
-    chances = np.full(len(names), 1 / len(names))
+    chances = np.full(len(every), 1 / len(every))
     drawn = np.empty((resamples, len(judged[0].table.classes), len(tious)))
     for index in range(resamples):
-        weights = generator.multinomial(len(names), chances).astype(np.float64)
+        weights = generator.multinomial(len(every), chances).astype(np.float64)
         one, other = (item.precisions(weights[column]) for item, column in zip(quick, columns, strict=True))
         drawn[index] = other - one
 
@@ -217,7 +224,7 @@ def compare(
         for index, name in enumerate(judged[0].table.classes)
         if has[name]
     }
-    return Comparison(results[0], results[1], average, at, per_class, level, resamples, len(names))
+    return Comparison(results[0], results[1], average, at, per_class, level, resamples, len(every), names)
 
 
 class _Resampler:

@@ -76,10 +76,10 @@ def test_weights_equal_repeated_videos(
 def test_a_better_run_is_called_better(truth: dict[str, Any], truth_of: Any, found_of: Any) -> None:
     rng = np.random.default_rng(2)
     bad, good = a_run(rng, truth, 3.0, 10), a_run(rng, truth, 0.3, 2)
-    result = compare(truth_of(truth), found_of(bad), found_of(good), resamples=200)
+    result = compare(truth_of(truth), found_of(bad), found_of(good), resamples=200, names=("old", "new"))
     assert result.average.verdict == "better"
     assert result.average.low < result.average.value < result.average.high
-    assert "better" in result.verdict
+    assert result.verdict.startswith("New is better than old by ")
     back = compare(truth_of(truth), found_of(good), found_of(bad), resamples=200)
     assert back.average.verdict == "worse"
     assert back.average.low == pytest.approx(-result.average.high)

@@ -1,0 +1,312 @@
+"""From a run's files to one HTML page."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from aicl_fast.annotations import GroundTruth
+from aicl_fast.detections import Detections, load_detections
+from aicl_fast.errors import DataError
+from aicl_fast.evaluate import ERRORS, TIOUS, average_recall, compare, diagnose, segment_accuracy
+from aicl_fast.evaluate.average_precision import Judged
+from aicl_fast.evaluate.detad import classify
+from aicl_fast.evaluate.table import Floats, build_table, check_tious
+from aicl_fast.files import write_text
+from aicl_fast.report.scores_file import load_scores
+from aicl_fast.scores import Scores
+
+MEDIA_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".ogv")
+MAX_CURVES = 8
+"""Fused scores kept for one video: of its annotated classes, then of the best detected ones."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds.
+
+    Attributes:
+        name: for the page.
+        detections: by video.
+        scores: by video; empty where the run kept none.
+        ground_truth: of the run's data, or None.
+    """
+
+    name: str
+    detections: Mapping[str, Detections]
+    scores: Mapping[str, Scores]
+    ground_truth: GroundTruth | None
+
+
+def load_run(folder: str | os.PathLike[str], *, name: str | None = None) -> Run:
+    """Read ``detections.json``, and where there are any ``scores.npz`` and ``gt.json`` (or ``data/gt.json``).
+
+    Raises:
+        DataError: no such folder, no detections in it, or a file that cannot be read.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise DataError(
+            f"{root}: expected a run's folder, which holds detections.json; `aicl-fast demo` writes one, "
+            "runs/demo."
+        )
+    scores = root / "scores.npz"
+    annotations = [path for path in (root / "gt.json", root / "data" / "gt.json") if path.is_file()]
+    return Run(
+        name=name or root.resolve().name,
+        detections=load_detections(root / "detections.json"),
+        scores=load_scores(scores) if scores.is_file() else {},
+        ground_truth=GroundTruth.load(annotations[0]) if annotations else None,
+    )
+
+
+def write_report(
+    run: str | os.PathLike[str] | Run,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    baseline: str | os.PathLike[str] | Run | None = None,
+    ground_truth: str | os.PathLike[str] | GroundTruth | None = None,
+    tious: Iterable[float] = TIOUS,
+    subset: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] = (),
+    buckets: str = "thumos14",
+    media: str | os.PathLike[str] | None = None,
+    resamples: int = 1000,
+    title: str | None = None,
+) -> Path:
+    """Write one self-contained HTML page about a run, or about two; it loads nothing from a network.
+
+    Args:
+        run: a folder with ``detections.json`` and, where there are any, ``scores.npz`` (curves) and
+            ``gt.json``; or what was read from one.
+        path: None writes ``report.html`` into the run's folder.
+        baseline: a second run on the same videos, shown beside and compared with the first.
+        ground_truth: None takes the run's own.
+        tious, subset, exclude: as for ``mean_average_precision``.
+        buckets: groups of instances, as for ``diagnose``.
+        media: a folder with ``<video>.mp4`` (or webm, mkv, mov, ogv); the page plays these from where they
+            are, so keep the page and them together.
+        resamples: draws of the comparison's bootstrap.
+        title: None takes the run's name.
+    Returns:
+        The page's path.
+    Raises:
+        DataError: files that cannot be read, or no ground truth.
+    """
+    current = run if isinstance(run, Run) else load_run(run)
+    if path is None:
+        if isinstance(run, Run):
+            raise DataError(
+                "path: expected where to write the page, since the run was not read from a folder."
+            )
+        path = Path(run) / "report.html"
+    target = Path(path)
+    other = baseline if isinstance(baseline, Run) or baseline is None else load_run(baseline)
+    if ground_truth is None:
+        truth = current.ground_truth or (other.ground_truth if other is not None else None)
+    else:
+        truth = ground_truth if isinstance(ground_truth, GroundTruth) else GroundTruth.load(ground_truth)
+    if truth is None:
+        raise DataError(
+            f"{current.name}: the run's folder has no gt.json, without which nothing can be measured. Put "
+            "the annotation file there, or name it with ground_truth."
+        )
+    runs = [current] if other is None else [other, current]
+    document = _document(
+        runs, truth, check_tious(tious), subset, exclude, buckets, resamples, _media(media, target)
+    )
+    document["title"] = title or current.name
+    write_text(target, _page(document))
+    return target
+
+
+def _page(document: Mapping[str, Any]) -> str:
+    here = Path(__file__).parent
+    parts = {name: (here / f"page.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
+    data = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    # Inside <script> only "<" can end the element or open a comment; names come from files of any origin.
+    data = data.replace("<", "\\u003c")
+    title = str(document["title"]).replace("&", "&amp;").replace("<", "&lt;")
+    page = parts["html"].replace("{{title}}", title)
+    for key, text in (("css", parts["css"]), ("js", parts["js"]), ("data", data)):
+        before, mark, after = page.partition("{{" + key + "}}")
+        assert mark, key
+        page = before + text + after
+    return page
+
+
+def _document(
+    runs: list[Run],
+    truth: GroundTruth,
+    tious: Floats,
+    subset: str | Iterable[str] | None,
+    exclude: str | Iterable[str],
+    buckets: str,
+    resamples: int,
+    media: Mapping[str, str],
+) -> dict[str, Any]:
+    if subset is None:
+        touched = {truth.videos[n].subset for run in runs for n in run.detections if n in truth.videos}
+        subset = tuple(sorted(touched)) or None
+    elif not isinstance(subset, str):
+        subset = tuple(subset)
+    exclude = exclude if isinstance(exclude, str) else tuple(exclude)
+    durations = {name: item.duration for run in runs for name, item in run.scores.items()}
+
+    measured = []
+    per_video: dict[str, list[dict[str, Any]]] = {}
+    names: list[str] = []
+    classes: tuple[str, ...] = ()
+    for number, run in enumerate(runs):
+        table = build_table(truth, run.detections, subset=subset, exclude=exclude)
+        judged = Judged.of(table, tious)
+        classes = table.classes
+        diagnosis = diagnose(
+            truth,
+            run.detections,
+            tious=tious,
+            subset=subset,
+            exclude=exclude,
+            buckets=buckets,
+            durations=durations,
+        )
+        scored = {name: item for name, item in run.scores.items() if name in set(table.videos)}
+        accuracy = segment_accuracy(scored, truth).to_dict() if scored else None
+        if accuracy is not None:
+            del accuracy["by_video"]
+        measured.append(
+            {
+                "name": run.name,
+                "map": judged.result().to_dict(),
+                "diagnosis": diagnosis.to_dict(),
+                "recall": average_recall(truth, run.detections, subset=subset, exclude=exclude).to_dict(),
+                "segments": accuracy,
+            }
+        )
+        kinds = classify(table, np.array([diagnosis.tiou]))[0][0]
+        order = np.argsort(table.video, kind="stable")
+        bounds = np.searchsorted(table.video[order], np.arange(len(table.videos) + 1))
+        columns = (table.label, table.scores, table.segments, kinds)
+        for index, name in enumerate(table.videos):
+            rows = order[bounds[index] : bounds[index + 1]]
+            entry: dict[str, Any] = {
+                "ap": _video_precision(judged, index),
+                "detections": [
+                    [label, round(score, 4), round(start, 3), round(end, 3), kind]
+                    for label, score, (start, end), kind in zip(
+                        *(column[rows].tolist() for column in columns), strict=True
+                    )
+                ],
+            }
+            if name in run.scores:
+                annotated = truth.videos[name].labels if name in truth.videos else ()
+                entry |= _curves(
+                    run.scores[name], [*annotated, *(classes[i] for i in table.label[rows])], classes
+                )
+            if name not in per_video:
+                names.append(name)
+                per_video[name] = [{"ap": None, "detections": []} for _ in range(number)]
+            per_video[name].append(entry)
+        for name in names:
+            if len(per_video[name]) <= number:
+                per_video[name].append({"ap": None, "detections": []})
+
+    place = {name: index for index, name in enumerate(classes)}
+    videos = []
+    for name in names:
+        annotation = truth.videos.get(name)
+        spans: list[list[Any]] = []
+        if annotation is not None:
+            for label, (start, end) in zip(annotation.labels, annotation.segments.tolist(), strict=True):
+                if label in place:
+                    spans.append([place[label], round(start, 3), round(end, 3)])
+        ends = [span[2] for span in spans] + [d[3] for e in per_video[name] for d in e["detections"]]
+        ends += [durations.get(name, 0.0), (annotation.duration or 0.0) if annotation else 0.0]
+        videos.append(
+            {
+                "name": name,
+                "duration": round(max(ends), 3),
+                "truth": spans,
+                "media": media.get(name),
+                "runs": per_video[name],
+            }
+        )
+    comparison = None
+    if len(runs) == 2:
+        comparison = compare(
+            truth,
+            runs[0].detections,
+            runs[1].detections,
+            tious,
+            resamples=resamples,
+            names=(runs[0].name, runs[1].name),
+            subset=subset,
+            exclude=exclude,
+        ).to_dict()
+    return {
+        "classes": list(classes),
+        "errors": list(ERRORS),
+        "tious": tious.tolist(),
+        "runs": measured,
+        "comparison": _finite(comparison),
+        "videos": videos,
+    }
+
+
+def _video_precision(judged: Judged, index: int) -> float | None:
+    """Average over tIoUs of the mAP of one video alone; None where it has no instance."""
+    table = judged.table
+    weights = np.zeros(len(table.videos))
+    weights[index] = 1.0
+    if not (table.gt_video == index).any():
+        return None
+    return round(float(np.nanmean(judged.class_precisions(weights))), 4)
+
+
+def _curves(scores: Scores, wanted: Iterable[str], classes: tuple[str, ...]) -> dict[str, Any]:
+    """A recording's curves as bytes: 1/255 is finer than a screen shows, and 213 videos stay small."""
+
+    def pack(values: Any) -> str:
+        return base64.b64encode(np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8).tobytes()).decode()
+
+    place = {name: index for index, name in enumerate(scores.classes)}
+    known = {name: index for index, name in enumerate(classes)}
+    kept = [name for name in dict.fromkeys(wanted) if name in place and name in known][:MAX_CURVES]
+    return {
+        "seconds": round(scores.duration, 4),
+        "aware": pack(scores.actionness),
+        "agnostic": pack(scores.actionness_agnostic),
+        "fused": {str(known[name]): pack(scores.fused[:, place[name]]) for name in kept},
+    }
+
+
+def _media(folder: str | os.PathLike[str] | None, page: Path) -> dict[str, str]:
+    """Address of each video's file as seen from the page."""
+    if folder is None:
+        return {}
+    root = Path(folder)
+    if not root.is_dir():
+        raise DataError(f"{root}: expected a folder with <video>.mp4 files; there is none.")
+    found = {}
+    for item in sorted(root.iterdir()):
+        if item.suffix.lower() in MEDIA_SUFFIXES:
+            relative = os.path.relpath(item.resolve(), page.resolve().parent)
+            found[item.stem] = quote(Path(relative).as_posix())
+    return found
+
+
+def _finite(value: Any) -> Any:
+    """NaN as None all the way down: it is not JSON."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
