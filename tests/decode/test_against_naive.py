@@ -143,10 +143,17 @@ def scale_of(video: tuple[Curve, Curve]) -> float:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(video=videos(), n=num_segments, config=configs(), data=datas)
-@example((np.array([[0.5], [0.5 + 2**-53]]), np.array([1.0])), 10, DecodeConfig(thresholds=(0.5,)), DataConfig())
+@example(
+    (np.array([[0.5], [0.5 + 2**-53]]), np.array([1.0])), 10, DecodeConfig(thresholds=(0.5,)), DataConfig()
+)
 @SETTINGS
 def test_proposals_are_the_grids(
-    naive: ModuleType, backend: Backend, video: tuple[Curve, Curve], n: int, config: DecodeConfig, data: DataConfig
+    naive: ModuleType,
+    backend: Backend,
+    video: tuple[Curve, Curve],
+    n: int,
+    config: DecodeConfig,
+    data: DataConfig,
 ) -> None:
     found = rows(run(video, n, undecayed(config), data, backend))
     wanted = naive.proposals(*video, n, config, data)
@@ -154,14 +161,21 @@ def test_proposals_are_the_grids(
     right = sorted((label, start, end, score) for label, score, start, end in found)
     # Ends to the grid point: the very same floats.
     assert [row[:3] for row in right] == [row[:3] for row in left]
-    assert [row[3] for row in right] == pytest.approx([row[3] for row in left], rel=0, abs=1e-8 * scale_of(video))
+    assert [row[3] for row in right] == pytest.approx(
+        [row[3] for row in left], rel=0, abs=1e-8 * scale_of(video)
+    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(video=videos(), n=num_segments, config=configs(), data=datas)
 @SETTINGS
 def test_nms_is_the_naive_one(
-    naive: ModuleType, backend: Backend, video: tuple[Curve, Curve], n: int, config: DecodeConfig, data: DataConfig
+    naive: ModuleType,
+    backend: Backend,
+    video: tuple[Curve, Curve],
+    n: int,
+    config: DecodeConfig,
+    data: DataConfig,
 ) -> None:
     # Given the same proposals with the same bits: sums in another order would break ties in another way.
     found = rows(run(video, n, undecayed(config), data, backend))
@@ -170,11 +184,15 @@ def test_nms_is_the_naive_one(
         found = rows(run(video, n, undecayed(config), data, backend))
     pool = [naive.Proposal(label, -1, -1, score, start, end) for label, score, start, end in found]
     labels = {box.label for box in pool}
-    pools = [pool] if config.nms_across_classes else [[b for b in pool if b.label == c] for c in sorted(labels)]
+    pools = (
+        [pool] if config.nms_across_classes else [[b for b in pool if b.label == c] for c in sorted(labels)]
+    )
     kept = [pair for part in pools for pair in naive.suppress(part, config)]
     kept.sort(key=lambda pair: -pair[1])
     wanted = [(score, box.label, box.start, box.end) for box, score in kept]
-    got = [(score, label, start, end) for label, score, start, end in rows(run(video, n, config, data, backend))]
+    got = [
+        (score, label, start, end) for label, score, start, end in rows(run(video, n, config, data, backend))
+    ]
     if config.max_detections:
         assert len(got) == min(len(wanted), config.max_detections)
         wanted = wanted[: len(got)]
@@ -211,12 +229,16 @@ def test_the_backends_agree(
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(
     curve=st.lists(
-        st.one_of(st.floats(-1, 2), st.sampled_from([0.0, 0.5, 1.0, *THUMOS.thresholds])), min_size=1, max_size=12
+        st.one_of(st.floats(-1, 2), st.sampled_from([0.0, 0.5, 1.0, *THUMOS.thresholds])),
+        min_size=1,
+        max_size=12,
     ),
     upscale=st.sampled_from([24, 7, 1]),
 )
 @SETTINGS
-def test_small_curves_that_shrink(naive: ModuleType, backend: Backend, curve: list[float], upscale: int) -> None:
+def test_small_curves_that_shrink(
+    naive: ModuleType, backend: Backend, curve: list[float], upscale: int
+) -> None:
     config = replace(THUMOS, upscale=upscale)
     video = np.array(curve)[:, None], np.array([1.0])
     found = rows(run(video, 30, undecayed(config), DataConfig(), backend))

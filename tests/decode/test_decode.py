@@ -94,7 +94,12 @@ def test_thresholds_in_any_order_and_repeated(backend: str) -> None:
 
 def test_classes_localised(backend: str) -> None:
     scores = np.full((4, 3), 0.7)
-    arguments: dict[str, Any] = {"num_segments": 4, "classes": ("a", "b", "c"), "config": PLAIN, "data": SECONDS}
+    arguments: dict[str, Any] = {
+        "num_segments": 4,
+        "classes": ("a", "b", "c"),
+        "config": PLAIN,
+        "data": SECONDS,
+    }
     found = decode(scores, np.array([0.25, 0.3, 0.2]), backend=backend, **arguments)  # type: ignore[arg-type]
     assert found.labels.tolist() == ["b", "a"]
     # None reaches the threshold: the best, the first of equals.
@@ -135,7 +140,9 @@ def test_nms_modes_on_a_nested_pair(backend: str) -> None:
         pytest.approx(apart.scores[0]),
         pytest.approx(apart.scores[1] * math.exp(-(tiou**2) / both.nms_sigma)),
     ]
-    assert run(curve, backend, replace(both, nms="gaussian", min_score=0.0)).scores == pytest.approx(once.scores)
+    assert run(curve, backend, replace(both, nms="gaussian", min_score=0.0)).scores == pytest.approx(
+        once.scores
+    )
     floor = float(once.scores[1]) + 1e-9
     assert len(run(curve, backend, replace(both, nms="gaussian", min_score=floor))) == 1
     assert len(run(curve, backend, replace(both, nms="gaussian", min_score=99.0))) == 0
@@ -143,7 +150,12 @@ def test_nms_modes_on_a_nested_pair(backend: str) -> None:
 
 def test_across_classes(backend: str) -> None:
     scores = np.stack([[0.0, 0.9, 0.9, 0.0], [0.0, 0.8, 0.8, 0.0]], axis=1)
-    arguments: dict[str, Any] = {"num_segments": 4, "classes": ("a", "b"), "data": SECONDS, "backend": backend}
+    arguments: dict[str, Any] = {
+        "num_segments": 4,
+        "classes": ("a", "b"),
+        "data": SECONDS,
+        "backend": backend,
+    }
     apart = decode(scores, np.array([0.5, 0.5]), config=replace(PLAIN, nms_tiou=0.5), **arguments)
     assert sorted(apart.labels.tolist()) == ["a", "b"]
     together = replace(PLAIN, nms_tiou=0.5, nms_across_classes=True)
@@ -221,7 +233,12 @@ def test_a_score_that_is_not_finite(value: float, dtype: Any, backend: str) -> N
 @pytest.mark.parametrize(
     ("scores", "v", "n", "message"),
     [
-        (np.zeros((3, 9)), np.zeros(3), 9, r"expected scores \(T, 3\) .* got \(3, 9\) and \(3,\).*transposed"),
+        (
+            np.zeros((3, 9)),
+            np.zeros(3),
+            9,
+            r"expected scores \(T, 3\) .* got \(3, 9\) and \(3,\).*transposed",
+        ),
         (np.zeros((9, 3)), np.zeros(2), 9, r"got \(9, 3\) and \(2,\)"),
         (np.zeros(9), np.zeros(3), 9, r"got \(9,\)"),
         (np.float64(3), np.zeros(3), 9, r"got \(\)"),
@@ -354,5 +371,10 @@ def test_numba_where_nothing_can_be_written(tmp_path: Path) -> None:
         "curves = np.empty((1, 4))\n"
         "assert decode_alone.gather(np.ones((4, 2)), np.array([1]), 9.0, curves) and (curves == 1).all()\n"
     )
-    environment = {"HOME": str(module), "XDG_CACHE_HOME": str(module), "PYTHONPATH": str(tmp_path), "PATH": ""}
+    environment = {
+        "HOME": str(module),
+        "XDG_CACHE_HOME": str(module),
+        "PYTHONPATH": str(tmp_path),
+        "PATH": "",
+    }
     subprocess.run([sys.executable, "-B", "-c", script], check=True, cwd=tmp_path, env=environment)

@@ -61,7 +61,9 @@ def test_eight_callers_at_once(backend: str) -> None:
             if turn % 2:
                 same &= one_by_one(batch, config, backend) == expected
             else:
-                same &= decode_batch(**batch, config=config, backend=backend, threads=1 + number % 3) == expected  # type: ignore[arg-type]
+                same &= (
+                    decode_batch(**batch, config=config, backend=backend, threads=1 + number % 3) == expected
+                )  # type: ignore[arg-type]
         return same
 
     with ThreadPoolExecutor(8) as pool:

@@ -1,0 +1,165 @@
+"""The C++ library on its own: built, checked under sanitizers, installed, linked; and a wheel without it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aicl_fast.config import PRESETS
+from aicl_fast.decode import available_backends, decode
+
+ROOT = Path(__file__).resolve().parents[2]
+NATIVE = ROOT / "kernels" / "native"
+PRESET = PRESETS["thumos14"]
+
+
+def run(command: Sequence[str | Path], **environment: str) -> str:
+    """Standard output of a command that has to succeed."""
+    done = subprocess.run(
+        [str(word) for word in command],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        cwd="/",
+    )
+    assert done.returncode == 0, f"{command[0]}: exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def cmake() -> str:
+    """The cmake program, where there is one and a C++ compiler."""
+    beside_python = Path(sysconfig.get_path("scripts")) / "cmake"
+    found = shutil.which("cmake") or (str(beside_python) if beside_python.exists() else None)
+    if found is None:
+        pytest.skip("cmake is not installed")
+    compiler = os.environ.get("CXX", "c++")
+    if not any(shutil.which(name) for name in (compiler, "g++", "clang++")):
+        pytest.skip("there is no C++ compiler")
+    return found
+
+
+@pytest.fixture(scope="session")
+def installed(cmake: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `cmake --install` put the library."""
+    folder = tmp_path_factory.mktemp("library")
+    run([cmake, "-S", ROOT, "-B", folder / "build", "-DCMAKE_INSTALL_LIBDIR=lib"])
+    run([cmake, "--build", folder / "build", "--parallel", "2"])
+    run([cmake, "--install", folder / "build", "--prefix", folder / "prefix"])
+    return folder / "prefix"
+
+
+def test_what_is_installed(installed: Path) -> None:
+    files = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file()}
+    assert {"include/aicl_decode.h", "lib/libaicl_decode.a"} <= files
+    assert any(name.startswith("lib/libaicl_decode.") and "a" != name[-1] for name in files)
+    assert "lib/cmake/aicl_decode/aicl_decode-config.cmake" in files
+    # Nothing of the Python package, and nothing that names the folder it was built in.
+    assert not [name for name in files if "aicl_fast" in name]
+    for path in installed.rglob("*.cmake"):
+        assert str(ROOT) not in path.read_text(encoding="utf-8")
+
+
+def test_the_version_is_the_projects(installed: Path) -> None:
+    wanted = re.search(r'^version = "([^"]+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)
+    assert wanted is not None
+    told = (installed / "lib/cmake/aicl_decode/aicl_decode-config-version.cmake").read_text(encoding="utf-8")
+    assert f'set(PACKAGE_VERSION "{wanted[1]}")' in told
+    if "native" in available_backends():
+        from aicl_fast.kernels import _native
+
+        assert _native.version() == wanted[1]
+
+
+def test_the_header_is_c(installed: Path, tmp_path: Path) -> None:
+    compiler = shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler")
+    source = tmp_path / "plain.c"
+    source.write_text("#include <aicl_decode.h>\nint main(void) { return aicl_decode_version() == 0; }\n")
+    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{installed / 'include'}", "-c"]
+    run([compiler, *flags, source, "-o", tmp_path / "plain.o"])
+
+
+def test_the_example_gives_pythons_detections(cmake: str, installed: Path, tmp_path: Path) -> None:
+    build = tmp_path / "build"
+    run([cmake, "-S", NATIVE / "example", "-B", build, f"-DCMAKE_PREFIX_PATH={installed}"])
+    run([cmake, "--build", build])
+    rng = np.random.default_rng(0)
+    scores = rng.random((120, 20), np.float32)
+    v = rng.dirichlet(np.full(20, 0.1)).astype(np.float32)
+    lines = ["120 20 431", *(" ".join(f"{x:.9g}" for x in row) for row in [*scores, v])]
+    text = tmp_path / "scores.txt"
+    text.write_text("\n".join(lines) + "\n", encoding="ascii")
+    found = decode(
+        scores, v, num_segments=431, classes=PRESET.classes, config=PRESET.decode, data=PRESET.data
+    )
+    assert len(found) > 50
+    for kind in ("static", "shared"):
+        rows = [line.split() for line in run([build / f"decode_file_{kind}", text]).splitlines()]
+        assert [PRESET.classes[int(row[0])] for row in rows] == found.labels.tolist()
+        assert [[float(row[2]), float(row[3])] for row in rows] == found.segments.tolist()
+        np.testing.assert_allclose([float(row[1]) for row in rows], found.scores, rtol=1e-13)
+
+
+def test_the_library_under_sanitizers(cmake: str, tmp_path: Path) -> None:
+    probe = tmp_path / "probe.cpp"
+    probe.write_text("int main() { return 0; }\n")
+    compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++") or "clang++"
+    sanitizers = "-fsanitize=address,undefined"
+    if subprocess.run(
+        [compiler, sanitizers, probe, "-o", tmp_path / "probe"], capture_output=True
+    ).returncode:
+        pytest.skip("the compiler has no AddressSanitizer")
+    build = tmp_path / "build"
+    options = ["-DAICL_FAST_SELF_CHECK=ON", "-DAICL_FAST_SANITIZE=ON", "-DCMAKE_BUILD_TYPE=Debug"]
+    run([cmake, "-S", ROOT, "-B", build, *options, "-DCMAKE_CXX_FLAGS=-O1"])
+    run([cmake, "--build", build, "--parallel", "2", "--target", "aicl_decode_check"])
+    told = run([build / "aicl_decode_check", "3000"], UBSAN_OPTIONS="print_stacktrace=1")
+    assert "3000 rounds, 0 failures" in told
+
+
+def test_a_wheel_without_native_code(tmp_path: Path) -> None:
+    pytest.importorskip("scikit_build_core")
+    pytest.importorskip("pybind11")
+    pip = [sys.executable, "-m", "pip"]
+    build = [
+        *pip,
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "-w",
+        tmp_path,
+        ROOT,
+    ]
+    run(build, AICL_FAST_NO_NATIVE="1")
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        archive.extractall(tmp_path / "site")
+    assert "aicl_fast/kernels/decode_numba.py" in names
+    assert not [name for name in names if name.endswith((".so", ".pyd", ".cpp", ".hpp", ".a"))]
+    script = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
+        # An editable installation of the same package would answer first.
+        "sys.meta_path[:] = [finder for finder in sys.meta_path if 'ScikitBuild' not in type(finder).__name__]\n"
+        "import aicl_fast.decode as d\n"
+        "print(d.__file__, d.default_backend(), d.available_backends())\n"
+    )
+    told = run([sys.executable, "-c", script])
+    assert told.split(maxsplit=1)[0].startswith(str(tmp_path))
+    assert told.split(maxsplit=1)[1].strip() == "numba ('numba',)"
