@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -36,8 +37,10 @@ def progress(description: str) -> Iterator[Callable[..., None]]:
 
 def map_table(title: str, tious: Sequence[float], rows: Sequence[tuple[str, Sequence[str], str]]) -> Table:
     """A table of mAP: one column a tIoU threshold and the average. ``rows``: (name, cells, average)."""
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("mAP at tIoU")
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    table.add_column("mAP (%) at tIoU", no_wrap=True)
     for tiou in tious:
         table.add_column(f"{tiou:g}", justify="right")
     table.add_column("average", justify="right", style="bold")

@@ -21,9 +21,9 @@ from aicl_fast.evaluate import MapResult, mean_average_precision
 from aicl_fast.files import write_json
 from aicl_fast.scores import Scores
 
-ALL = "AICL, all five losses"
+ALL = "all five losses"
 L_A = "L_a alone"
-L_A_CLASS = "L_a alone, class-aware scores only"
+L_A_CLASS = "L_a alone, fusion_gamma 1"
 _OFF = {
     f"loss.{name}": 0.0
     for name in ("weight_agnostic", "weight_contrast", "weight_modality", "weight_consistency")
@@ -138,12 +138,12 @@ def _metrics(
         "preset": dataset.config.preset,
         "tious": list(dataset.config.evaluate.tious),
         "runs": [
-            {"name": name, "seed": first + number, "mAP": result.mAP.tolist(), "average": result.average}
+            {"name": name, "seed": first + number, "mAP": result.mAP.tolist(), "average_mAP": result.average}
             for name, results in runs.items()
             for number, result in enumerate(results)
         ],
-        "average": {name: float(np.mean([r.average for r in results])) for name, results in runs.items()},
-        "history": [{"step": step, "average": average} for step, average in history],
+        "average_mAP": {name: float(np.mean([r.average for r in results])) for name, results in runs.items()},
+        "history": [{"step": step, "average_mAP": average} for step, average in history],
         "seconds": round(seconds, 1),
         "config": dataset.config.to_dict(),
         "versions": {**versions, "python": platform.python_version()},
