@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -53,40 +52,59 @@ def overlapping_pairs(
         ties: which of several annotations of the same tIoU comes first. ``file``: the earlier one.
             ``activitynet``: as :func:`network_order` leaves them.
     """
-    first = np.searchsorted(gt_group, group, side="left")
-    width = np.searchsorted(gt_group, group, side="right") - first
+    opening = _openings(gt_group, int(group.max(initial=-1)) + 1)
+    # Candidates first: annotations of the group by start, from the first that ends after the detection's
+    # start to the last that starts before its end. A time offset by its group makes one sorted axis of all
+    # groups; the margin outweighs its rounding, and tIoU decides below.
+    order = np.lexsort((gt_segments[:, 0], gt_group))
+    times = np.concatenate([segments.ravel(), gt_segments.ravel()])
+    low, high = (float(times.min()), float(times.max())) if len(times) else (0.0, 0.0)
+    margin = 1e-3
+    span = high - low + 1.0 + 4 * margin
+    offset, gt_offset = group * span - low, gt_group[order] * span - low
+    starts = gt_segments[order, 0] + gt_offset
+    # Ends need not be sorted by start; the latest end so far is.
+    ends = np.maximum.accumulate(gt_segments[order, 1] + gt_offset)
+    first = np.searchsorted(ends, segments[:, 0] + offset - margin, side="left")
+    last = np.searchsorted(starts, segments[:, 1] + offset + margin, side="right")
+    # Neither may leave the group, whatever was rounded.
+    first = np.maximum(first, opening[group])
+    last = np.minimum(last, opening[group + 1])
+    width = np.maximum(last - first, 0)
+
     before = np.concatenate([[0], np.cumsum(width)])
     parts: list[tuple[Integers, Integers, Floats]] = []
-    low = 0
-    while low < len(group):
-        high = max(low + 1, int(np.searchsorted(before, before[low] + _CHUNK, side="right")) - 1)
-        counts = width[low:high]
-        detection = np.repeat(np.arange(low, high), counts)
-        annotation = np.arange(before[low], before[high]) + np.repeat(
-            first[low:high] - before[low:high], counts
-        )
+    begin = 0
+    while begin < len(group):
+        stop = max(begin + 1, int(np.searchsorted(before, before[begin] + _CHUNK, side="right")) - 1)
+        counts = width[begin:stop]
+        detection = np.repeat(np.arange(begin, stop), counts)
+        place = np.arange(before[begin], before[stop])
+        annotation = order[place + np.repeat(first[begin:stop] - before[begin:stop], counts)]
         tiou = temporal_iou(segments[detection], gt_segments[annotation])
         keep = (tiou >= minimum) & (tiou > 0)
         parts.append((detection[keep], annotation[keep], tiou[keep]))
-        low = high
+        begin = stop
     if not parts:
         none = np.empty(0, np.int64)
         return Pairs(none, none, np.empty(0))
     detection, annotation, tiou = (np.concatenate(column) for column in zip(*parts, strict=True))
-    # Annotations already ascend inside a detection, and lexsort is stable: ties go to the earlier one.
-    order = np.lexsort((-tiou, detection))
-    detection, annotation, tiou = detection[order], annotation[order], tiou[order]
+    wish = np.lexsort((annotation, -tiou, detection))
+    detection, annotation, tiou = detection[wish], annotation[wish], tiou[wish]
     equal = (detection[1:] == detection[:-1]) & (tiou[1:] == tiou[:-1])
     if ties == "activitynet" and equal.any():
-        preference = np.zeros(len(detection), dtype=np.int64)
         tied = np.unique(detection[1:][equal])
-        places = np.full(len(group), -1, dtype=np.int64)
-        places[tied] = np.arange(len(tied))
-        rows = np.nonzero(places[detection] >= 0)[0]
-        rank = _tied_ranks(segments[tied], gt_segments, first[tied], width[tied])
-        preference[rows] = -rank[places[detection[rows]], annotation[rows] - first[detection[rows]]]
-        order = np.lexsort((preference, -tiou, detection))
-        detection, annotation, tiou = detection[order], annotation[order], tiou[order]
+        group_first = opening[group[tied]]
+        group_width = opening[group[tied] + 1] - group_first
+        rank = _tied_ranks(segments[tied], gt_segments, group_first, group_width)
+        row = np.full(len(group), -1, dtype=np.int64)
+        row[tied] = np.arange(len(tied))
+        several = np.nonzero(row[detection] >= 0)[0]
+        preference = np.zeros(len(detection), dtype=np.int64)
+        which = row[detection[several]]
+        preference[several] = -rank[which, annotation[several] - group_first[which]]
+        wish = np.lexsort((preference, -tiou, detection))
+        detection, annotation, tiou = detection[wish], annotation[wish], tiou[wish]
     return Pairs(detection, annotation, tiou)
 
 
@@ -121,32 +139,36 @@ def network_order(values: Floats) -> Integers:
     Returns:
         (R, 2^m) indices.
     """
+    rows, size = values.shape
     keys = values.copy()
-    index = np.broadcast_to(np.arange(values.shape[1]), values.shape).copy()
-    for low, high in _network(values.shape[1]):
-        swap = keys[:, low] > keys[:, high]
-        for column in (keys, index):
-            first, second = column[:, low], column[:, high]
-            column[:, low] = np.where(swap, second, first)
-            column[:, high] = np.where(swap, first, second)
+    index = np.broadcast_to(np.arange(size), values.shape).copy()
+    block = 2
+    while block <= size:
+        # Two sorted halves are merged: compared mirrored first, then at half the distance each time.
+        distance = block // 2
+        mirrored = True
+        while distance:
+            shape = (rows, size // (2 * distance), 2, distance)
+            step = -1 if mirrored else 1
+            pairs = [
+                (halves[:, :, 0], halves[:, :, 1, ::step])
+                for halves in (keys.reshape(shape), index.reshape(shape))
+            ]
+            swap = pairs[0][0] > pairs[0][1]
+            for low, high in pairs:
+                lower = np.where(swap, high, low)
+                high[...] = np.where(swap, low, high)
+                low[...] = lower
+            distance //= 2
+            mirrored = False
+        block *= 2
     return index
 
 
-@lru_cache
-def _network(size: int) -> tuple[tuple[Integers, Integers], ...]:
-    """The stages of the network: which places are compared with which."""
-    place = np.arange(size)
-    stages: list[tuple[Integers, Integers]] = []
-    block = 2
-    while block <= size:
-        # Merging two sorted halves: first mirrored, then at half the distance each time.
-        distances = [block - 1] + [block >> shift for shift in range(2, block.bit_length())]
-        for distance in distances:
-            partner = place ^ distance
-            low = place[partner > place]
-            stages.append((low, low ^ distance))
-        block *= 2
-    return tuple(stages)
+def _openings(sorted_groups: Integers, groups: int) -> Integers:
+    """(groups + 1,) where each group begins, and after it the next."""
+    counts = np.bincount(sorted_groups, minlength=groups)
+    return np.concatenate([[0], np.cumsum(counts)])
 
 
 def match(pairs: Pairs, tious: Floats, num_detections: int, num_annotations: int) -> Integers:

@@ -146,28 +146,26 @@ def build_table(
 
     # Ground truth.
     videos = list(there)
-    rows: list[tuple[int, int, int]] = []
-    spans: list[Floats] = []
+    index_of = class_index.get
+    gt_codes = np.array([index_of(label, -1) for video in there.values() for label in video.labels], np.int64)
+    gt_videos = np.repeat(np.arange(len(there)), [len(video.labels) for video in there.values()])
+    gt_spans = np.concatenate([np.empty((0, 2)), *(video.segments for video in there.values())])
     vague: dict[int, Floats] = {}
-    other_labels = 0
+    vague_labels = 0
     for number, video in enumerate(there.values()):
-        for position, label in enumerate(video.labels):
-            index = class_index.get(label, -1)
-            if index >= 0:
-                rows.append((number, index, position))
-                spans.append(video.segments[position])
-            elif label != AMBIGUOUS:
-                other_labels += 1
-        if ambiguous == "forgive" and AMBIGUOUS in video.labels:
+        if AMBIGUOUS in video.labels:
             vague[number] = video.segments[np.array(video.labels) == AMBIGUOUS]
-    if not rows:
+            vague_labels += len(vague[number])
+    taking = gt_codes >= 0
+    other_labels = int((~taking).sum()) - (0 if AMBIGUOUS in class_index else vague_labels)
+    if not taking.any():
         raise DataError(
             f"{truth.source}: no annotated instance is left to measure against (subset "
             f"{_joined(subset)}, {len(names)} classes, {len(excluded)} videos excluded). Check subset, "
             "classes and exclude."
         )
-    columns = np.array(rows, dtype=np.int64)
-    gt_segments = np.array(spans, dtype=np.float64)
+    columns = np.stack([gt_videos, gt_codes, np.arange(len(gt_codes))], axis=1)[taking]
+    gt_segments = gt_spans[taking]
     order = np.lexsort((columns[:, 2], columns[:, 1], columns[:, 0]))
     columns, gt_segments = columns[order], gt_segments[order]
     repeated = _repeated(columns, gt_segments)
@@ -195,13 +193,9 @@ def build_table(
 
     # Detections.
     video_index = {name: number for number, name in enumerate(videos)}
-    video_of: list[int] = []
-    label_of: list[int] = []
-    scores: list[Floats] = []
-    segments: list[Floats] = []
+    taken: list[tuple[int, Detections]] = []
     elsewhere = dropped_elsewhere = 0
     strangers: list[str] = []
-    unknown: dict[str, int] = {}
     for name, items in found.items():
         if name in excluded:
             continue
@@ -215,18 +209,15 @@ def build_table(
             strangers.append(name)
             video_index[name] = len(videos)
             videos.append(name)
-        for label in items.labels.tolist():
-            index = class_index.get(label, -1)
-            if index < 0:
-                unknown[label] = unknown.get(label, 0) + 1
-            label_of.append(index)
-        video_of.extend([video_index[name]] * len(items))
-        scores.append(items.scores)
-        segments.append(items.segments)
-    label_column = np.array(label_of, dtype=np.int64)
-    score_column = np.concatenate(scores) if scores else np.empty(0)
-    segment_column = np.concatenate(segments) if segments else np.empty((0, 2))
-    video_column = np.array(video_of, dtype=np.int64)
+        taken.append((video_index[name], items))
+    label_names = [label for _, items in taken for label in items.labels.tolist()]
+    label_column = np.array([index_of(label, -1) for label in label_names], dtype=np.int64)
+    score_column = np.concatenate([np.empty(0), *(items.scores for _, items in taken)])
+    segment_column = np.concatenate([np.empty((0, 2)), *(items.segments for _, items in taken)])
+    video_column = np.repeat(
+        np.array([index for index, _ in taken], dtype=np.int64), [len(items) for _, items in taken]
+    )
+    unknown = list(dict.fromkeys(label_names[i] for i in np.nonzero(label_column < 0)[0]))
     if not (np.isfinite(score_column).all() and np.isfinite(segment_column).all()):
         bad = ~(np.isfinite(score_column) & np.isfinite(segment_column).all(axis=1))
         raise DataError(
@@ -248,8 +239,8 @@ def build_table(
     counts["videos_not_detected"] = len(missed)
     if unknown:
         warnings.append(
-            f"{sum(unknown.values())} detections have labels that are not among the {len(names)} classes "
-            f"({_some(list(unknown))}) and are ignored."
+            f"{len(label_column) - len(known)} detections have labels that are not among the {len(names)} "
+            f"classes ({_some(unknown)}) and are ignored."
         )
     if strangers:
         warnings.append(
@@ -270,7 +261,7 @@ def build_table(
         warnings.append(f"{backwards} detections end before they start; they cannot match anything.")
 
     forgiven = np.zeros(len(order), dtype=np.bool_)
-    for number, vague_segments in vague.items():
+    for number, vague_segments in vague.items() if ambiguous == "forgive" else ():
         inside = np.nonzero(video_column[order] == number)[0]
         start, end = segment_column[order[inside]].T
         overlap = np.minimum(end[:, None], vague_segments[:, 1]) - np.maximum(

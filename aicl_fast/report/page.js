@@ -315,7 +315,7 @@
     draw();
   }
 
-  const LEFT = 132, RIGHT = 12;
+  const LEFT = 132, RIGHT = 24;
   const x = (time) => LEFT + ((time - state.low) / (state.high - state.low)) * (canvas.clientWidth - LEFT - RIGHT);
   const timeAt = (position) => state.low + ((position - LEFT) / (canvas.clientWidth - LEFT - RIGHT)) * (state.high - state.low);
 

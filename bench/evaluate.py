@@ -1,0 +1,168 @@
+"""What measuring mAP costs, against evaluators of the textbook kind.
+
+    python -m aicl_fast.bench.evaluate gt.json detections.json --subset test --json bench/results/evaluate-cpu.json
+
+Each round times every contender once, in one process and on one thread, so that a busy moment hits all of
+them; the table has medians over the rounds, and a ratio is the median of the rounds' own ratios. A call
+begins with annotations and detections in memory and ends with the AP of every class at every tIoU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aicl_fast.annotations import GroundTruth
+from aicl_fast.bench import textbook_evaluate
+from aicl_fast.detections import load_detections
+from aicl_fast.errors import AiclError
+from aicl_fast.evaluate import TIOUS, compare, diagnose, mean_average_precision
+from aicl_fast.files import write_json
+
+AGREEMENT = 1e-3
+"""How far average mAPs may lie apart: the textbooks leave the order of equal scores and tIoUs to numpy."""
+
+_COLD = """
+import sys, time
+begin = time.perf_counter()
+from aicl_fast.evaluate import mean_average_precision
+imported = time.perf_counter()
+mean_average_precision(sys.argv[1], sys.argv[2], subset=sys.argv[3])
+print(imported - begin, time.perf_counter() - begin)
+"""
+
+
+def time_rounds(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every contender in every round, taken in turn; the first round is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds + 1):
+        for name, call in contenders.items():
+            begin = time.perf_counter()
+            call()
+            if number:
+                seconds[name].append(time.perf_counter() - begin)
+    return seconds
+
+
+def measure_map(truth: GroundTruth, found: Any, subset: str, rounds: int) -> list[dict[str, Any]]:
+    """mAP at seven tIoUs by every contender, which must agree."""
+
+    def ours() -> npt.NDArray[np.float64]:
+        result = mean_average_precision(truth, found, subset=subset)
+        return np.array(list(result.per_class.values()))
+
+    contenders: dict[str, Callable[[], Any]] = {
+        "textbook, pandas rows": lambda: textbook_evaluate.pandas_map(truth, found, subset, TIOUS),
+        "textbook, loop over arrays": lambda: textbook_evaluate.loop_map(truth, found, subset, TIOUS),
+        "aicl_fast": ours,
+    }
+    averages = {name: float(np.mean(call())) for name, call in contenders.items()}
+    if max(averages.values()) - min(averages.values()) > AGREEMENT:
+        raise AiclError(f"the evaluators differ, so their times mean nothing: {averages}")
+    seconds = time_rounds(contenders, rounds)
+    own = seconds["aicl_fast"]
+    return [
+        {
+            "evaluator": name,
+            "average_mAP": averages[name],
+            "milliseconds": statistics.median(values) * 1e3,
+            "fastest_milliseconds": min(values) * 1e3,
+            "aicl_fast_times_faster": statistics.median(a / b for a, b in zip(values, own, strict=True)),
+        }
+        for name, values in seconds.items()
+    ]
+
+
+def measure_rest(truth: GroundTruth, found: Any, subset: str, rounds: int) -> list[dict[str, Any]]:
+    """The measures that no textbook here has."""
+    contenders: dict[str, Callable[[], object]] = {
+        "diagnose": lambda: diagnose(truth, found, subset=subset),
+        "compare, 2000 draws": lambda: compare(truth, found, found, subset=subset),
+    }
+    seconds = time_rounds(contenders, rounds)
+    return [
+        {"measure": name, "milliseconds": statistics.median(values) * 1e3} for name, values in seconds.items()
+    ]
+
+
+def measure_cold(truth: Path, found: Path, subset: str, rounds: int) -> dict[str, float]:
+    """From the first import to the result, files read, in fresh processes."""
+    runs = []
+    for _ in range(rounds + 1):
+        # The folder of a checkout would shadow the installed package.
+        command = [sys.executable, "-c", _COLD, str(truth.resolve()), str(found.resolve()), subset]
+        printed = subprocess.run(command, check=True, capture_output=True, text=True, cwd="/").stdout
+        runs.append([float(word) for word in printed.split()])
+    imported, total = (statistics.median(column) for column in zip(*runs[1:], strict=True))
+    return {"import_milliseconds": imported * 1e3, "total_milliseconds": total * 1e3}
+
+
+def describe_machine() -> dict[str, Any]:
+    """What a figure is to be read with."""
+    from importlib.metadata import version
+
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        found = [line.split(":", 1)[1] for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = found[0].strip() if found else model
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).resolve().parent,
+    ).stdout.strip()
+    return {
+        "device": f"{model}, {os.cpu_count()} cores",
+        "load_average": os.getloadavg()[0],
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "pandas": version("pandas"),
+        "aicl_fast": version("aicl-fast"),
+        "commit": commit or "unknown",
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print, and write the results as JSON when asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("ground_truth", type=Path)
+    parser.add_argument("detections", type=Path)
+    parser.add_argument("--subset", default="test")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of every measurement (7)")
+    parser.add_argument("--json", type=Path, help="also write the results here")
+    options = parser.parse_args(arguments)
+    truth, found = GroundTruth.load(options.ground_truth), load_detections(options.detections)
+    counts = mean_average_precision(truth, found, subset=options.subset).counts
+    result = {
+        "command": f"python -m aicl_fast.bench.evaluate {options.ground_truth.name} {options.detections.name} "
+        f"--subset {options.subset} --rounds {options.rounds}",
+        "machine": describe_machine(),
+        "data": {key: counts[key] for key in ("videos", "instances", "detections")},
+        "tious": list(TIOUS),
+        "map": measure_map(truth, found, options.subset, options.rounds),
+        "rest": measure_rest(truth, found, options.subset, options.rounds),
+        "cold": measure_cold(options.ground_truth, options.detections, options.subset, options.rounds),
+    }
+    print(json.dumps(result, indent=1))
+    if options.json is not None:
+        write_json(options.json, result)
+
+
+if __name__ == "__main__":
+    main()
