@@ -43,7 +43,7 @@ def map_table(title: str, tious: Sequence[float], rows: Sequence[tuple[str, Sequ
     table.add_column("mAP (%) at tIoU", no_wrap=True)
     for tiou in tious:
         table.add_column(f"{tiou:g}", justify="right")
-    table.add_column("average", justify="right", style="bold")
+    table.add_column("average", justify="right", style="bold", no_wrap=True)
     for name, cells, average in rows:
         table.add_row(name, *cells, average)
     return table

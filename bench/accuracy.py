@@ -1,0 +1,35 @@
+"""Accuracy of the demo over several seeds, each loss setting beside the others.
+
+    python -m aicl_fast.bench.accuracy --seeds 3 --json bench/results/demo-accuracy.json
+
+The rows are what `aicl-fast demo --seeds N --ablate` measures: the first row's file is the exported model
+in ONNX Runtime, the others are the networks in torch, decoded alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from aicl_fast.bench.record import write_result
+from aicl_fast.cli.demo import run_demo
+from aicl_fast.files import read_json
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the demo with its ablation and record the rows."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--json", type=Path, help="where to record the rows")
+    options = parser.parse_args(arguments)
+    run_demo(options.folder, seeds=options.seeds, ablate=True, overrides=[])
+    if options.json is not None:
+        metrics = read_json(options.folder / "metrics.json", "metrics file")
+        kept = {name: metrics[name] for name in ("data", "preset", "tious", "average_mAP", "config")}
+        write_result(options.json, "accuracy", metrics["runs"], **kept)
+
+
+if __name__ == "__main__":
+    main()

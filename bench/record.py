@@ -1,0 +1,81 @@
+"""What every recorded result says of where it comes from, and the one way it is written."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aicl_fast.files import write_json
+
+SCHEMA = 1
+_PACKAGES = ("aicl-fast", "numpy", "numba", "onnxruntime", "torch", "triton", "openvino", "tensorrt")
+
+
+def environment() -> dict[str, Any]:
+    """Device, system, versions, commit, date and command of this process."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "device": device_name(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": versions,
+        "commit": _commit(),
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+        "command": " ".join(["python", "-m", _module(), *sys.argv[1:]]),
+    }
+
+
+def device_name() -> str:
+    """The GPU's name where torch is loaded and finds one, else the processor's."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def write_result(
+    path: str | os.PathLike[str], suite: str, rows: Sequence[Mapping[str, Any]], **more: Any
+) -> None:
+    """Write one suite's rows with :func:`environment`, whole or not at all.
+
+    Args:
+        path: the JSON file, by custom under ``bench/results/``.
+        suite: the suite's name.
+        rows: plain values; what a row holds is the suite's own.
+        more: further fields beside the rows.
+    """
+    write_json(path, {"schema": SCHEMA, "suite": suite, **environment(), **more, "rows": list(rows)})
+
+
+def _commit() -> str:
+    """The commit of the source, with a mark where files differ from it; empty outside a checkout."""
+    here = Path(__file__).resolve().parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _module() -> str:
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return spec.name if spec is not None else Path(sys.argv[0]).name
