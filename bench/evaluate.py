@@ -1,6 +1,6 @@
 """What measuring mAP costs, against evaluators of the textbook kind.
 
-    python -m aicl_fast.bench.evaluate gt.json detections.json --subset test --json bench/results/evaluate-cpu.json
+    python -m aicl_fast.bench.evaluate gt.json detections.json --json bench/results/evaluate-cpu.json
 
 Each round times every contender once, in one process and on one thread, so that a busy moment hits all of
 them; the table has medians over the rounds, and a ratio is the median of the rounds' own ratios. A call
@@ -150,8 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     truth, found = GroundTruth.load(options.ground_truth), load_detections(options.detections)
     counts = mean_average_precision(truth, found, subset=options.subset).counts
     result = {
-        "command": f"python -m aicl_fast.bench.evaluate {options.ground_truth.name} {options.detections.name} "
-        f"--subset {options.subset} --rounds {options.rounds}",
+        "command": f"python -m aicl_fast.bench.evaluate {options.ground_truth.name} "
+        f"{options.detections.name} --subset {options.subset} --rounds {options.rounds}",
         "machine": describe_machine(),
         "data": {key: counts[key] for key in ("videos", "instances", "detections")},
         "tious": list(TIOUS),

@@ -24,7 +24,8 @@ def tious_with(start: float, end: float, segments: Floats) -> Floats:
     inner = np.minimum(end, segments[:, 1]) - np.maximum(start, segments[:, 0])
     inner = inner.clip(0)
     union = (segments[:, 1] - segments[:, 0]) + (end - start) - inner
-    return inner / union
+    result: Floats = inner / union
+    return result
 
 
 def interpolated(hits: Floats, instances: int) -> float:

@@ -109,21 +109,18 @@ def overlapping_pairs(
 
 
 def _tied_ranks(segments: Floats, gt_segments: Floats, first: Integers, width: Integers) -> Integers:
-    """(R, W) place of each annotation of R detections' groups in the ascending :func:`network_order`."""
-    result = np.zeros((len(segments), int(width.max())), dtype=np.int64)
-    size = 1 << np.maximum(np.ceil(np.log2(width)).astype(np.int64), 0)
-    for length in np.unique(size):
-        rows = np.nonzero(size == length)[0]
-        column = np.arange(length)
-        inside = column < width[rows, None]
-        index = np.where(inside, first[rows, None] + column, 0)
-        tiou = np.where(inside, temporal_iou(segments[rows, None], gt_segments[index]), np.inf)
-        order = network_order(tiou)
-        rank = np.empty_like(order)
-        np.put_along_axis(rank, order, np.broadcast_to(column, order.shape), axis=1)
-        kept = min(int(length), result.shape[1])
-        result[rows, :kept] = rank[:, :kept]
-    return result
+    """(R, 2^m) place of each annotation of R detections' groups in the ascending :func:`network_order`.
+
+    Groups share one size: values of infinity at the end are never moved, and so change nothing.
+    """
+    column = np.arange(1 << (int(width.max()) - 1).bit_length())
+    inside = column < width[:, None]
+    index = np.where(inside, first[:, None] + column, 0)
+    tiou = np.where(inside, temporal_iou(segments[:, None], gt_segments[index]), np.inf)
+    order = network_order(tiou)
+    rank = np.empty_like(order)
+    np.put_along_axis(rank, order, np.broadcast_to(column, order.shape), axis=1)
+    return rank
 
 
 def network_order(values: Floats) -> Integers:
