@@ -239,6 +239,8 @@ def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def _real(values: npt.ArrayLike, name: str, video: str) -> Array:
     """``values`` as a C-contiguous float32 or float64 array."""
+    if type(values) is np.ndarray and values.dtype.char in "fd" and values.flags.c_contiguous:
+        return values
     try:
         array = np.asarray(values)
     except (ValueError, TypeError, RuntimeError) as error:
@@ -318,7 +320,10 @@ def _detections(found: Found, names: Array, video: str) -> Detections:
     labels, values, segments = found
     if not len(values):
         return Detections.empty(video)
-    return Detections(names[labels], values, segments, video)
+    # The arrays are as Detections would make them: its own conversions would take a quarter of a call.
+    result = object.__new__(Detections)
+    vars(result).update(labels=names[labels], scores=values, segments=segments, video=video)
+    return result
 
 
 def _processors() -> int:

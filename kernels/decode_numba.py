@@ -48,7 +48,7 @@ def gather(scores: Any, columns: Any, largest: float, curves: Any) -> bool:
         c = columns[p]
         for t in range(length):
             curves[p, t] = scores[t, c]
-    return good == length * width
+    return bool(good == length * width)
 
 
 @_kernel
@@ -58,7 +58,7 @@ def _crossing_up(value: float, slope: float, threshold: float, weight: Any, top:
     guess = (threshold - value) / slope * len(weight)
     r = 1
     if guess > 1.0:
-        r = top if guess >= top else int(math.ceil(guess))
+        r = top if guess >= top else math.ceil(guess)
     while r > 1 and value + slope * weight[r - 1] >= threshold:
         r -= 1
     while r < top and value + slope * weight[r] < threshold:
@@ -72,7 +72,7 @@ def _crossing_down(value: float, slope: float, threshold: float, weight: Any, to
     guess = (threshold - value) / slope * len(weight)
     r = 1
     if guess > 1.0:
-        r = top if guess >= top else int(math.ceil(guess))
+        r = top if guess >= top else math.ceil(guess)
     while r > 1 and value + slope * weight[r - 1] < threshold:
         r -= 1
     while r < top and value + slope * weight[r] >= threshold:
@@ -261,8 +261,8 @@ def _sift_down(heap_score: Any, heap_box: Any, size: int, i: int) -> None:
 
 @_kernel
 def _gaussian(
-    low: int, high: int, layer: Any, start: Any, end: Any, score: Any, keep: Any, heap_score: Any, heap_box: Any,
-    following: Any, sigma: float, added: float, floor: float,
+    low: int, high: int, layer: Any, start: Any, end: Any, score: Any, keep: Any,
+    heap_score: Any, heap_box: Any, following: Any, sigma: float, added: float, floor: float,
 ) -> None:  # fmt: skip
     """Soft-NMS of Bodla et al. 2017 over the layers low..high, ranked anew after each box.
 

@@ -28,14 +28,16 @@ std::unique_ptr<T[]> uninitialised(std::int64_t n) {
 
 bool within(double value, double low, double high) { return value >= low && value <= high; }
 
-// Order of doubles, greatest first, as the order of their leading 32 bits.
+// Order of doubles, greatest first, as the order of their leading 24 bits.
+constexpr int kDigits = 3;
+
 std::uint32_t leading_bits(double value) noexcept {
   std::uint64_t bits;
   // -0.0 and 0.0 are equal, and must stay in their order.
   value += 0.0;
   std::memcpy(&bits, &value, sizeof bits);
   const std::uint32_t high = static_cast<std::uint32_t>(bits >> 32);
-  return (high & 0x80000000u) ? high : ~high & 0x7fffffffu;
+  return ((high & 0x80000000u) ? high : ~high & 0x7fffffffu) >> 8;
 }
 
 }  // namespace
@@ -230,11 +232,11 @@ bool Plan::find_runs(std::int32_t layer, std::int64_t length) noexcept {
     const std::int32_t top = t + 1 < length ? upscale : upscale - 1;
     const std::int32_t base = t * upscale;
     const bool rising = before < after;
+    const double steps = upscale / slope;
     for (std::int32_t k = std::min(before, after); k < std::max(before, after); ++k) {
-      // Division lands within a step or so; the grid's own arithmetic decides.
-      const double guess = (threshold[k] - v) / slope * upscale;
-      std::int32_t r = 1;
-      if (guess > 1.0) r = guess >= top ? top : static_cast<std::int32_t>(std::ceil(guess));
+      // This lands within a step or so, or is NaN (then 1); the grid's own arithmetic decides.
+      const double guess = (threshold[k] - v) * steps + 1.0;
+      std::int32_t r = static_cast<std::int32_t>(std::min(std::max(1.0, guess), static_cast<double>(top)));
       while (r > 1 && (v + slope * weight[r - 1] >= threshold[k]) == rising) --r;
       while (r < top && (v + slope * weight[r] >= threshold[k]) != rising) ++r;
       if (rising) {
@@ -302,14 +304,14 @@ void Plan::sort(Ranked* items, std::int32_t n) noexcept {
     return score[x.box] > score[y.box] || (score[x.box] == score[y.box] && x.box < y.box);
   };
   if (n > 32) {
-    std::int32_t counts[4][256] = {};
+    std::int32_t counts[kDigits][256] = {};
     for (std::int32_t i = 0; i < n; ++i) {
       const std::uint32_t key = leading_bits(score[items[i].box]);
       items[i].key = key;
-      for (int digit = 0; digit < 4; ++digit) ++counts[digit][(key >> (8 * digit)) & 255];
+      for (int digit = 0; digit < kDigits; ++digit) ++counts[digit][(key >> (8 * digit)) & 255];
     }
     Ranked *source = items, *target = scratch_.get();
-    for (int digit = 0; digit < 4; ++digit) {
+    for (int digit = 0; digit < kDigits; ++digit) {
       std::int32_t* const count = counts[digit];
       const int shift = 8 * digit;
       if (count[(source[0].key >> shift) & 255] == n) continue;

@@ -81,20 +81,19 @@ class Decoder {
 
   py::object decode(const py::array& scores, const py::array& video_scores, std::int64_t num_segments) {
     const Input in = input(scores, video_scores, num_segments);
-    std::unique_ptr<Lease> lease;
+    Lease lease(*this, in.length, in.width);
     aicl_decode_status status;
     {
       py::gil_scoped_release unlocked;
-      lease = std::make_unique<Lease>(*this, in.length, in.width);
-      status = lease->run(in);
+      status = lease.run(in);
     }
     if (status == AICL_DECODE_NOT_FINITE) return py::none();
-    if (status != AICL_DECODE_OK) throw std::invalid_argument(lease->plan().error());
-    const std::int32_t n = lease->plan().count();
+    if (status != AICL_DECODE_OK) throw std::invalid_argument(lease.plan().error());
+    const std::int32_t n = lease.plan().count();
     py::array_t<std::int64_t> labels(n);
     py::array_t<double> values(n);
     py::array_t<double> segments({n, 2});
-    lease->plan().write(n, labels.mutable_data(), values.mutable_data(), segments.mutable_data());
+    lease.plan().write(n, labels.mutable_data(), values.mutable_data(), segments.mutable_data());
     return py::make_tuple(std::move(labels), std::move(values), std::move(segments));
   }
 
