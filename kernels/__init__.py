@@ -11,18 +11,44 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aicl_fast.kernels.contrast import segment_contrast
+    from aicl_fast.kernels.embed import (
+        TwoBranchEmbeddings,
+        TwoBranchScores,
+        TwoBranchWeights,
+        pack_two_branch,
+        two_branch_embed,
+        two_branch_infer,
+    )
     from aicl_fast.kernels.fusion import score_fusion
     from aicl_fast.kernels.mining import Mining, mine_segments
     from aicl_fast.kernels.pooling import topk_pool
 
-__all__ = ["Mining", "mine_segments", "score_fusion", "segment_contrast", "topk_pool"]
+__all__ = [
+    "Mining",
+    "TwoBranchEmbeddings",
+    "TwoBranchScores",
+    "TwoBranchWeights",
+    "mine_segments",
+    "pack_two_branch",
+    "score_fusion",
+    "segment_contrast",
+    "topk_pool",
+    "two_branch_embed",
+    "two_branch_infer",
+]
 
 _HOME = {
     "Mining": "mining",
+    "TwoBranchEmbeddings": "embed",
+    "TwoBranchScores": "embed",
+    "TwoBranchWeights": "embed",
     "mine_segments": "mining",
+    "pack_two_branch": "embed",
     "score_fusion": "fusion",
     "segment_contrast": "contrast",
     "topk_pool": "pooling",
+    "two_branch_embed": "embed",
+    "two_branch_infer": "embed",
 }
 
 

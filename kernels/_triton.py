@@ -28,6 +28,9 @@ INTERPRET = os.environ.get("TRITON_INTERPRET", "0") == "1"
 MAX_LENGTH = 4096
 """Segments that a program holds at once, in the operations that rank along T."""
 
+EXACT_STRIDES = (torch.Tag.needs_exact_strides,)
+"""Tags of every operation: a layout decides how the kernels index, so compilers are to keep it."""
+
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.bool)  # bool: masks
 
 
@@ -42,6 +45,20 @@ def use_kernels(*tensors: Tensor) -> bool:
         if not (tensor.is_cuda or INTERPRET) or tensor.dtype not in _DTYPES or tensor.numel() == 0:
             return False
     return True
+
+
+CAPABILITY: int | None = None
+"""A compute capability (times ten) to choose launch settings for; None asks the device of the tensors."""
+
+
+def capability(device: torch.device) -> int:
+    """The compute capability, times ten, whose launch settings are meant: Hopper's where there is no GPU."""
+    if CAPABILITY is not None:
+        return CAPABILITY
+    if device.type != "cuda":
+        return 90
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
 
 
 def next_power_of_2(n: int) -> int:

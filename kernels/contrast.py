@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from aicl_fast.kernels._triton import (
+    EXACT_STRIDES,
     MAX_LENGTH,
     as_layout,
     empty_layout,
@@ -101,7 +102,6 @@ def _contrast_fwd_kernel(
     B,
     T,
     DE: tl.constexpr,
-    N: tl.constexpr,
     PLANAR: tl.constexpr,
     EPS: tl.constexpr,
     BLOCK_T: tl.constexpr,
@@ -113,12 +113,10 @@ def _contrast_fwd_kernel(
     video = tl.program_id(1).to(tl.int64)
     which = tl.program_id(2)
     p_e = p_e0
-    if N > 1:
-        if which == 1:
-            p_e = p_e1
-    if N > 2:
-        if which == 2:
-            p_e = p_e2
+    if which == 1:
+        p_e = p_e1
+    if which == 2:
+        p_e = p_e2
     p_e += video * T * DE
     p_x, p_y, p_n = p_ia, p_ca, p_cb
     if half == 1:
@@ -269,7 +267,6 @@ def _contrast_bwd_kernel(
     B,
     T,
     DE: tl.constexpr,
-    N: tl.constexpr,
     PLANAR: tl.constexpr,
     EPS: tl.constexpr,
     BLOCK_T: tl.constexpr,
@@ -279,12 +276,10 @@ def _contrast_bwd_kernel(
     video = tl.program_id(1).to(tl.int64)
     which = tl.program_id(2)
     p_e, p_d = p_e0, p_d0
-    if N > 1:
-        if which == 1:
-            p_e, p_d = p_e1, p_d1
-    if N > 2:
-        if which == 2:
-            p_e, p_d = p_e2, p_d2
+    if which == 1:
+        p_e, p_d = p_e1, p_d1
+    if which == 2:
+        p_e, p_d = p_e2, p_d2
     b_t = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     b_d = tl.arange(0, BLOCK_D)
     m_t, m_d = b_t < T, b_d < DE
@@ -319,7 +314,7 @@ def _three(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [*tensors, *[tensors[0]] * (_MAX_EMBEDDINGS - len(tensors))]
 
 
-@torch.library.custom_op("aicl_fast::segment_contrast", mutates_args=())
+@torch.library.custom_op("aicl_fast::segment_contrast", mutates_args=(), tags=EXACT_STRIDES)
 def segment_contrast_fwd(
     embeddings: Sequence[Tensor], ca: Tensor, cb: Tensor, ia: Tensor, ib: Tensor, tau: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -348,7 +343,6 @@ def segment_contrast_fwd(
         batch,
         length,
         DE=width,
-        N=len(embeddings),
         PLANAR=planar,
         EPS=_EPS,
         BLOCK_T=next_power_of_2(length),
@@ -372,7 +366,7 @@ def _(
     )
 
 
-@torch.library.custom_op("aicl_fast::segment_contrast_backward", mutates_args=())
+@torch.library.custom_op("aicl_fast::segment_contrast_backward", mutates_args=(), tags=EXACT_STRIDES)
 def segment_contrast_bwd(
     d_losses: Tensor,
     embeddings: Sequence[Tensor],
@@ -402,7 +396,6 @@ def segment_contrast_bwd(
         batch,
         length,
         DE=width,
-        N=len(embeddings),
         PLANAR=planar,
         EPS=_EPS,
         BLOCK_T=block_t,
@@ -517,4 +510,5 @@ def segment_contrast(embedding: Tensor | Sequence[Tensor], mining: Mining, tau: 
 
 def _kernel_losses(embeddings: list[Tensor], mining: Mining, tau: float) -> Tensor:
     losses, _, _ = segment_contrast_fwd(embeddings, *mining, tau)
-    return (losses.sum(dim=(1, 2)) / losses.shape[1]).to(embeddings[0].dtype)
+    mean: Tensor = losses.sum(dim=(1, 2)) / losses.shape[1]
+    return mean.to(embeddings[0].dtype)

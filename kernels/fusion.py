@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from aicl_fast.kernels._triton import as_layout, empty_layout, is_planar, kernel, next_power_of_2, use_kernels
+from aicl_fast.kernels._triton import (
+    EXACT_STRIDES,
+    as_layout,
+    empty_layout,
+    is_planar,
+    kernel,
+    next_power_of_2,
+    use_kernels,
+)
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -56,10 +64,7 @@ def _fusion_fwd_kernel(
     m_t = b_t < T
     m_tc = m_t[:, None] & (b_c < C)[None, :]
     # C is a constant, so that 16-byte accesses are found where it is a multiple of four.
-    if PLANAR:
-        b_at = b_c[None, :] * T + b_t[:, None]
-    else:
-        b_at = b_t[:, None] * C + b_c[None, :]
+    b_at = b_c[None, :] * T + b_t[:, None] if PLANAR else b_t[:, None] * C + b_c[None, :]
     start = video * T * C
 
     b_cas = tl.load(p_cas + start + b_at, mask=m_tc, other=-float("inf")).to(tl.float32)
@@ -105,10 +110,7 @@ def _fusion_bwd_kernel(
     video = tl.program_id(1).to(tl.int64)
     m_t = b_t < T
     m_tc = m_t[:, None] & (b_c < C)[None, :]
-    if PLANAR:
-        b_at = b_c[None, :] * T + b_t[:, None]
-    else:
-        b_at = b_t[:, None] * C + b_c[None, :]
+    b_at = b_c[None, :] * T + b_t[:, None] if PLANAR else b_t[:, None] * C + b_c[None, :]
     start = video * T * C
 
     b_cas = tl.load(p_cas + start + b_at, mask=m_tc, other=-float("inf")).to(tl.float32)
@@ -150,7 +152,7 @@ def _grid(cas: Tensor) -> tuple[tuple[int, int], dict[str, Any]]:
     return (-(-length // block_t), batch), meta
 
 
-@torch.library.custom_op("aicl_fast::score_fusion", mutates_args=())
+@torch.library.custom_op("aicl_fast::score_fusion", mutates_args=(), tags=EXACT_STRIDES)
 def score_fusion_fwd(
     cas: Tensor, logit_rgb: Tensor, logit_flow: Tensor, gamma: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -180,7 +182,7 @@ def _(cas: Tensor, logit_rgb: Tensor, logit_flow: Tensor, gamma: float) -> tuple
     return empty_layout(cas, is_planar(cas)), a, a_ca
 
 
-@torch.library.custom_op("aicl_fast::score_fusion_backward", mutates_args=())
+@torch.library.custom_op("aicl_fast::score_fusion_backward", mutates_args=(), tags=EXACT_STRIDES)
 def score_fusion_bwd(
     cas: Tensor,
     logit_rgb: Tensor,
@@ -278,7 +280,8 @@ def score_fusion(
     Source: eq. 3, 4, 8, normalised as the authors' program does.
 
     Example:
-        >>> scores, a, a_ca = score_fusion(torch.randn(2, 750, 20), torch.randn(2, 750), torch.randn(2, 750), 1 / 3)
+        >>> cas, logit = torch.randn(2, 750, 20), torch.randn(2, 750)
+        >>> scores, a, a_ca = score_fusion(cas, logit, logit, gamma=1 / 3)
         >>> scores.shape, a.shape
         (torch.Size([2, 750, 20]), torch.Size([2, 750]))
     """

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from aicl_fast.kernels._triton import (
+    EXACT_STRIDES,
     MAX_LENGTH,
     as_layout,
     empty_layout,
@@ -78,10 +79,7 @@ def _pool_fwd_kernel(
     video = tl.program_id(1).to(tl.int64)
     m_c = b_c < C
     m_ct = m_c[:, None] & (b_t < T)[None, :]
-    if PLANAR:
-        b_at = b_c[:, None] * T + b_t[None, :]
-    else:
-        b_at = b_t[None, :] * C + b_c[:, None]
+    b_at = b_c[:, None] * T + b_t[None, :] if PLANAR else b_t[None, :] * C + b_c[:, None]
     start = video * T * C
 
     b_scores = tl.load(p_scores + start + b_at, mask=m_ct, other=0.0).to(tl.float32)
@@ -118,7 +116,7 @@ def _pool_bwd_kernel(
     tl.store(p_d_cas + video * T * C + b_at, b_d_cas.to(p_d_cas.dtype.element_ty), mask=mask)
 
 
-@torch.library.custom_op("aicl_fast::topk_pool", mutates_args=())
+@torch.library.custom_op("aicl_fast::topk_pool", mutates_args=(), tags=EXACT_STRIDES)
 def topk_pool_fwd(cas: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Launch the forward kernel; the mask lies in memory as ``scores`` does."""
     batch, length, classes = cas.shape
@@ -149,7 +147,7 @@ def _(cas: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return pooled, empty_layout(scores, is_planar(scores), torch.bool)
 
 
-@torch.library.custom_op("aicl_fast::topk_pool_backward", mutates_args=())
+@torch.library.custom_op("aicl_fast::topk_pool_backward", mutates_args=(), tags=EXACT_STRIDES)
 def topk_pool_bwd(d_pooled: Tensor, selected: Tensor, k: int) -> Tensor:
     """Launch the backward kernel; the gradient lies in memory as the mask does."""
     batch, length, classes = selected.shape

@@ -7,9 +7,10 @@ process can have Triton in one mode only.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -33,7 +34,7 @@ if _HAS_TRITON and not ON_CUDA:
     # Triton's own library of functions is bound to the interpreter or to the compiler when it is imported.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
-        import triton.language
+        importlib.import_module("triton.language")
 
 TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
 """Norm of the error over norm of the reference: what rounding inputs and outputs once can cost."""
@@ -60,16 +61,16 @@ def _targets() -> list[Any]:
 
 
 @pytest.fixture(params=_targets())
-def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
+def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Target:
     """Each device and dtype; the public functions use the kernels, and ``torch.empty`` gives NaN."""
     device, name = request.param
-    yield _switch_on(monkeypatch, device, name)
+    return _switch_on(monkeypatch, device, name)
 
 
 @pytest.fixture(params=[pytest.param("cpu", id="interpreter"), pytest.param("cuda", marks=pytest.mark.gpu)])
-def target32(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
+def target32(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Target:
     """As ``target``, float32 only, for what does not hang on the dtype."""
-    yield _switch_on(monkeypatch, request.param, "float32")
+    return _switch_on(monkeypatch, request.param, "float32")
 
 
 def _switch_on(monkeypatch: pytest.MonkeyPatch, device: str, name: str) -> Target:

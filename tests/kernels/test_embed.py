@@ -1,0 +1,158 @@
+"""The network for inference: the kernels against the reference, and the reference against the network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from aicl_fast.config import load_config  # noqa: E402
+from aicl_fast.kernels import embed  # noqa: E402
+from aicl_fast.kernels.embed import (  # noqa: E402
+    pack_two_branch,
+    two_branch_embed,
+    two_branch_embed_reference,
+    two_branch_infer,
+    two_branch_infer_reference,
+)
+from aicl_fast.model import TwoBranchNet  # noqa: E402
+
+# Products in tf32 keep ten bits of their operands.
+_TF32 = 2e-3
+_FLOAT8 = 6e-2
+
+# B, T, D_rgb, D_flow, De, C, standardised: widths that fill no tile, videos shorter than one and longer.
+_CASES = [
+    (1, 1, 57, 57, 40, 8, True),
+    (3, 2, 64, 40, 16, 1, False),
+    (2, 63, 57, 57, 130, 20, True),
+    (3, 63, 64, 128, 64, 200, False),
+    (1, 500, 30, 30, 24, 20, False),
+    (1, 750, 128, 128, 64, 20, False),
+    (1, 1000, 16, 16, 16, 20, True),
+]
+
+
+def _network(case, seed: int = 0) -> tuple[TwoBranchNet, torch.Tensor]:
+    batch, length, rgb, flow, width, classes, standardised = case
+    overrides = [f"rgb_width={rgb}", f"flow_width={flow}", f"segments={max(2, length)}"]
+    config = load_config("thumos14", overrides=[*overrides, f"standardize_input={str(standardised).lower()}"])
+    config = replace(config, classes=()).with_values({"embedding_width": width, "num_classes": classes})
+    torch.manual_seed(seed)
+    net = TwoBranchNet(config).double().eval()
+    if standardised:
+        net.set_input_statistics(torch.rand(rgb + flow), torch.rand(rgb + flow) + 0.2)
+    return net, torch.rand(batch, length, rgb + flow)
+
+
+@pytest.fixture(params=["whole", "split"])
+def halves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to launch the product, whatever the size would choose."""
+    split = request.param == "split"
+    launches = {
+        family: tuple(replace(launch, max_rows=1 << 62) for launch in choices if launch.split == split)
+        for family, choices in embed.LAUNCHES.items()
+    }
+    monkeypatch.setattr(embed, "LAUNCHES", launches)
+    return str(request.param)
+
+
+def _tolerance(target) -> float:
+    tf32 = target.device.type == "cuda" and target.dtype == torch.float32
+    return _TF32 if tf32 else target.tolerance
+
+
+@pytest.mark.parametrize("case", _CASES, ids=str)
+def test_scores_equal_the_reference(case, halves: str, target, assert_close) -> None:
+    net, x = _network(case)
+    x = target.put(x)
+    weights = pack_two_branch(net.state_dict(), target.dtype, device=target.device)
+    exact = pack_two_branch(net.state_dict(), torch.float64, device="cpu")
+    scores = two_branch_infer(x, weights, net.gamma)
+    expected = two_branch_infer_reference(x.double().cpu(), exact, net.gamma)
+    for name, ours, theirs in zip(scores._fields, scores, expected, strict=True):
+        assert ours.dtype == torch.float32
+        assert_close(ours, theirs, _tolerance(target), name)
+
+
+@pytest.mark.parametrize("case", _CASES, ids=str)
+def test_embeddings_equal_the_reference(case, target, assert_close) -> None:
+    net, x = _network(case)
+    x = target.put(x)
+    weights = pack_two_branch(net.state_dict(), target.dtype, device=target.device)
+    exact = pack_two_branch(net.state_dict(), torch.float64, device="cpu")
+    embeddings = two_branch_embed(x, weights)
+    expected = two_branch_embed_reference(x.double().cpu(), exact)
+    for name, ours, theirs in zip(embeddings._fields, embeddings, expected, strict=True):
+        assert ours.dtype == target.dtype
+        assert_close(ours, theirs, _tolerance(target), name)
+
+
+@pytest.mark.parametrize("case", [case for case in _CASES if case[1] > 1], ids=str)
+def test_reference_equals_the_network(case, assert_close) -> None:
+    net, x = _network(case)
+    x = x.double()
+    with torch.no_grad():
+        outputs = net(x)
+    weights = pack_two_branch(net.state_dict(), torch.float64)
+    scores = two_branch_infer_reference(x, weights, net.gamma)
+    embeddings = two_branch_embed_reference(x, weights)
+    for name in ("CAS", "A_score", "A", "A_ca"):
+        assert_close(getattr(scores, name), getattr(outputs, name), 1e-6, name)
+    for name in embeddings._fields:
+        assert_close(getattr(embeddings, name), getattr(outputs, name), 1e-6, name)
+
+
+def test_features_that_are_not_contiguous(target32, assert_close) -> None:
+    net, x = _network(_CASES[2])
+    weights = pack_two_branch(net.state_dict(), target32.dtype, device=target32.device)
+    wide = target32.put(x.transpose(1, 2).contiguous()).transpose(1, 2)
+    expected = two_branch_infer_reference(x, pack_two_branch(net.state_dict(), torch.float32), net.gamma)
+    assert_close(two_branch_infer(wide, weights, net.gamma).A_score, expected.A_score, _TF32)
+
+
+def test_float8_weights_stand_for_the_same_network(assert_close) -> None:
+    net, x = _network((2, 63, 64, 64, 32, 5, False))
+    weights = pack_two_branch(net.state_dict(), torch.float8_e4m3fn, input_scale=1 / 64)
+    exact = pack_two_branch(net.state_dict(), torch.float64)
+    scores = two_branch_infer_reference(x, weights, net.gamma)
+    expected = two_branch_infer_reference(x.double(), exact, net.gamma)
+    assert_close(scores.A_score, expected.A_score, _FLOAT8)
+    assert_close(
+        two_branch_embed_reference(x, weights).E, two_branch_embed_reference(x.double(), exact).E, _FLOAT8
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", [_CASES[3], _CASES[5]], ids=str)
+def test_float8_products_on_a_gpu(case, halves: str, assert_close) -> None:
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("needs a CUDA device of compute capability 8.9")
+    net, x = _network(case)
+    weights = pack_two_branch(net.state_dict(), torch.float8_e4m3fn, device="cuda", input_scale=1 / 64)
+    exact = pack_two_branch(net.state_dict(), torch.float64, device="cpu")
+    scores = two_branch_infer(x.to("cuda", torch.bfloat16), weights, net.gamma)
+    expected = two_branch_infer_reference(x.double(), exact, net.gamma)
+    for name, ours, theirs in zip(scores._fields, scores, expected, strict=True):
+        assert_close(ours, theirs, _FLOAT8, name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float8_e4m3fn], ids=str)
+def test_packing_leaves_the_network_as_it_is(dtype: torch.dtype) -> None:
+    net, _ = _network(_CASES[2])
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    pack_two_branch(net.state_dict(), dtype)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_features_that_do_not_fit_are_an_error() -> None:
+    net, x = _network(_CASES[2])
+    weights = pack_two_branch(net.state_dict(), torch.float32)
+    with pytest.raises(
+        ValueError, match=r"expected features of shape \(B, T, 57 \+ 57\), got \(2, 63, 113\)"
+    ):
+        two_branch_infer(x[..., 1:], weights, net.gamma)
+    with pytest.raises(ValueError, match=r"weights' dtype torch\.float32, got torch\.float16"):
+        two_branch_embed(x.half(), weights)
