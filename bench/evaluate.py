@@ -10,6 +10,7 @@ begins with annotations and detections in memory and ends with the AP of every c
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -28,7 +29,7 @@ from aicl_fast.annotations import GroundTruth
 from aicl_fast.bench import textbook_evaluate
 from aicl_fast.detections import load_detections
 from aicl_fast.errors import AiclError
-from aicl_fast.evaluate import TIOUS, compare, diagnose, mean_average_precision
+from aicl_fast.evaluate import TIOUS, average_recall, compare, diagnose, mean_average_precision
 from aicl_fast.files import write_json
 
 AGREEMENT = 1e-3
@@ -97,6 +98,46 @@ def measure_rest(truth: GroundTruth, found: Any, subset: str, rounds: int) -> li
     ]
 
 
+_TEXTBOOK = """
+import sys
+from aicl_fast.annotations import GroundTruth
+from aicl_fast.bench.textbook_evaluate import loop_map
+from aicl_fast.detections import load_detections
+from aicl_fast.evaluate import TIOUS
+values = loop_map(GroundTruth.load(sys.argv[1]), load_detections(sys.argv[2]), sys.argv[3], TIOUS)
+print(" ".join(map(repr, values.ravel().tolist())))
+"""
+
+
+def measure_ties(truth: Path, found: Path, subset: str) -> dict[str, float]:
+    """What the order of equal scores and tIoUs moves: ours by option, the textbook's by processor.
+
+    The textbook's order is numpy's argsort, whose vectorised and plain forms leave equal values differently;
+    the plain one is had by switching numpy's processor features off.
+    """
+    core = importlib.import_module("numpy._core._multiarray_umath")
+    dispatched = " ".join(name for name in core.__cpu_dispatch__ if core.__cpu_features__.get(name))
+    command = [sys.executable, "-c", _TEXTBOOK, str(truth.resolve()), str(found.resolve()), subset]
+    values = []
+    for features in ("", dispatched):
+        environment = {**os.environ, "NPY_DISABLE_CPU_FEATURES": features}
+        printed = subprocess.run(
+            command, check=True, capture_output=True, text=True, cwd="/", env=environment
+        )
+        values.append(np.array([float(word) for word in printed.stdout.split()]))
+    ours = {
+        ties: mean_average_precision(truth, found, subset=subset, ties=ties).average
+        for ties in ("activitynet", "file")
+    }
+    return {
+        "average_mAP_ties_activitynet": ours["activitynet"],
+        "average_mAP_ties_file": ours["file"],
+        "textbook_average_mAP": float(values[0].mean()),
+        "textbook_average_mAP_without_vector_instructions": float(values[1].mean()),
+        "textbook_largest_difference_of_a_class": float(np.abs(values[0] - values[1]).max()),
+    }
+
+
 def measure_cold(truth: Path, found: Path, subset: str, rounds: int) -> dict[str, float]:
     """From the first import to the result, files read, in fresh processes."""
     runs = []
@@ -157,6 +198,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "tious": list(TIOUS),
         "map": measure_map(truth, found, options.subset, options.rounds),
         "rest": measure_rest(truth, found, options.subset, options.rounds),
+        "ties": measure_ties(options.ground_truth, options.detections, options.subset),
+        "diagnosis": diagnose(truth, found, subset=options.subset).to_dict(),
+        "recall": average_recall(truth, found, subset=options.subset).to_dict(),
         "cold": measure_cold(options.ground_truth, options.detections, options.subset, options.rounds),
     }
     print(json.dumps(result, indent=1))
