@@ -17,13 +17,16 @@ import sys
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from aicl_fast.errors import ConfigError
 
 Variant = Literal["released", "paper"]
 NmsMode = Literal["decay_once", "hard", "gaussian"]
-CheckpointBy = Literal["last", "test"]
+Keep = Literal["last", "val", "test"]
+Modal = Literal["both", "rgb", "flow"]
+Schedule = Literal["constant", "cosine"]
+Precision = Literal["float32", "bfloat16"]
 
 
 def _require(condition: bool, name: str, expected: str, came: object) -> None:
@@ -44,6 +47,17 @@ class DataConfig:
     """Features a segment in the first stream."""
     flow_width: int = 1024
     """Features a segment in the second stream."""
+    modal: Modal = "both"
+    """Which streams the model reads. With one stream, A_ca is that stream's actionness."""
+    train_subset: str = "train"
+    """The annotations' subset to train on, where the data set has no ``split_train.txt``."""
+    test_subset: str = "test"
+    """The annotations' subset to test on, where the data set has no ``split_test.txt``."""
+
+    @property
+    def input_width(self) -> int:
+        """Features a segment that the model reads: the streams of ``modal`` side by side."""
+        return (self.modal != "flow") * self.rgb_width + (self.modal != "rgb") * self.flow_width
 
     def __post_init__(self) -> None:
         _require(self.segments >= 2, "data.segments", "a whole number of at least 2", self.segments)
@@ -110,28 +124,60 @@ class TrainConfig:
 
     steps: int = 11_700
     batch_size: int = 16
+    """Videos a step, over all processes."""
     lr: float = 1e-4
+    lr_schedule: Schedule = "constant"
+    """``cosine`` falls to 0 over ``steps``."""
     beta1: float = 0.9
     beta2: float = 0.999
     weight_decay: float = 5e-4
+    clip_norm: float = 0.0
+    """Gradients are scaled down to this norm; 0 leaves them."""
+    ema_decay: float = 0.0
+    """Decay of an exponential moving average of the weights, which is then what is kept; 0 is off."""
+    selection_gamma: float | None = None
+    """γ of the scores that select the top-k segments in training, once the warm-up is over; none is the
+    fusion's own, as released, and 1 selects by softmax(CAS) alone throughout."""
     warmup_steps: int = 0
     """Steps at the start in which segments are selected by softmax(CAS) alone; 0 is as released.
     Untrained actionness makes the first selections arbitrary, and training may never recover."""
+    ramp_steps: int = 0
+    """Steps after the warm-up in which the selection's γ falls linearly from 1 to ``selection_gamma``."""
     eval_every: int = 0
-    """Steps between evaluations on the test videos; 0 evaluates after the last step only."""
-    keep: CheckpointBy = "last"
-    """``last`` keeps the last step's weights. ``test`` keeps the step of the best *test* mAP, as the
-    released program does: that leaks the test set into the choice, so results are optimistic."""
+    """Steps between evaluations; 0 evaluates after the last step only."""
+    keep: Keep = "last"
+    """``last`` keeps the last step's weights. ``val`` keeps the step of the best mAP on a share of the
+    training videos that is held out. ``test`` keeps the best on *test*, as the released program does:
+    that leaks the test set into the choice, so results are optimistic."""
+    val_share: float = 0.15
+    """The share of the training videos that ``keep = val`` holds out."""
+    patience: int = 0
+    """Stop after this many evaluations without a better one (needs ``keep`` val or test); 0 never does."""
+    precision: Precision = "float32"
+    """Of the network's forward and backward pass; losses and weights stay in float32."""
+    compile: bool = False
+    """Compile network and losses with torch.compile."""
+    deterministic: bool = False
+    """Only algorithms that give the same bits every time; slower on a GPU."""
+    memory_gb: float = 16.0
+    """Features up to this size are read into memory once; larger sets are memory-mapped."""
     seed: int = 1
 
     def __post_init__(self) -> None:
         _require(self.steps >= 1, "train.steps", "at least 1", self.steps)
         _require(self.batch_size >= 1, "train.batch_size", "at least 1", self.batch_size)
         _require(self.lr > 0, "train.lr", "a positive number", self.lr)
-        for name in ("beta1", "beta2"):
+        for name in ("beta1", "beta2", "ema_decay"):
             _require(0 <= getattr(self, name) < 1, f"train.{name}", "in [0, 1)", getattr(self, name))
-        for name in ("weight_decay", "warmup_steps", "eval_every", "seed"):
+        for name in ("weight_decay", "clip_norm", "memory_gb"):
             _require(getattr(self, name) >= 0, f"train.{name}", "at least 0", getattr(self, name))
+        for name in ("warmup_steps", "ramp_steps", "eval_every", "patience", "seed"):
+            _require(getattr(self, name) >= 0, f"train.{name}", "at least 0", getattr(self, name))
+        _require(0 < self.val_share < 1, "train.val_share", "between 0 and 1", self.val_share)
+        gamma = self.selection_gamma
+        _require(gamma is None or 0 <= gamma <= 1, "train.selection_gamma", "none, or 0 to 1", gamma)
+        if self.patience and self.keep == "last":
+            raise ConfigError("train.patience: needs keep=val or keep=test, which say what 'better' means.")
 
 
 @dataclass(frozen=True)
@@ -299,7 +345,7 @@ _THUMOS14_CLASSES = (
 def _activitynet(name: str, embedding_width: int, num_classes: int) -> Config:
     return Config(
         preset=name,
-        data=DataConfig(segments=50),
+        data=DataConfig(segments=50, train_subset="training", test_subset="validation"),
         model=ModelConfig(
             num_classes=num_classes, embedding_width=embedding_width, topk_divisor=2, fusion_gamma=0.5
         ),
@@ -421,6 +467,10 @@ def _hints(cls: type[Any]) -> dict[str, Any]:
 def _coerce(value: Any, kind: Any, name: str) -> Any:
     """``value`` (a string from the command line, or a TOML or JSON value) as ``kind``."""
     origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        if value is None or (isinstance(value, str) and value.lower() == "none"):
+            return None
+        return _coerce(value, get_args(kind)[0], name)
     if origin is Literal:
         if value in get_args(kind):
             return value

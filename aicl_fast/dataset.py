@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from aicl_fast.annotations import GroundTruth
-from aicl_fast.config import Config
+from aicl_fast.config import Config, DataConfig
 from aicl_fast.errors import DataError
-from aicl_fast.features import Floats, join_streams, load_features
+from aicl_fast.features import Floats, check_lengths, load_features, map_features
 from aicl_fast.files import require_file
 
 Split = Literal["train", "test"]
@@ -34,18 +35,25 @@ class Dataset:
     Attributes:
         root: its folder.
         ground_truth: all of ``gt.json``.
-        videos: the videos of each split, in the split files' order.
+        videos: the videos of each split that can be used, in the split files' order.
         config: the settings, with the data set's classes filled in.
+        missing: videos that were left out because they have no features (``allow_missing``).
     """
 
     root: Path
     ground_truth: GroundTruth
     videos: dict[Split, tuple[str, ...]]
     config: Config
+    missing: tuple[str, ...] = ()
 
     @classmethod
     def open(
-        cls, root: str | os.PathLike[str], config: Config, *, splits: Sequence[Split] = SPLITS
+        cls,
+        root: str | os.PathLike[str],
+        config: Config,
+        *,
+        splits: Sequence[Split] = SPLITS,
+        allow_missing: bool = False,
     ) -> Dataset:
         """Read the lists and annotations and check that every feature file is there.
 
@@ -54,9 +62,12 @@ class Dataset:
             config: settings; where its ``classes`` is empty, the classes are the annotations' labels,
                 sorted.
             splits: which splits must be complete; another is left out of ``videos``.
+            allow_missing: leave out videos without features, and list them in ``missing``, instead of
+                refusing.
         Raises:
             DataError: a file is missing (all that are missing are counted, the first are listed), a
-                video has no annotation, a label is not among the classes.
+                video has no annotation, a label is not among the classes, a training video has no label,
+                or a split has no video left.
         """
         folder = Path(root)
         if not folder.is_dir():
@@ -65,39 +76,49 @@ class Dataset:
                 "split_train.txt, split_test.txt and features/."
             )
         truth = GroundTruth.load(folder / "gt.json")
-        videos = {split: _read_split(folder / f"split_{split}.txt") for split in splits}
+        subsets = {"train": config.data.train_subset, "test": config.data.test_subset}
+        videos = {split: _split(folder / f"split_{split}.txt", truth, subsets[split]) for split in splits}
         if not config.classes:
             config = config.with_classes(truth.classes)
         dataset = cls(folder, truth, videos, config)
-        dataset._check()
-        return dataset
+        dataset._check_labels()
+        return dataset._check_features(allow_missing)
 
-    def path(self, split: Split, stream: Literal["rgb", "flow"], video: str) -> Path:
-        """Where one stream of one video is kept."""
-        return self.root / "features" / split / stream / f"{video}.npy"
+    def folder(self, split: Split) -> Path:
+        """Where a split's features are kept."""
+        return self.root / "features" / split
 
     def features(self, split: Split, video: str) -> Floats:
-        """(n, D_rgb + D_flow) float32 features of one video.
+        """(n, D) float32 features of one video: the streams that the model reads, side by side.
 
         Raises:
             DataError: see :func:`aicl_fast.features.load_features`; or the streams differ in length.
         """
-        data = self.config.data
-        rgb = load_features(self.path(split, "rgb", video), width=data.rgb_width)
-        flow = load_features(self.path(split, "flow", video), width=data.flow_width)
-        return join_streams(rgb, flow, f"{self.path(split, 'rgb', video)} and its flow")
+        streams = self.streams(split, video)
+        return streams[0] if len(streams) == 1 else np.concatenate(streams, axis=1)
+
+    def streams(self, split: Split, video: str, *, mapped: bool = False) -> tuple[Floats, ...]:
+        """The arrays that :meth:`features` puts side by side, (n, width) each.
+
+        Args:
+            mapped: leave float32 files on disk and read what is used (see
+                :func:`aicl_fast.features.map_features`).
+        """
+        return read_streams(self.folder(split), video, self.config.data, mapped=mapped)
 
     def labels(self, video: str) -> npt.NDArray[np.float32]:
         """(C,) float32, 1 for each class that the video contains: all that training is told."""
         present = set(self.ground_truth.videos[video].labels)
         return np.array([name in present for name in self.config.classes], dtype=np.float32)
 
-    def truth(self, split: Split) -> GroundTruth:
-        """The annotations of one split's videos."""
-        kept = {video: self.ground_truth.videos[video] for video in self.videos[split]}
-        return GroundTruth(kept, self.ground_truth.source)
+    def truth(self, videos: Split | Sequence[str]) -> GroundTruth:
+        """The annotations of one split's videos, or of those named."""
+        names = self.videos[videos] if isinstance(videos, str) else videos
+        return GroundTruth(
+            {video: self.ground_truth.videos[video] for video in names}, self.ground_truth.source
+        )
 
-    def _check(self) -> None:
+    def _check_labels(self) -> None:
         classes = set(self.config.classes)
         for split, names in self.videos.items():
             for video in names:
@@ -107,6 +128,11 @@ class Dataset:
                         f"{self.ground_truth.source}: has no annotation of '{video}', which "
                         f"split_{split}.txt lists. Add it, or take the video off the list."
                     )
+                if split == "train" and not entry.labels:
+                    raise DataError(
+                        f"{self.ground_truth.source}: the training video '{video}' has no label. Add one, or "
+                        "take the video off split_train.txt."
+                    )
                 for label in entry.labels:
                     if label not in classes:
                         close = difflib.get_close_matches(label, list(classes), n=1)
@@ -115,28 +141,92 @@ class Dataset:
                             f"{self.ground_truth.source}: '{video}' has the label '{label}', which is not "
                             f"among the {len(classes)} classes.{hint}"
                         )
-        streams: tuple[Literal["rgb", "flow"], ...] = ("rgb", "flow")
-        wanted = [
-            self.path(split, stream, video)
+
+    def _check_features(self, allow_missing: bool) -> Dataset:
+        data = self.config.data
+        wanted = {
+            (split, video): feature_files(self.folder(split), video, data)
             for split, names in self.videos.items()
-            for stream in streams
             for video in names
-        ]
-        missing = [path for path in wanted if not path.is_file()]
-        if missing:
-            shown = "".join(f"\n  {path}" for path in missing[:10])
-            more = f"\n  … and {len(missing) - 10} more" if len(missing) > 10 else ""
+        }
+        lost = {key: [path for path in paths if not path.is_file()] for key, paths in wanted.items()}
+        lost = {key: paths for key, paths in lost.items() if paths}
+        if not lost:
+            return self
+        files = [path for paths in lost.values() for path in paths]
+        if not allow_missing:
+            shown = "".join(f"\n  {path}" for path in files[:10])
+            more = f"\n  … and {len(files) - 10} more" if len(files) > 10 else ""
+            every = sum(len(paths) for paths in wanted.values())
             raise DataError(
-                f"{self.root}: {len(missing)} of {len(wanted)} feature files are missing:{shown}{more}\n"
-                "Download or extract them, or take the videos off the split files."
+                f"{self.root}: {len(files)} of {every} feature files are missing:{shown}{more}\n"
+                "Download or extract them, take the videos off the split files, or allow missing ones."
             )
+        videos = {
+            split: tuple(video for video in names if (split, video) not in lost)
+            for split, names in self.videos.items()
+        }
+        for split, names in videos.items():
+            if not names:
+                raise DataError(f"{self.root}: not one video of split_{split} has features.")
+        return replace(self, videos=videos, missing=tuple(video for _, video in lost))
 
 
-def _read_split(path: Path) -> tuple[str, ...]:
+def feature_files(folder: Path, video: str, data: DataConfig) -> tuple[Path, ...]:
+    """The files of one video in a folder of features: one a stream that the model reads, or one with both.
+
+    ActivityNet's feature files often have ``v_`` before the annotations' name; either is found.
+    """
+    if is_apart(folder):
+        homes = [folder / stream for stream in ("rgb", "flow") if data.modal in ("both", stream)]
+    else:
+        homes = [folder]
+    found = []
+    for home in homes:
+        plain, prefixed = home / f"{video}.npy", home / f"v_{video}.npy"
+        found.append(prefixed if not plain.is_file() and prefixed.is_file() else plain)
+    return tuple(found)
+
+
+def read_streams(folder: Path, video: str, data: DataConfig, *, mapped: bool = False) -> tuple[Floats, ...]:
+    """The streams of one video that the model reads, (n, width) each; or both in one array.
+
+    Args:
+        folder: with ``rgb/`` and ``flow/`` in it, or with files of both streams side by side.
+        mapped: leave float32 files on disk and read what is used.
+    Raises:
+        DataError: see :func:`aicl_fast.features.load_features`; or the streams differ in length.
+    """
+    paths = feature_files(folder, video, data)
+    read = map_features if mapped else load_features
+    if not is_apart(folder):
+        both = read(paths[0], width=data.rgb_width + data.flow_width)
+        part = {"both": slice(None), "rgb": slice(data.rgb_width), "flow": slice(data.rgb_width, None)}
+        return (both[:, part[data.modal]],)
+    widths = [data.rgb_width] * (data.modal != "flow") + [data.flow_width] * (data.modal != "rgb")
+    loaded = tuple(read(path, width=width) for path, width in zip(paths, widths, strict=True))
+    check_lengths(*loaded, name=" and ".join(map(str, paths)))
+    return loaded
+
+
+def is_apart(folder: Path) -> bool:
+    """Whether a folder of features keeps the two streams in folders of their own."""
+    return any((folder / stream).is_dir() for stream in ("rgb", "flow"))
+
+
+def _split(path: Path, truth: GroundTruth, subset: str) -> tuple[str, ...]:
+    if not path.exists():
+        names = tuple(name for name, video in truth.videos.items() if video.subset == subset)
+        if not names:
+            raise DataError(
+                f"{path}: the split file does not exist, and {truth.source} has no subset '{subset}' to "
+                "use instead. Write the file, one video a line, or set train_subset and test_subset."
+            )
+        return names
     lines = require_file(path, "split file").read_text(encoding="utf-8").split()
     if not lines:
         raise DataError(f"{path}: is empty; expected one video name a line.")
     if len(set(lines)) != len(lines):
-        twice = next(name for name in lines if lines.count(name) > 1)
+        twice = next(name for name, count in Counter(lines).items() if count > 1)
         raise DataError(f"{path}: lists '{twice}' more than once; expected each video once.")
     return tuple(lines)

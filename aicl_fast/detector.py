@@ -14,7 +14,7 @@ from aicl_fast.decode import decode
 from aicl_fast.detections import Detections
 from aicl_fast.engine import OnnxRuntimeEngine
 from aicl_fast.errors import DataError, ModelError
-from aicl_fast.features import Array, Floats, check_features, join_streams, sample_indices
+from aicl_fast.features import Array, Floats, check_features, check_lengths, sample_indices
 from aicl_fast.scores import Scores
 
 Recording = Array | tuple[Array, Array]
@@ -79,8 +79,9 @@ class Detector:
         """Localise the actions in one recording.
 
         Args:
-            rgb: (n, D_rgb) features of the first stream, n >= 2; or (n, D_rgb + D_flow) of both.
-            flow: (n, D_flow) features of the second stream, left out when ``rgb`` holds both.
+            rgb: (n, D_rgb) features of the first stream, n >= 2; or (n, D_rgb + D_flow) of both; or, for
+                a model of one stream, that stream.
+            flow: (n, D_flow) features of the second stream, left out when ``rgb`` is all there is.
             fps: the recording's frames a second; None is the model's.
             video: the recording's name.
         Returns:
@@ -165,13 +166,19 @@ class Detector:
         data = self.config.data
         if isinstance(recording, tuple):
             rgb, flow = recording
-            joined = join_streams(
+            if data.modal != "both":
+                raise DataError(
+                    f"{name}: the model reads {data.modal} alone; expected one array of shape "
+                    f"(segments, {data.input_width}), got two."
+                )
+            streams = (
                 check_features(rgb, f"{name}: rgb", width=data.rgb_width),
                 check_features(flow, f"{name}: flow", width=data.flow_width),
-                name,
             )
+            check_lengths(*streams, name=name)
+            joined = np.concatenate(streams, axis=1)
         else:
-            joined = check_features(recording, f"{name}: features", width=data.rgb_width + data.flow_width)
+            joined = check_features(recording, f"{name}: features", width=data.input_width)
         if len(joined) < 2:
             raise DataError(
                 f"{name}: has {len(joined)} segment; expected at least 2 to localise anything in."

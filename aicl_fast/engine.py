@@ -80,5 +80,5 @@ class OnnxRuntimeEngine:
         self.path = target
 
     def __call__(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
-        """Run (B, T, D_rgb + D_flow) float32 features."""
+        """Run (B, T, D) float32 features."""
         return EngineOutputs(*self._session.run(EngineOutputs._fields, {"features": features}))

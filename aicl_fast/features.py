@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -69,9 +69,25 @@ def load_features(path: str | os.PathLike[str], *, width: int | None = None) -> 
     Raises:
         DataError: missing, truncated, pickled, not a .npy file, or not usable as features.
     """
+    return check_features(_read(path, None), str(path), width=width)
+
+
+def map_features(path: str | os.PathLike[str], *, width: int | None = None) -> Floats:
+    """The same without reading a float32 file into memory: its pages come from disk when they are used.
+
+    Values are checked once, here, by a pass over the file that keeps nothing.
+    """
+    array = _read(path, "r")
+    if array.dtype != np.float32 or not array.flags.c_contiguous:
+        return check_features(array, str(path), width=width)
+    check_features(array, str(path), width=width)
+    return array
+
+
+def _read(path: str | os.PathLike[str], mmap_mode: Literal["r"] | None) -> Array:
     target = require_file(path, "feature file")
     try:
-        array = np.load(target, allow_pickle=False)
+        array = np.load(target, mmap_mode=mmap_mode, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         text = str(error)
         # numpy takes any file that it does not know for a pickle; only these two really hold objects.
@@ -89,21 +105,22 @@ def load_features(path: str | os.PathLike[str], *, width: int | None = None) -> 
     if not isinstance(array, np.ndarray):
         array.close()
         raise DataError(f"{target}: is an archive of several arrays (.npz); expected a single .npy array.")
-    return check_features(array, str(target), width=width)
+    result: Array = array
+    return result
 
 
-def join_streams(rgb: Floats, flow: Floats, name: str) -> Floats:
-    """``(n, D_rgb + D_flow)`` from the two streams of one recording.
+def check_lengths(*streams: Floats, name: str) -> None:
+    """Check that the streams of one recording have the same number of segments.
 
     Raises:
-        DataError: the streams differ in their number of segments.
+        DataError: they differ.
     """
-    if rgb.shape[0] != flow.shape[0]:
+    counts = [len(stream) for stream in streams]
+    if len(set(counts)) > 1:
         raise DataError(
-            f"{name}: rgb has {rgb.shape[0]} segments and flow {flow.shape[0]}; expected the same number. "
+            f"{name}: rgb has {counts[0]} segments and flow {counts[1]}; expected the same number. "
             "Extract both streams from the same frames, or cut the longer one if it only has a tail more."
         )
-    return np.concatenate([rgb, flow], axis=1)
 
 
 def sample_indices(num_segments: int, length: int) -> npt.NDArray[np.int64]:

@@ -53,22 +53,26 @@ class TwoBranchNet(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        rgb, flow, width = config.data.rgb_width, config.data.flow_width, config.model.embedding_width
-        self.rgb_width = rgb
+        data, width = config.data, config.model.embedding_width
+        self.modal = data.modal
+        self.rgb_width = data.rgb_width
+        self.flow_width = data.flow_width
         self.gamma = config.model.fusion_gamma
-        self.embed = nn.Conv1d(rgb + flow, width, 3, padding=1)
-        self.embed_rgb = nn.Conv1d(rgb, width, 3, padding=1)
-        self.embed_flow = nn.Conv1d(flow, width, 3, padding=1)
+        self.embed = nn.Conv1d(data.input_width, width, 3, padding=1)
         self.classify = nn.Conv1d(width, config.model.num_classes, 1)
-        self.actionness_rgb = nn.Conv1d(width, 1, 1)
-        self.actionness_flow = nn.Conv1d(width, 1, 1)
+        if self.modal != "flow":
+            self.embed_rgb = nn.Conv1d(data.rgb_width, width, 3, padding=1)
+            self.actionness_rgb = nn.Conv1d(width, 1, 1)
+        if self.modal != "rgb":
+            self.embed_flow = nn.Conv1d(data.flow_width, width, 3, padding=1)
+            self.actionness_flow = nn.Conv1d(width, 1, 1)
         self.standardize = config.model.standardize_input
         if self.standardize:
-            self.register_buffer("input_mean", torch.zeros(rgb + flow))
-            self.register_buffer("input_scale", torch.ones(rgb + flow))
+            self.register_buffer("input_mean", torch.zeros(data.input_width))
+            self.register_buffer("input_scale", torch.ones(data.input_width))
 
     def set_input_statistics(self, mean: Tensor, deviation: Tensor) -> None:
-        """Standardise inputs by these (rgb + flow,) statistics of the training features.
+        """Standardise inputs by these (D,) statistics of the training features.
 
         A feature that hardly varies keeps its scale: dividing by next to nothing would only amplify noise.
         """
@@ -81,17 +85,22 @@ class TwoBranchNet(nn.Module):
         """Run B videos.
 
         Args:
-            x: (B, T, D_rgb + D_flow) features, the first stream first.
+            x: (B, T, D) features: the streams that the model reads side by side, rgb first.
         """
         if self.standardize:
             x = (x - self.input_mean) * self.input_scale
         x = x.transpose(1, 2)
         e = self.embed(x).relu()
-        e_rgb = self.embed_rgb(x[:, : self.rgb_width]).relu()
-        e_flow = self.embed_flow(x[:, self.rgb_width :]).relu()
         cas = self.classify(e).transpose(1, 2)
-        logit_rgb = self.actionness_rgb(e_rgb).squeeze(1)
-        logit_flow = self.actionness_flow(e_flow).squeeze(1)
+        # With one stream, both names mean it: A_ca is then that stream's actionness.
+        if self.modal != "flow":
+            e_flow = e_rgb = self.embed_rgb(x[:, : self.rgb_width]).relu()
+            logit_flow = logit_rgb = self.actionness_rgb(e_rgb).squeeze(1)
+        if self.modal != "rgb":
+            e_flow = self.embed_flow(x[:, -self.flow_width :]).relu()
+            logit_flow = self.actionness_flow(e_flow).squeeze(1)
+        if self.modal == "flow":
+            e_rgb, logit_rgb = e_flow, logit_flow
         scores, a, a_ca = score_fusion(cas, logit_rgb, logit_flow, self.gamma)
         return Outputs(
             E=e.transpose(1, 2),

@@ -38,7 +38,7 @@ class LocalizationNet(nn.Module):
         """Run B videos.
 
         Args:
-            features: (B, T, D_rgb + D_flow) float32.
+            features: (B, T, D) float32.
         Returns:
             ``scores`` (B, T, C) fused A_score, ``video_scores`` (B, C) softmax of the video logits,
             ``actionness`` (B, T) A, ``actionness_agnostic`` (B, T) A_ca.
@@ -73,7 +73,7 @@ def export_onnx(net: TwoBranchNet, config: Config, path: str | os.PathLike[str])
     module = LocalizationNet(net.cpu().eval(), config.topk)
     data = config.data
     # A batch of two: the exporter takes a dimension of size one for a constant.
-    example = torch.zeros(2, data.segments, data.rgb_width + data.flow_width)
+    example = torch.zeros(2, data.segments, data.input_width)
     with _quiet():
         program: Any = torch.onnx.export(
             module,

@@ -61,6 +61,9 @@ def test_overrides_by_field_and_by_section() -> None:
     )
     assert c.train.keep == "test"
     assert load_config("demo", overrides=["standardize_input=no"]).model.standardize_input is False
+    assert load_config("demo", overrides=["selection_gamma=0.5"]).train.selection_gamma == 0.5
+    assert load_config("demo", overrides=["selection_gamma=none"]).train.selection_gamma is None
+    assert [load_config(overrides=[f"modal={m}"]).data.input_width for m in ("both", "rgb")] == [2048, 1024]
 
 
 def test_a_toml_file_lies_between_preset_and_overrides(tmp_path: Path) -> None:
@@ -87,6 +90,9 @@ def test_a_toml_file_lies_between_preset_and_overrides(tmp_path: Path) -> None:
         ("thresholds=0.1,nan", "finite"),
         ("fusion_gamma=2", "between 0 and 1"),
         ("model.lr=1", "no such setting"),
+        ("selection_gamma=1.5", "none, or 0 to 1"),
+        ("patience=3", "needs keep=val"),
+        ("modal=audio", "both, rgb, flow"),
     ],
 )
 def test_a_wrong_override_says_what_was_expected(override: str, words: str) -> None:

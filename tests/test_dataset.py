@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,9 +68,6 @@ def test_wrong_split_files(tiny_dataset: Path, tiny_config: Config, text: str, w
 def test_missing_parts(tiny_dataset: Path, tiny_config: Config, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the data set folder does not exist"):
         Dataset.open(tmp_path / "nowhere", tiny_config)
-    (tiny_dataset / "split_test.txt").unlink()
-    with pytest.raises(DataError, match="the split file does not exist"):
-        Dataset.open(tiny_dataset, tiny_config)
     (tiny_dataset / "gt.json").unlink()
     with pytest.raises(DataError, match="the annotation file does not exist"):
         Dataset.open(tiny_dataset, tiny_config)
@@ -78,5 +76,68 @@ def test_missing_parts(tiny_dataset: Path, tiny_config: Config, tmp_path: Path) 
 def test_streams_of_different_length_name_the_files(tiny_dataset: Path, tiny_config: Config) -> None:
     np.save(tiny_dataset / "features/test/flow/test_0.npy", np.ones((3, 5), np.float32))
     dataset = Dataset.open(tiny_dataset, tiny_config)
-    with pytest.raises(DataError, match=r"test_0\.npy and its flow: rgb has 20 segments and flow 3"):
+    with pytest.raises(
+        DataError, match=r"test_0\.npy and .*flow.test_0\.npy: rgb has 20 segments and flow 3"
+    ):
         dataset.features("test", "test_0")
+
+
+def test_missing_videos_can_be_left_out(tiny_dataset: Path, tiny_config: Config) -> None:
+    (tiny_dataset / "features/train/flow/train_2.npy").unlink()
+    dataset = Dataset.open(tiny_dataset, tiny_config, allow_missing=True)
+    assert dataset.missing == ("train_2",)
+    assert "train_2" not in dataset.videos["train"]
+    for path in (tiny_dataset / "features/test/rgb").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match="not one video of split_test has features"):
+        Dataset.open(tiny_dataset, tiny_config, allow_missing=True)
+
+
+def test_both_streams_in_one_file_and_subsets_for_splits(tiny_dataset: Path, tiny_config: Config) -> None:
+    """ActivityNet's form: v_<video>.npy with both streams, and no split files."""
+    apart = Dataset.open(tiny_dataset, tiny_config)
+    expected = {(s, v): apart.features(s, v) for s, names in apart.videos.items() for v in names}
+    for (split, video), array in expected.items():
+        np.save(tiny_dataset / "features" / split / f"v_{video}.npy", array)
+    for split in ("train", "test"):
+        (tiny_dataset / f"split_{split}.txt").unlink()
+        for stream in ("rgb", "flow"):
+            shutil.rmtree(tiny_dataset / "features" / split / stream)
+    joined = Dataset.open(tiny_dataset, tiny_config)
+    assert joined.videos == apart.videos
+    for (split, video), array in expected.items():
+        np.testing.assert_array_equal(joined.features(split, video), array)
+    flow = Dataset.open(tiny_dataset, tiny_config.with_values({"modal": "flow"}))
+    np.testing.assert_array_equal(flow.features("test", "test_0"), expected["test", "test_0"][:, 6:])
+    with pytest.raises(DataError, match="no subset 'training' to use instead"):
+        Dataset.open(tiny_dataset, tiny_config.with_values({"train_subset": "training"}))
+
+
+@pytest.mark.parametrize(("modal", "part"), [("rgb", slice(0, 6)), ("flow", slice(6, 11))])
+def test_one_stream_needs_only_its_files(
+    tiny_dataset: Path, tiny_config: Config, modal: str, part: slice
+) -> None:
+    both = Dataset.open(tiny_dataset, tiny_config).features("test", "test_1")
+    for split in ("train", "test"):
+        shutil.rmtree(tiny_dataset / "features" / split / ("flow" if modal == "rgb" else "rgb"))
+    dataset = Dataset.open(tiny_dataset, tiny_config.with_values({"modal": modal}))
+    np.testing.assert_array_equal(dataset.features("test", "test_1"), both[:, part])
+
+
+def test_mapped_streams_hold_the_same_values(tiny_dataset: Path, tiny_config: Config) -> None:
+    dataset = Dataset.open(tiny_dataset, tiny_config)
+    mapped = dataset.streams("test", "test_1", mapped=True)
+    assert all(isinstance(stream, np.memmap) for stream in mapped)
+    np.testing.assert_array_equal(np.concatenate(mapped, 1), dataset.features("test", "test_1"))
+    np.save(tiny_dataset / "features/test/rgb/test_1.npy", np.full((33, 6), np.nan, np.float32))
+    with pytest.raises(DataError, match="NaN"):
+        dataset.streams("test", "test_1", mapped=True)
+
+
+def test_a_training_video_needs_a_label(tiny_dataset: Path, tiny_config: Config) -> None:
+    path = tiny_dataset / "gt.json"
+    document = json.loads(path.read_text())
+    document["database"]["train_0"]["annotations"] = []
+    path.write_text(json.dumps(document))
+    with pytest.raises(DataError, match="the training video 'train_0' has no label"):
+        Dataset.open(tiny_dataset, tiny_config)

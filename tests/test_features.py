@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from aicl_fast.errors import DataError
 from aicl_fast.features import (
     check_features,
-    join_streams,
+    check_lengths,
     load_features,
     sample_indices,
     sample_indices_random,
@@ -91,7 +91,7 @@ def test_unreadable_files_name_themselves(tmp_path: Path) -> None:
 
 def test_streams_of_different_length_are_refused() -> None:
     with pytest.raises(DataError, match="rgb has 3 segments and flow 4"):
-        join_streams(np.ones((3, 2), np.float32), np.ones((4, 2), np.float32), "clip")
+        check_lengths(np.ones((3, 2), np.float32), np.ones((4, 2), np.float32), name="clip")
 
 
 @given(st.integers(1, 5000), st.integers(2, 800), st.integers(0, 2**32 - 1))

@@ -16,7 +16,8 @@ _EPS = 1e-7
 
 
 class LossTerms(NamedTuple):
-    """Every term of eq. 16, unweighted, and their weighted sum. A term that is switched off is 0."""
+    """Every term of eq. 16, unweighted, and their weighted sum. A term that is switched off, or that
+    compares with a stream the model does not read, is 0."""
 
     action: Tensor
     """L_a (eq. 5)"""
@@ -52,6 +53,7 @@ def aicl_loss(
     Source: eq. 5 to 16, and the authors' program where ``loss.variant`` is ``released``.
     """
     loss = config.loss
+    modal = config.data.modal
     length = outputs.CAS.shape[1]
     zero = outputs.CAS.new_zeros(())
     selection = outputs.A_score if selection_gamma is None else _selection_scores(outputs, selection_gamma)
@@ -63,19 +65,23 @@ def aicl_loss(
     agnostic_rgb = agnostic_flow = zero
     if loss.weight_agnostic:
         pseudo = pseudo_labels(selected, labels)
-        agnostic_rgb = generalized_cross_entropy(outputs.A_rgb, pseudo, loss.gce_q)
-        agnostic_flow = generalized_cross_entropy(outputs.A_flow, pseudo, loss.gce_q)
+        if modal != "flow":
+            agnostic_rgb = generalized_cross_entropy(outputs.A_rgb, pseudo, loss.gce_q)
+        if modal != "rgb":
+            agnostic_flow = generalized_cross_entropy(outputs.A_flow, pseudo, loss.gce_q)
 
     fused = rgb = flow = zero
     if loss.weight_contrast:
         mining = mine_segments(outputs.A, outputs.A_ca, max(1, length // loss.mining_divisor))
-        rgb = segment_contrast(outputs.E_rgb, mining, loss.temperature)
-        flow = segment_contrast(outputs.E_flow, mining, loss.temperature)
+        if modal != "flow":
+            rgb = segment_contrast(outputs.E_rgb, mining, loss.temperature)
+        if modal != "rgb":
+            flow = segment_contrast(outputs.E_flow, mining, loss.temperature)
         if loss.variant == "released":
             fused = segment_contrast(outputs.E, mining, loss.temperature)
 
     modality = consistency = zero
-    if loss.weight_modality:
+    if loss.weight_modality and modal == "both":
         modality = _agreement(outputs.A_rgb, outputs.A_flow, loss.variant == "paper")
     if loss.weight_consistency:
         consistency = _agreement(outputs.A, outputs.A_ca, loss.variant == "paper")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from aicl_fast.config import DecodeConfig, parse_overrides
+import numpy as np
+
+from aicl_fast.config import DataConfig, DecodeConfig, parse_overrides
+from aicl_fast.dataset import read_streams
 from aicl_fast.detections import Detections, save_detections
 from aicl_fast.detector import Detector
 from aicl_fast.errors import ConfigError, DataError
-from aicl_fast.features import Floats, load_features
-from aicl_fast.files import require_file
+from aicl_fast.features import Floats, check_lengths, load_features
+
+Load = Callable[[], Floats]
 
 BATCH = 16
 """Recordings run at a time."""
@@ -31,20 +36,19 @@ def run_detect(
     detector = Detector(model, threads=threads)
     if overrides:
         detector.decode_config = _decode_config(detector, overrides)
-    inputs = list(_inputs(features, rgb, flow, split))
+    inputs = list(_inputs(detector.config.data, features, rgb, flow, split))
     found: dict[str, Detections] = {}
     if len(inputs) == 1:
-        name, paths = inputs[0]
-        found[name] = detector(*_load(detector, paths), fps=fps, video=name)
+        name, load = inputs[0]
+        found[name] = detector(load(), fps=fps, video=name)
     else:
         from aicl_fast.cli.console import progress
 
         with progress("detecting") as bar:
             for start in range(0, len(inputs), BATCH):
-                chunk = inputs[start : start + BATCH]
-                recordings = [_joined(_load(detector, paths)) for _, paths in chunk]
-                names = [name for name, _ in chunk]
-                found.update(zip(names, detector.batch(recordings, fps=fps, videos=names), strict=True))
+                names, loads = zip(*inputs[start : start + BATCH], strict=True)
+                batch = detector.batch([load() for load in loads], fps=fps, videos=names)
+                found.update(zip(names, batch, strict=True))
                 bar(len(found), len(inputs))
     save_detections(file, found)
     _print_summary(found, file)
@@ -62,48 +66,52 @@ def _decode_config(detector: Detector, overrides: list[str]) -> DecodeConfig:
 
 
 def _inputs(
-    features: list[Path], rgb: Path | None, flow: Path | None, split: str
-) -> Iterator[tuple[str, tuple[Path, ...]]]:
-    """(name, its file or its two files) of every recording that the arguments mean."""
+    data: DataConfig, features: list[Path], rgb: Path | None, flow: Path | None, split: str
+) -> Iterator[tuple[str, Load]]:
+    """(name, how to read it) of every recording that the arguments mean."""
     if rgb is not None or flow is not None:
-        if rgb is None or flow is None:
-            raise DataError("--rgb and --flow go together: give both streams of the recording.")
         if features:
             raise DataError("give either --rgb and --flow, or feature files and folders, not both.")
-        yield rgb.stem, (rgb, flow)
+        if data.modal == "both" and (rgb is None or flow is None):
+            raise DataError("--rgb and --flow go together: give both streams of the recording.")
+        pair = [path for path in (rgb, flow) if path is not None]
+        widths = [data.rgb_width] * (rgb is not None) + [data.flow_width] * (flow is not None)
+        yield pair[0].stem, functools.partial(_load_files, pair, widths)
         return
     if not features:
         raise DataError("nothing to detect in: give --rgb and --flow, .npy files, or a folder of features.")
     for path in features:
         if not path.is_dir():
-            yield path.stem, (path,)
-        elif (path / "features").is_dir():
-            names = require_file(path / f"split_{split}.txt", "split file").read_text().split()
-            yield from _pairs(path / "features" / split, names)
-        elif (path / "rgb").is_dir():
-            yield from _pairs(path, sorted(found.stem for found in (path / "rgb").glob("*.npy")))
-        else:
-            raise DataError(
-                f"{path}: holds neither rgb/ and flow/ nor features/. Expected a folder of features."
-            )
+            yield path.stem, functools.partial(load_features, path, width=data.input_width)
+            continue
+        folder = path / "features" / split if (path / "features").is_dir() else path
+        for name in _names(path, folder, split):
+            yield name, functools.partial(_load_video, folder, name, data)
 
 
-def _pairs(folder: Path, names: list[str]) -> Iterator[tuple[str, tuple[Path, ...]]]:
+def _names(path: Path, folder: Path, split: str) -> list[str]:
+    """The recordings of a data set's split file, or else of all the files in a folder of features."""
+    listed = path / f"split_{split}.txt"
+    if listed.is_file():
+        return listed.read_text(encoding="utf-8").split()
+    home = next((folder / stream for stream in ("rgb", "flow") if (folder / stream).is_dir()), folder)
+    names = sorted(found.stem for found in home.glob("*.npy"))
     if not names:
-        raise DataError(f"{folder}: holds no recordings; expected rgb/<name>.npy and flow/<name>.npy.")
-    for name in names:
-        yield name, (folder / "rgb" / f"{name}.npy", folder / "flow" / f"{name}.npy")
+        raise DataError(
+            f"{path}: holds no features. Expected .npy files, rgb/ and flow/ with .npy files in them, or a "
+            "data set folder with features/."
+        )
+    return names
 
 
-def _load(detector: Detector, paths: tuple[Path, ...]) -> tuple[Floats, ...]:
-    data = detector.config.data
-    if len(paths) == 1:
-        return (load_features(paths[0], width=data.rgb_width + data.flow_width),)
-    return load_features(paths[0], width=data.rgb_width), load_features(paths[1], width=data.flow_width)
+def _load_files(paths: list[Path], widths: list[int]) -> Floats:
+    streams = [load_features(path, width=width) for path, width in zip(paths, widths, strict=True)]
+    check_lengths(*streams, name=" and ".join(map(str, paths)))
+    return np.concatenate(streams, axis=1)
 
 
-def _joined(streams: tuple[Floats, ...]) -> Floats | tuple[Floats, Floats]:
-    return streams[0] if len(streams) == 1 else (streams[0], streams[1])
+def _load_video(folder: Path, name: str, data: DataConfig) -> Floats:
+    return np.concatenate(read_streams(folder, name, data), axis=1)
 
 
 def _print_summary(found: dict[str, Detections], file: Path) -> None:

@@ -87,7 +87,7 @@ def test_ways_to_name_recordings(tiny_model: Path, tiny_dataset: Path, tmp_path:
         (["detect", "MODEL", "--rgb", "a.npy"], "--rgb and --flow go together"),
         (["detect", "MODEL", "x.npy", "--rgb", "a", "--flow", "b"], "not both"),
         (["detect", "MODEL", "gone.npy"], "gone.npy: the feature file does not exist"),
-        (["detect", "MODEL", "."], "holds neither rgb/ and flow/ nor features/"),
+        (["detect", "MODEL", "empty"], "empty: holds no features"),
         (["detect", "MODEL", "x.npy", "--set", "segments=3"], "fixed in an exported model"),
         (["detect", "MODEL", "x.npy", "--set", "nms"], "name=value"),
         (["train", "-d", "nowhere"], "nowhere: the data set folder does not exist"),
@@ -107,6 +107,7 @@ def test_errors_exit_with_2_and_write_nothing(
     arguments: list[str], words: str, tiny_model: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "bad.json").write_text("{oops")
+    (tmp_path / "empty").mkdir()
     before = sorted(tmp_path.iterdir())
     model = str(tiny_model.with_suffix(".onnx"))
     arguments = [model if argument == "MODEL" else argument for argument in arguments]
