@@ -32,6 +32,11 @@ def _kernel(function: F) -> F:
         return cast(F, numba.njit(nogil=True)(function))
 
 
+def _inlined(function: F) -> F:
+    """For the innermost steps: a call would pass, and count references to, every array each time."""
+    return cast(F, numba.njit(inline="always")(function))
+
+
 @_kernel
 def gather(scores: Any, columns: Any, largest: float, curves: Any) -> bool:
     """Copy ``columns`` of (T, C) ``scores`` into (P, T) float64 ``curves``; false if a score is not usable.
@@ -51,7 +56,7 @@ def gather(scores: Any, columns: Any, largest: float, curves: Any) -> bool:
     return bool(good == length * width)
 
 
-@_kernel
+@_inlined
 def _crossing_up(value: float, slope: float, threshold: float, weight: Any, top: int) -> int:
     """First step r in 1..top of a rising cell whose grid point is at or above the threshold."""
     # Division lands within a step or so; the grid's own arithmetic decides.
@@ -66,7 +71,7 @@ def _crossing_up(value: float, slope: float, threshold: float, weight: Any, top:
     return r
 
 
-@_kernel
+@_inlined
 def _crossing_down(value: float, slope: float, threshold: float, weight: Any, top: int) -> int:
     """First step r in 1..top of a falling cell whose grid point is below the threshold."""
     guess = (threshold - value) / slope * len(weight)
@@ -106,20 +111,37 @@ def _levels(curve: Any, end: float, thresholds: Any, level: Any, starts: Any) ->
 
 @_kernel
 def _runs(
-    curve: Any, slope: Any, level: Any, thresholds: Any, weight: Any, cursor: Any, first: Any, stop: Any
+    curve: Any,
+    slope: Any,
+    level: Any,
+    thresholds: Any,
+    weight: Any,
+    cursor: Any,
+    first: Any,
+    stop: Any,
+    rank: Any,
+    coming: Any,
 ) -> None:
     """Write the runs [first, stop) of every threshold, in grid points, from ``cursor[k]`` on.
 
     Within a cell the grid's values never turn, even rounded, so a threshold is crossed there at most once
     and only if the levels of its two ends differ.
+
+    On the way it notes which run of each threshold is the next to end: NMS looks its neighbours up there.
+    ``rank`` (T,) is out: how many segments before this one have a crossing. ``coming`` (T + 1, K) is out, by
+    that number.
     """
     length, upscale = len(curve), len(weight)
     for k in range(level[0]):
         first[cursor[k]] = 0
+    changes = 0
     for t in range(length):
+        rank[t] = changes
         before, after = level[t], level[t + 1]
         if before == after:
             continue
+        coming[changes] = cursor
+        changes += 1
         # The grid ends before the point that would follow the last segment.
         top = upscale if t + 1 < length else upscale - 1
         for k in range(before, after):
@@ -129,12 +151,13 @@ def _runs(
             r = _crossing_down(curve[t], slope[t], thresholds[k], weight, top)
             stop[cursor[k]] = t * upscale + r
             cursor[k] += 1
+    coming[changes] = cursor
     for k in range(level[length]):
         stop[cursor[k]] = length * upscale
         cursor[k] += 1
 
 
-@_kernel
+@_inlined
 def _sum_before(x: int, curve: Any, slope: Any, prefix: Any, triangle: Any) -> float:
     """Sum of the grid points before point ``x``."""
     upscale = len(triangle)
@@ -145,19 +168,14 @@ def _sum_before(x: int, curve: Any, slope: Any, prefix: Any, triangle: Any) -> f
     return float(prefix[t] + m * curve[t] + slope[t] * triangle[m])
 
 
-@_kernel
-def _query(end: Any, low: int, high: int, begin: float, added: float) -> int:
-    """First of the sorted, disjoint boxes low..high that does not lie wholly before ``begin``."""
-    while low < high:
-        middle = (low + high) >> 1
-        if end[middle] - begin + added > 0.0:
-            high = middle
-        else:
-            low = middle + 1
-    return low
+@_inlined
+def _segment(begin: float, rate: float, length: int) -> int:
+    """The segment at ``begin`` seconds, or the one before: what rounding could pass over is looked at."""
+    place = begin * rate - 1e-3
+    return int(min(place, length - 1.0)) if place > 0.0 else 0
 
 
-@_kernel
+@_inlined
 def _alive(following: Any, j: int) -> int:
     """The first box from ``j`` on that is still in the pool. Walked links are shortened."""
     while following[j] != j:
@@ -167,20 +185,11 @@ def _alive(following: Any, j: int) -> int:
 
 
 @_kernel
-def _order(score: Any, order: Any, buffer: Any) -> None:
-    """Sort ``order`` by descending score; what is equal stays in its order (bottom-up merge sort)."""
+def _merge_sort(score: Any, order: Any, buffer: Any) -> None:
+    """Sort ``order`` by descending score; what is equal stays in its order."""
     n = len(order)
-    # Runs of 8 by insertion, then merges.
-    for low in range(0, n, 8):
-        for i in range(low + 1, min(low + 8, n)):
-            item = order[i]
-            j = i
-            while j > low and score[order[j - 1]] < score[item]:
-                order[j] = order[j - 1]
-                j -= 1
-            order[j] = item
     source, target = order, buffer
-    width = 8
+    width = 1
     while width < n:
         for low in range(0, n, 2 * width):
             middle, high = min(low + width, n), min(low + 2 * width, n)
@@ -194,21 +203,78 @@ def _order(score: Any, order: Any, buffer: Any) -> None:
                     j += 1
         source, target = target, source
         width *= 2
-    if width > 8:
-        for k in range(n):
-            order[k] = source[k]
+    for k in range(n):
+        order[k] = source[k]
+
+
+@_kernel
+def _order(score: Any, order: Any, buffer: Any) -> None:
+    """Sort ``order`` by descending score; what is equal stays in its order.
+
+    Radix sort on the leading bits, where nearly all scores differ, then insertion on the whole score: neither
+    asks the processor to guess the outcome of a comparison.
+    """
+    n = len(order)
+    if n > 32:
+        value = np.empty(n)
+        for i in range(n):
+            # -0.0 and 0.0 are equal, and must stay in their order.
+            value[i] = score[order[i]] + 0.0
+        bits = value.view(np.int64)
+        count = np.zeros((3, 256), np.int64)
+        key, other_key = np.empty(n, np.int64), np.empty(n, np.int64)
+        for i in range(n):
+            high = bits[i] >> 40
+            key[i] = high & 0xFFFFFF if high < 0 else ~high & 0x7FFFFF
+            for digit in range(3):
+                count[digit, (key[i] >> (8 * digit)) & 255] += 1
+        source, target = order, buffer
+        for digit in range(3):
+            shift = 8 * digit
+            place = count[digit]
+            if place[(key[0] >> shift) & 255] == n:
+                continue
+            total = 0
+            for d in range(256):
+                here = place[d]
+                place[d] = total
+                total += here
+            for i in range(n):
+                d = (key[i] >> shift) & 255
+                target[place[d]] = source[i]
+                other_key[place[d]] = key[i]
+                place[d] += 1
+            source, target = target, source
+            key, other_key = other_key, key
+        for i in range(n):
+            order[i] = source[i]
+    # Scores made to agree in their leading bits would make insertion quadratic.
+    moves = 0
+    for i in range(1, n):
+        item = order[i]
+        j = i
+        while j > 0 and score[order[j - 1]] < score[item]:
+            order[j] = order[j - 1]
+            j -= 1
+        order[j] = item
+        moves += i - j
+        if moves > 16 * n + 512:
+            _merge_sort(score, order, buffer)
+            return
 
 
 @_kernel
 def _greedy(
     low: int, high: int, layer: Any, start: Any, end: Any, score: Any, keep: Any, order: Any, following: Any,
-    mode: int, tiou: float, sigma: float, added: float,
+    rank: Any, coming: Any, rate: float, mode: int, tiou: float, sigma: float, added: float,
 ) -> None:  # fmt: skip
     """``decay_once`` and ``hard`` over the layers low..high. Scores and ``keep`` are changed in place.
 
     A layer is one class at one threshold: its boxes are disjoint and in time order. So a kept box meets
-    only the few that overlap it, found by bisection, and a box that has left the pool is never met again.
+    only the few that overlap it, from a place noted by ``_runs``, and a box that has left the pool is not
+    compared again.
     """
+    depth = coming.shape[2]
     for i in range(len(order)):
         best = order[i]
         if following[best] != best:
@@ -217,12 +283,16 @@ def _greedy(
         keep[best] = True
         b_start, b_end = start[best], end[best]
         b_length = b_end - b_start + added
+        t = _segment(b_start - added, rate, rank.shape[1])
         for k in range(low, high):
             stop = layer[k + 1]
             j = layer[k]
-            # Only boxes that overlap can reach a threshold above 0; at 0, all do.
+            # Only boxes that overlap can reach a tIoU above 0; at 0, all do.
             if tiou > 0.0:
-                j = _query(end, j, stop, b_start, added)
+                p = k // depth
+                j = coming[p, rank[p, t], k - p * depth]
+                while j < stop and not end[j] - b_start + added > 0.0:
+                    j += 1
             j = _alive(following, j)
             while j < stop:
                 if tiou > 0.0 and not b_end - start[j] + added > 0.0:
@@ -262,13 +332,15 @@ def _sift_down(heap_score: Any, heap_box: Any, size: int, i: int) -> None:
 @_kernel
 def _gaussian(
     low: int, high: int, layer: Any, start: Any, end: Any, score: Any, keep: Any,
-    heap_score: Any, heap_box: Any, following: Any, sigma: float, added: float, floor: float,
+    heap_score: Any, heap_box: Any, following: Any, rank: Any, coming: Any, rate: float,
+    sigma: float, added: float, floor: float,
 ) -> None:  # fmt: skip
     """Soft-NMS of Bodla et al. 2017 over the layers low..high, ranked anew after each box.
 
     Scores only fall, so the heap may hold old ones: a box that comes up with an old score goes back with
     its present one.
     """
+    depth = coming.shape[2]
     size = 0
     for j in range(layer[low], layer[high]):
         if score[j] < floor:
@@ -295,9 +367,14 @@ def _gaussian(
         keep[best] = True
         b_start, b_end = start[best], end[best]
         b_length = b_end - b_start + added
+        t = _segment(b_start - added, rate, rank.shape[1])
         for k in range(low, high):
             stop = layer[k + 1]
-            j = _alive(following, _query(end, layer[k], stop, b_start, added))
+            p = k // depth
+            j = coming[p, rank[p, t], k - p * depth]
+            while j < stop and not end[j] - b_start + added > 0.0:
+                j += 1
+            j = _alive(following, j)
             while j < stop and b_end - start[j] + added > 0.0:
                 intersection = max(0.0, min(b_end, end[j]) - max(b_start, start[j]) + added)
                 union = b_length + (end[j] - start[j] + added) - intersection
@@ -359,11 +436,13 @@ def decode(
     first, stop = np.empty(n, np.int64), np.empty(n, np.int64)
     start, end, score = np.empty(n), np.empty(n), np.empty(n)
     prefix = np.empty(length + 1)
+    rank, coming = np.empty((rows, length), np.int32), np.empty((rows, length + 1, depth), np.int32)
+    rate = 1.0 / (upscale * seconds)
     points = length * upscale
     for p in range(rows):
         curve = curves[p]
         cursor = layer[p * depth : (p + 1) * depth].copy()
-        _runs(curve, slope[p], level[p], thresholds, weight, cursor, first, stop)
+        _runs(curve, slope[p], level[p], thresholds, weight, cursor, first, stop, rank[p], coming[p])
         prefix[0] = 0.0
         for t in range(length):
             prefix[t + 1] = prefix[t] + (upscale * curve[t] + slope[p, t] * ((upscale - 1) * 0.5))
@@ -394,12 +473,15 @@ def decode(
         if mode == GAUSSIAN:
             _gaussian(
                 low, high, layer, start, end, score, keep, np.empty(layer[high] - layer[low]), buffer,
-                following, sigma, added, floor,
+                following, rank, coming, rate, sigma, added, floor,
             )  # fmt: skip
         else:
             part = order[layer[low] : layer[high]]
             _order(score, part, buffer)
-            _greedy(low, high, layer, start, end, score, keep, part, following, mode, tiou, sigma, added)
+            _greedy(
+                low, high, layer, start, end, score, keep, part, following, rank, coming, rate,
+                mode, tiou, sigma, added,
+            )  # fmt: skip
 
     kept = 0
     for j in range(n):

@@ -73,7 +73,8 @@ def _hair(rng: np.random.Generator, length: int) -> Curve:
 
 
 KINDS = (
-    _noise, _walk, _at_thresholds, _plateaus, _beside_thresholds, _ties, _constant, _above, _below, _wild, _hair,
+    _noise, _walk, _at_thresholds, _plateaus, _beside_thresholds, _ties, _constant, _above, _below, _wild,
+    _hair,
 )  # fmt: skip
 lengths = st.one_of(
     st.integers(1, 6), st.integers(1, 80), st.sampled_from([63, 100, 500, 750]), st.integers(1, 3000)
@@ -275,6 +276,23 @@ def test_many_classes_and_many_thresholds(naive: ModuleType, backend: Backend) -
     wanted = naive.proposals(scores, v, 50, config, DataConfig())
     left = sorted((label, start, end) for label, _, start, end in found)
     assert left == sorted((p.label, p.start, p.end) for p in wanted)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_scores_that_agree_in_their_leading_bits(backend: Backend) -> None:
+    # Sorting goes by leading bits first: here they say nothing about the order.
+    rng = np.random.default_rng(0)
+    scores = 0.5 + rng.integers(-500, 501, (3000, 1)) * np.spacing(0.5)
+    found = run((scores, np.ones(1)), 900, undecayed(DecodeConfig(thresholds=(0.5,))), DataConfig(), backend)
+    assert len(set(found.scores.tolist())) > 100
+    assert np.ptp(found.scores) < 1e-9
+    assert (np.diff(found.scores) <= 0).all()
+    ties = np.diff(found.scores) == 0
+    assert ties.any()
+    assert (np.diff(found.segments[:, 0])[ties] > 0).all()
+    # The order in which greedy NMS takes them, and nothing suppresses anything.
+    hard = DecodeConfig(thresholds=(0.5,), nms="hard", nms_tiou=1.0)
+    assert run((scores, np.ones(1)), 900, hard, DataConfig(), backend) == found
 
 
 def test_the_naive_interpolation_is_numpys(naive: ModuleType) -> None:

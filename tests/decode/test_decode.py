@@ -294,7 +294,7 @@ def test_postprocess_errors() -> None:
     cas, a = np.zeros((9, 20)), np.full(9, 0.5)
     with pytest.raises(ConfigError, match="thumos14"):
         postprocess(cas, a, a, num_segments=9, preset="thumos41")
-    with pytest.raises(ConfigError, match=r"'activitynet12' has no class names.*classes="):
+    with pytest.raises(ConfigError, match="'activitynet12' has no class names"):
         postprocess(cas, a, a, num_segments=9, preset="activitynet12")
     with pytest.raises(ConfigError, match="fps"):
         postprocess(cas, a, a, num_segments=9, fps=0.0)
@@ -332,7 +332,7 @@ def test_names_the_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     assert decoding.available_backends() == ("numba",)
     assert decoding.default_backend() == "numba"
     assert len(run([0.0, 1.0], "auto")) == 1
-    with pytest.raises(UnavailableError, match="was not built .* use backend='numba'"):
+    with pytest.raises(UnavailableError, match=r"was not built .* use backend='numba'"):
         run([0.0, 1.0], "native")
     monkeypatch.setattr(decoding.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UnavailableError, match="pip install numba"):

@@ -62,7 +62,7 @@ def installed(cmake: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_installed(installed: Path) -> None:
     files = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file()}
     assert {"include/aicl_decode.h", "lib/libaicl_decode.a"} <= files
-    assert any(name.startswith("lib/libaicl_decode.") and "a" != name[-1] for name in files)
+    assert any(name.startswith("lib/libaicl_decode.") and not name.endswith(".a") for name in files)
     assert "lib/cmake/aicl_decode/aicl_decode-config.cmake" in files
     # Nothing of the Python package, and nothing that names the folder it was built in.
     assert not [name for name in files if "aicl_fast" in name]
@@ -156,7 +156,7 @@ def test_a_wheel_without_native_code(tmp_path: Path) -> None:
         "import sys\n"
         f"sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
         # An editable installation of the same package would answer first.
-        "sys.meta_path[:] = [finder for finder in sys.meta_path if 'ScikitBuild' not in type(finder).__name__]\n"
+        "sys.meta_path[:] = [f for f in sys.meta_path if 'ScikitBuild' not in type(f).__name__]\n"
         "import aicl_fast.decode as d\n"
         "print(d.__file__, d.default_backend(), d.available_backends())\n"
     )
