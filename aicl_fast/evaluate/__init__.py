@@ -16,6 +16,7 @@ from aicl_fast.evaluate.average_precision import (
     Protocol,
     evaluate_protocol,
     mean_average_precision,
+    precision_by_video,
 )
 from aicl_fast.evaluate.compare import Comparison, Difference, compare
 from aicl_fast.evaluate.detad import BUCKETS, ERRORS, Buckets, Diagnosis, Missed, diagnose
@@ -44,5 +45,6 @@ __all__ = [
     "diagnose",
     "evaluate_protocol",
     "mean_average_precision",
+    "precision_by_video",
     "segment_accuracy",
 ]

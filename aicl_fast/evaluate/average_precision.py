@@ -147,6 +147,26 @@ def mean_average_precision(
     return Judged.of(table, tious).result()
 
 
+def precision_by_video(
+    ground_truth: GroundTruthLike,
+    detections: DetectionsLike,
+    tiou_thresholds: Iterable[float] = TIOUS,
+    *,
+    subset: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] = (),
+) -> dict[str, float]:
+    """Average mAP of each annotated video by itself, the worst first.
+
+    It says where to look and is no benchmark's number. Videos without an annotated instance are left out. Arguments and errors as
+    :func:`mean_average_precision`.
+    """
+    table = build_table(ground_truth, detections, subset=subset, exclude=exclude)
+    judged = Judged.of(table, check_tious(tiou_thresholds))
+    found = {name: judged.of_video(index) for index, name in enumerate(table.videos)}
+    known = {name: value for name, value in found.items() if value is not None}
+    return dict(sorted(known.items(), key=lambda item: item[1]))
+
+
 def evaluate_protocol(
     ground_truth: GroundTruthLike, detections: DetectionsLike, protocol: str = "thumos14"
 ) -> MapResult:
@@ -229,6 +249,14 @@ class Judged:
             )
             result[index] = area / instances[index]
         return result
+
+    def of_video(self, index: int) -> float | None:
+        """Average over thresholds of the mAP of one video alone; None where it has no instance."""
+        if not (self.table.gt_video == index).any():
+            return None
+        weights = np.zeros(len(self.table.videos))
+        weights[index] = 1.0
+        return float(np.nanmean(self.class_precisions(weights)))
 
     def without(self, dropped: npt.NDArray[np.bool_]) -> Judged:
         """The same with some false positives not counted: (K, D), in the order of ``rank``."""

@@ -6,7 +6,6 @@ import base64
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,58 +13,18 @@ from urllib.parse import quote
 import numpy as np
 
 from aicl_fast.annotations import GroundTruth
-from aicl_fast.detections import Detections, load_detections
 from aicl_fast.errors import DataError
 from aicl_fast.evaluate import ERRORS, TIOUS, average_recall, compare, diagnose, segment_accuracy
 from aicl_fast.evaluate.average_precision import Judged
 from aicl_fast.evaluate.detad import classify
 from aicl_fast.evaluate.table import Floats, build_table, check_tious
 from aicl_fast.files import write_text
-from aicl_fast.report.scores_file import load_scores
+from aicl_fast.report.run import Run, load_run
 from aicl_fast.scores import Scores
 
 MEDIA_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".ogv")
 MAX_CURVES = 8
 """Fused scores kept for one video: of its annotated classes, then of the best detected ones."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run folder holds.
-
-    Attributes:
-        name: for the page.
-        detections: by video.
-        scores: by video; empty where the run kept none.
-        ground_truth: of the run's data, or None.
-    """
-
-    name: str
-    detections: Mapping[str, Detections]
-    scores: Mapping[str, Scores]
-    ground_truth: GroundTruth | None
-
-
-def load_run(folder: str | os.PathLike[str], *, name: str | None = None) -> Run:
-    """Read ``detections.json``, and where there are any ``scores.npz`` and ``gt.json`` (or ``data/gt.json``).
-
-    Raises:
-        DataError: no such folder, no detections in it, or a file that cannot be read.
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        raise DataError(
-            f"{root}: expected a run's folder, which holds detections.json; `aicl-fast demo` writes one, "
-            "runs/demo."
-        )
-    scores = root / "scores.npz"
-    annotations = [path for path in (root / "gt.json", root / "data" / "gt.json") if path.is_file()]
-    return Run(
-        name=name or root.resolve().name,
-        detections=load_detections(root / "detections.json"),
-        scores=load_scores(scores) if scores.is_file() else {},
-        ground_truth=GroundTruth.load(annotations[0]) if annotations else None,
-    )
 
 
 def write_report(
@@ -197,8 +156,9 @@ def _document(
         columns = (table.label, table.scores, table.segments, kinds)
         for index, name in enumerate(table.videos):
             rows = order[bounds[index] : bounds[index + 1]]
+            alone = judged.of_video(index)
             entry: dict[str, Any] = {
-                "ap": _video_precision(judged, index),
+                "ap": None if alone is None else round(alone, 4),
                 "detections": [
                     [label, round(score, 4), round(start, 3), round(end, 3), kind]
                     for label, score, (start, end), kind in zip(
@@ -259,16 +219,6 @@ def _document(
         "comparison": _finite(comparison),
         "videos": videos,
     }
-
-
-def _video_precision(judged: Judged, index: int) -> float | None:
-    """Average over tIoUs of the mAP of one video alone; None where it has no instance."""
-    table = judged.table
-    weights = np.zeros(len(table.videos))
-    weights[index] = 1.0
-    if not (table.gt_video == index).any():
-        return None
-    return round(float(np.nanmean(judged.class_precisions(weights))), 4)
 
 
 def _curves(scores: Scores, wanted: Iterable[str], classes: tuple[str, ...]) -> dict[str, Any]:
