@@ -157,8 +157,8 @@ def precision_by_video(
 ) -> dict[str, float]:
     """Average mAP of each annotated video by itself, the worst first.
 
-    It says where to look and is no benchmark's number. Videos without an annotated instance are left out. Arguments and errors as
-    :func:`mean_average_precision`.
+    It says where to look and is no benchmark's number. Videos without an annotated instance are left out.
+    Arguments and errors as :func:`mean_average_precision`.
     """
     table = build_table(ground_truth, detections, subset=subset, exclude=exclude)
     judged = Judged.of(table, check_tious(tiou_thresholds))
