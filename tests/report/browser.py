@@ -6,6 +6,7 @@ import base64
 import fcntl
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,9 @@ FLAGS = (
     "--window-size=1400,1000",
     "--remote-debugging-pipe",
 )
+
+PATIENCE = 60.0
+"""Seconds without a word from the browser after which a test fails instead of hanging."""
 
 
 def find() -> str | None:
@@ -86,6 +90,8 @@ class Browser:
 
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
+            if not select.select([self._answer], [], [], PATIENCE)[0]:
+                raise TimeoutError(f"the browser has been silent for {PATIENCE} s")
             chunk = os.read(self._answer, 1 << 20)
             if not chunk:
                 raise RuntimeError(f"the browser ended (exit code {self._process.poll()})")
