@@ -94,33 +94,47 @@ def overlapping_pairs(
     equal = (detection[1:] == detection[:-1]) & (tiou[1:] == tiou[:-1])
     if ties == "activitynet" and equal.any():
         tied = np.unique(detection[1:][equal])
-        group_first = opening[group[tied]]
-        group_width = opening[group[tied] + 1] - group_first
-        rank = _tied_ranks(segments[tied], gt_segments, group_first, group_width)
-        row = np.full(len(group), -1, dtype=np.int64)
-        row[tied] = np.arange(len(tied))
-        several = np.nonzero(row[detection] >= 0)[0]
-        preference = np.zeros(len(detection), dtype=np.int64)
-        which = row[detection[several]]
-        preference[several] = -rank[which, annotation[several] - group_first[which]]
-        wish = np.lexsort((preference, -tiou, detection))
-        detection, annotation, tiou = detection[wish], annotation[wish], tiou[wish]
+        placed = _tied_places(segments, gt_segments, opening[group], opening[group + 1], tied)
+        # Only the tied detections' pairs move, and each among its own.
+        several = np.nonzero(placed.row[detection] >= 0)[0]
+        column = annotation[several] - opening[group[detection[several]]]
+        preference = -placed.rank[placed.row[detection[several]], column]
+        wish = several[np.lexsort((preference, -tiou[several], detection[several]))]
+        annotation[several], tiou[several] = annotation[wish], tiou[wish]
     return Pairs(detection, annotation, tiou)
 
 
-def _tied_ranks(segments: Floats, gt_segments: Floats, first: Integers, width: Integers) -> Integers:
-    """(R, 2^m) place of each annotation of R detections' groups in the ascending :func:`network_order`.
+class _Places(NamedTuple):
+    """Where the network leaves the annotations of some detections' groups."""
+
+    row: Integers
+    """(D,) row in ``rank``, -1 for the other detections."""
+    rank: Integers
+    """(R, 2^m) place in ascending order of each annotation of the group."""
+
+
+def _tied_places(
+    segments: Floats, gt_segments: Floats, first: Integers, last: Integers, tied: Integers
+) -> _Places:
+    """:func:`network_order` of the detections ``tied``, whose groups are first … last.
 
     Groups share one size: values of infinity at the end are never moved, and so change nothing.
     """
-    column = np.arange(1 << (int(width.max()) - 1).bit_length())
-    inside = column < width[:, None]
-    index = np.where(inside, first[:, None] + column, 0)
-    tiou = np.where(inside, temporal_iou(segments[:, None], gt_segments[index]), np.inf)
-    order = network_order(tiou)
-    rank = np.empty_like(order)
-    np.put_along_axis(rank, order, np.broadcast_to(column, order.shape), axis=1)
-    return rank
+    width = (last - first)[tied]
+    size = 1 << (int(width.max()) - 1).bit_length()
+    column = np.arange(size)
+    rank = np.empty((len(tied), size), dtype=np.int64)
+    step = max(1, _CHUNK // size)
+    for begin in range(0, len(tied), step):
+        rows = slice(begin, begin + step)
+        inside = column < width[rows, None]
+        index = np.where(inside, first[tied[rows], None] + column, 0)
+        tiou = np.where(inside, temporal_iou(segments[tied[rows], None], gt_segments[index]), np.inf)
+        order = network_order(tiou)
+        np.put_along_axis(rank[rows], order, np.broadcast_to(column, order.shape), axis=1)
+    row = np.full(len(segments), -1, dtype=np.int64)
+    row[tied] = np.arange(len(tied))
+    return _Places(row, rank)
 
 
 def network_order(values: Floats) -> Integers:

@@ -353,3 +353,18 @@ def test_import_needs_numpy_only() -> None:
 def test_detections_of_one_recording_need_a_name(truth_of: Any) -> None:
     with pytest.raises(DataError, match="name"):
         mean_average_precision(truth_of({"v": [("a", 0, 1)]}), Detections.empty("v"))  # type: ignore[arg-type]
+
+
+def test_large_inputs_are_taken_in_pieces(
+    monkeypatch: pytest.MonkeyPatch, naive: Any, truth_of: Any, found_of: Any
+) -> None:
+    """With room for almost no pair at a time the answer is the same."""
+    rng = np.random.default_rng(9)
+    truth = {v: [("a", float(s), s + 2.0) for s in rng.integers(0, 30, 12)] for v in VIDEOS}
+    found = {
+        v: [("a", float(rng.random()), float(s), s + 6.0) for s in rng.integers(0, 30, 20)] for v in VIDEOS
+    }
+    monkeypatch.setattr("aicl_fast.evaluate.matching._CHUNK", 5)
+    result = mean_average_precision(truth_of(truth), found_of(found), [0.1, 0.3])
+    expected = naive.mean_average_precision(truth, found, [0.1, 0.3])
+    np.testing.assert_allclose(result.per_class["a"], expected["a"], rtol=0, atol=1e-12)
