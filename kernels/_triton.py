@@ -16,6 +16,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     import triton.language as tl
+    from torch._library.custom_ops import CustomOpDef
 
 # mypy: disable-error-code="no-untyped-def"
 
@@ -28,10 +29,21 @@ INTERPRET = os.environ.get("TRITON_INTERPRET", "0") == "1"
 MAX_LENGTH = 4096
 """Segments that a program holds at once, in the operations that rank along T."""
 
-EXACT_STRIDES = (torch.Tag.needs_exact_strides,)
-"""Tags of every operation: a layout decides how the kernels index, so compilers are to keep it."""
-
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.bool)  # bool: masks
+
+
+def operation(name: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
+    """Register ``aicl_fast::name`` with torch.library; it writes to none of its inputs.
+
+    The kernels index by how their inputs lie in memory, so a compiler is asked to keep that.
+    """
+    exact = getattr(torch.Tag, "needs_exact_strides", None)
+    more: dict[str, Any] = {} if exact is None else {"tags": (exact,)}
+
+    def register(function: Callable[..., Any]) -> CustomOpDef:
+        return torch.library.custom_op(f"aicl_fast::{name}", function, mutates_args=(), **more)
+
+    return register
 
 
 def use_kernels(*tensors: Tensor) -> bool:

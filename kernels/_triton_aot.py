@@ -95,7 +95,8 @@ def _pooling(length: int, classes: int, dtype: torch.dtype, planar: bool) -> Non
 def _mining(length: int, dtype: torch.dtype) -> None:
     from aicl_fast.kernels.mining import mine_segments
 
-    mine_segments(torch.rand(2, length, dtype=dtype), torch.rand(2, length, dtype=dtype), 37)
+    a, a_ca = torch.rand(2, 2, length).to(dtype)
+    mine_segments(a, a_ca, max(1, length // 20))
 
 
 def _contrast(length: int, width: int, count: int, dtype: torch.dtype, planar: bool) -> None:

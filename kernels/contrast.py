@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from aicl_fast.kernels._triton import (
-    EXACT_STRIDES,
     MAX_LENGTH,
     as_layout,
     empty_layout,
     is_planar,
     kernel,
     next_power_of_2,
+    operation,
     use_kernels,
 )
 from aicl_fast.kernels.mining import Mining
@@ -314,7 +314,7 @@ def _three(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [*tensors, *[tensors[0]] * (_MAX_EMBEDDINGS - len(tensors))]
 
 
-@torch.library.custom_op("aicl_fast::segment_contrast", mutates_args=(), tags=EXACT_STRIDES)
+@operation("segment_contrast")
 def segment_contrast_fwd(
     embeddings: Sequence[Tensor], ca: Tensor, cb: Tensor, ia: Tensor, ib: Tensor, tau: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -366,7 +366,7 @@ def _(
     )
 
 
-@torch.library.custom_op("aicl_fast::segment_contrast_backward", mutates_args=(), tags=EXACT_STRIDES)
+@operation("segment_contrast_backward")
 def segment_contrast_bwd(
     d_losses: Tensor,
     embeddings: Sequence[Tensor],

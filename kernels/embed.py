@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from aicl_fast.kernels._triton import EXACT_STRIDES, capability, kernel, next_power_of_2, use_kernels
+from aicl_fast.kernels._triton import capability, kernel, next_power_of_2, operation, use_kernels
 from aicl_fast.kernels.fusion import score_fusion_reference
 
 if TYPE_CHECKING:
@@ -483,7 +483,7 @@ def _product(
     )
 
 
-@torch.library.custom_op("aicl_fast::two_branch_embed", mutates_args=(), tags=EXACT_STRIDES)
+@operation("two_branch_embed")
 def two_branch_embed_fwd(
     x: Tensor, rgb: Tensor, flow: Tensor, bias: Tensor, edge: Tensor | None, scale: Tensor | None
 ) -> Tensor:
@@ -513,7 +513,7 @@ def _(
     return torch.empty((3, *x.shape[:2], bias.shape[1]), dtype=_plain(x.dtype), device=x.device)
 
 
-@torch.library.custom_op("aicl_fast::two_branch_infer", mutates_args=(), tags=EXACT_STRIDES)
+@operation("two_branch_infer")
 def two_branch_infer_fwd(
     x: Tensor,
     rgb: Tensor,

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from aicl_fast.kernels._triton import (
-    EXACT_STRIDES,
     as_layout,
     empty_layout,
     is_planar,
     kernel,
     next_power_of_2,
+    operation,
     use_kernels,
 )
 
@@ -152,7 +152,7 @@ def _grid(cas: Tensor) -> tuple[tuple[int, int], dict[str, Any]]:
     return (-(-length // block_t), batch), meta
 
 
-@torch.library.custom_op("aicl_fast::score_fusion", mutates_args=(), tags=EXACT_STRIDES)
+@operation("score_fusion")
 def score_fusion_fwd(
     cas: Tensor, logit_rgb: Tensor, logit_flow: Tensor, gamma: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -182,7 +182,7 @@ def _(cas: Tensor, logit_rgb: Tensor, logit_flow: Tensor, gamma: float) -> tuple
     return empty_layout(cas, is_planar(cas)), a, a_ca
 
 
-@torch.library.custom_op("aicl_fast::score_fusion_backward", mutates_args=(), tags=EXACT_STRIDES)
+@operation("score_fusion_backward")
 def score_fusion_bwd(
     cas: Tensor,
     logit_rgb: Tensor,

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from aicl_fast.kernels._triton import (
-    EXACT_STRIDES,
     MAX_LENGTH,
     highest,
     kernel,
     kth_key,
     next_power_of_2,
+    operation,
     order_key,
     unused_low_bits,
     use_kernels,
@@ -103,7 +103,7 @@ def _mining_kernel(
     tl.store(p_masks + (b_region * B + video) * T + b_t, b_mined, mask=m_t & (b_region < 4))
 
 
-@torch.library.custom_op("aicl_fast::mine_segments", mutates_args=(), tags=EXACT_STRIDES)
+@operation("mine_segments")
 def mine_segments_fwd(a: Tensor, a_ca: Tensor, k: int) -> Tensor:
     """Launch the kernel; the masks come as one (4, B, T) tensor."""
     batch, length = a.shape

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from aicl_fast.kernels._triton import (
-    EXACT_STRIDES,
     MAX_LENGTH,
     as_layout,
     empty_layout,
@@ -17,6 +16,7 @@ from aicl_fast.kernels._triton import (
     is_planar,
     kernel,
     next_power_of_2,
+    operation,
     order_key,
     unused_low_bits,
     use_kernels,
@@ -116,7 +116,7 @@ def _pool_bwd_kernel(
     tl.store(p_d_cas + video * T * C + b_at, b_d_cas.to(p_d_cas.dtype.element_ty), mask=mask)
 
 
-@torch.library.custom_op("aicl_fast::topk_pool", mutates_args=(), tags=EXACT_STRIDES)
+@operation("topk_pool")
 def topk_pool_fwd(cas: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Launch the forward kernel; the mask lies in memory as ``scores`` does."""
     batch, length, classes = cas.shape
@@ -147,7 +147,7 @@ def _(cas: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return pooled, empty_layout(scores, is_planar(scores), torch.bool)
 
 
-@torch.library.custom_op("aicl_fast::topk_pool_backward", mutates_args=(), tags=EXACT_STRIDES)
+@operation("topk_pool_backward")
 def topk_pool_bwd(d_pooled: Tensor, selected: Tensor, k: int) -> Tensor:
     """Launch the backward kernel; the gradient lies in memory as the mask does."""
     batch, length, classes = selected.shape

@@ -1,0 +1,134 @@
+"""The network on a GPU for callers on the host: one CUDA graph a batch size, pinned staging, one wait.
+
+A replay copies the features in, runs the network, the top-k pooling and its softmax, and copies what decoding
+needs out; the host waits once, for the last copy. Without a GPU the same steps run as they are, so that they
+can be tested.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from aicl_fast.kernels.embed import TwoBranchWeights, two_branch_infer
+from aicl_fast.kernels.pooling import topk_pool
+
+Floats = npt.NDArray[np.float32]
+
+
+class HostScores(NamedTuple):
+    """What decoding needs of B videos, on the host, in the order that the engines return."""
+
+    scores: Floats
+    """(B, T, C) fused A_score"""
+    video_scores: Floats
+    """(B, C) softmax of the video logits"""
+    actionness: Floats
+    """(B, T) class-aware A"""
+    actionness_agnostic: Floats
+    """(B, T) class-agnostic A_ca"""
+
+
+class _Stage:
+    """Buffers and graph of one batch size."""
+
+    def __init__(self, runner: TwoBranchRunner, batch: int) -> None:
+        width = sum(runner.weights.widths)
+        shape = (batch, runner.length, width)
+        on_gpu = runner.device.type == "cuda"
+        self.host_features = torch.zeros(shape, dtype=torch.float32, pin_memory=on_gpu)
+        self.features = torch.zeros(shape, dtype=runner.dtype, device=runner.device)
+        classes = runner.weights.classify.shape[0]
+        shapes = (
+            (batch, runner.length, classes),
+            (batch, classes),
+            (batch, runner.length),
+            (batch, runner.length),
+        )
+        # One block, so that everything comes back in one copy.
+        sizes = [int(np.prod(shape)) for shape in shapes]
+        self.packed = torch.zeros(sum(sizes), device=runner.device)
+        self.host_packed = torch.zeros(sum(sizes), pin_memory=on_gpu)
+        parts = torch.split(self.host_packed, sizes)
+        self.views = HostScores(*(part.view(s).numpy() for part, s in zip(parts, shapes, strict=True)))
+        self.graphs: dict[bool, Any] = {}
+
+    def step(self, runner: TwoBranchRunner, from_host: bool) -> None:
+        """What one replay does."""
+        if from_host:
+            staged = self.host_features.to(runner.device, non_blocking=True)
+            self.features.copy_(staged)
+        outputs = two_branch_infer(self.features, runner.weights, runner.gamma)
+        pooled, _ = topk_pool(outputs.CAS, outputs.A_score, runner.topk)
+        parts = (outputs.A_score, pooled.softmax(1), outputs.A, outputs.A_ca)
+        torch.cat([part.flatten() for part in parts], out=self.packed)
+        self.host_packed.copy_(self.packed, non_blocking=True)
+
+    def replay(self, runner: TwoBranchRunner, from_host: bool) -> None:
+        """Capture at the first call of either kind, then replay, and wait."""
+        if runner.device.type != "cuda":
+            self.step(runner, from_host)
+            return
+        if from_host not in self.graphs:
+            stream: Any = torch.cuda.Stream(runner.device)  # type: ignore[no-untyped-call]
+            stream.wait_stream(torch.cuda.current_stream(runner.device))
+            with torch.cuda.stream(stream):
+                for _ in range(3):  # compiles the kernels, which a capture must not
+                    self.step(runner, from_host)
+            torch.cuda.current_stream(runner.device).wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self.step(runner, from_host)
+            self.graphs[from_host] = graph
+        self.graphs[from_host].replay()
+        torch.cuda.current_stream(runner.device).synchronize()
+
+
+class TwoBranchRunner:
+    """Features to scores on the host.
+
+    Args:
+        weights: from :func:`aicl_fast.kernels.pack_two_branch`, on the device to run on.
+        gamma: γ of the fusion.
+        length: T, the segments of a video.
+        topk: k of the top-k pooling.
+
+    Not safe to call from several threads at once: a batch size has one set of buffers.
+    """
+
+    def __init__(self, weights: TwoBranchWeights, gamma: float, length: int, topk: int) -> None:
+        self.weights, self.gamma, self.length, self.topk = weights, gamma, length, topk
+        self.device = weights.bias.device
+        float8 = weights.rgb.dtype == torch.float8_e4m3fn
+        self.dtype = torch.bfloat16 if float8 else weights.rgb.dtype
+        self._stages: dict[int, _Stage] = {}
+
+    @torch.inference_mode()
+    def __call__(self, features: Floats | Tensor, *, copy: bool = True) -> HostScores:
+        """Run one batch.
+
+        Args:
+            features: (B, T, D_rgb + D_flow), an array on the host or a tensor on the device.
+            copy: False returns views of the staging buffers, valid until the next call.
+        Raises:
+            ValueError: the features have another shape.
+        """
+        width = sum(self.weights.widths)
+        if features.ndim != 3 or features.shape[1:] != (self.length, width):
+            raise ValueError(
+                f"features: expected shape (B, {self.length}, {width}), got {tuple(features.shape)}"
+            )
+        stage = self._stages.get(len(features))
+        if stage is None:
+            stage = self._stages[len(features)] = _Stage(self, len(features))
+        from_host = isinstance(features, np.ndarray)
+        if isinstance(features, np.ndarray):
+            np.copyto(stage.host_features.numpy(), features)
+        else:
+            stage.features.copy_(features)
+        stage.replay(self, from_host)
+        return HostScores(*(view.copy() for view in stage.views)) if copy else stage.views
