@@ -482,9 +482,18 @@ class _NumbaEngine:
         return columns[rows], scores, segments
 
     def run_batch(self, inputs: list[Input], threads: int) -> list[Found | None]:
-        if threads == 1:
-            return [self.run(*one) for one in inputs]
-        from concurrent.futures import ThreadPoolExecutor
+        found: list[Found | None] = [None] * len(inputs)
 
-        with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(lambda one: self.run(*one), inputs))
+        def work(first: int) -> None:
+            for b in range(first, len(inputs), threads):
+                found[b] = self.run(*inputs[b])
+
+        if threads == 1:
+            work(0)
+        else:
+            from concurrent.futures import ThreadPoolExecutor
+
+            # One task a thread, not one a video: handing out a task takes as long as a small video.
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(work, range(threads)))
+        return found

@@ -1,10 +1,14 @@
-"""What decoding costs, against textbook NumPy on the grid.
+"""What decoding costs, against NumPy on the grid.
 
     python -m aicl_fast.bench.decode --json bench/results/decode-cpu.json
 
+Two baselines. *Naive* is the twin that the tests hold decoding against, the method word by word; it is there
+in a checkout only. *Textbook* is `textbook_decode.py` beside this file: the same on arrays, with NMS
+vectorised, as one writes it who knows NumPy well.
+
 Each round times every contender once, in one process and on one thread, so that a busy moment hits all of
-them; the table has medians over the rounds, and the ratio is the median of the rounds' own ratios. A call is
-the whole of it: from score arrays to a `Detections`. The textbook stops at plain arrays.
+them; the table has medians over the rounds, and a ratio is the median of the rounds' own ratios. A call is
+the whole of it: from score arrays to a `Detections`. The baselines stop at plain arrays or lists.
 
 The videos are made here, from a seed: a class's score is a random walk between segments, smoothed until the
 number of proposals is near the one asked for.
@@ -13,6 +17,7 @@ number of proposals is near the one asked for.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -23,6 +28,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
@@ -84,14 +90,33 @@ def time_rounds(
             call(video)
     for _ in range(rounds):
         for name, call in contenders.items():
-            # The textbook's one pass is long; the others repeat until caches and predictors are theirs.
-            passes = 1 if name == "textbook" else 20
+            # A baseline's one pass is long; the others repeat until caches and predictors are theirs.
+            passes = 1 if name in ("naive", "textbook") else 20
             begin = time.perf_counter()
             for _ in range(passes):
                 for video in videos:
                     call(video)
             seconds[name].append((time.perf_counter() - begin) / passes / len(videos))
     return seconds
+
+
+def load_naive() -> ModuleType | None:
+    """The tests' twin, from the checkout that this file is in."""
+    path = Path(__file__).resolve().parents[1] / "tests" / "decode" / "naive.py"
+    if not path.is_file():
+        return None
+    spec = importlib.util.spec_from_file_location("decode_naive", path)
+    if spec is None or spec.loader is None:
+        return None
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up by name.
+    sys.modules["decode_naive"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def call_naive(naive: ModuleType, config: DecodeConfig) -> Callable[[Video], object]:
+    return lambda video: naive.decode(video[0], video[1], NUM_SEGMENTS, config, PRESET.data)
 
 
 def call_textbook(config: DecodeConfig) -> Callable[[Video], object]:
@@ -112,6 +137,7 @@ def call_ours(config: DecodeConfig, backend: str) -> Callable[[Video], Detection
 def measure_calls(rounds: int) -> list[dict[str, Any]]:
     """One video a call, on one thread, by number of proposals and NMS mode."""
     rows = []
+    naive = load_naive()
     modes: tuple[NmsMode, ...] = ("decay_once", "hard", "gaussian")
     for classes_present, proposals in ((1, 100), (1, 500), (2, 840)):
         videos = make_videos(1, 8, classes_present, proposals)
@@ -121,16 +147,29 @@ def measure_calls(rounds: int) -> list[dict[str, Any]]:
             contenders |= {backend: call_ours(config, backend) for backend in available_backends()}
             check_agreement(videos, config)
             seconds = time_rounds(contenders, videos, rounds)
+            times: dict[tuple[str, str], float] = {}
+            for slow in ("textbook", "naive"):
+                if slow == "naive":
+                    if naive is None:
+                        continue
+                    # Rounds of its own, and fewer: at 800 proposals one takes seconds.
+                    contenders = {"naive": call_naive(naive, config)} | {
+                        backend: call_ours(config, backend) for backend in available_backends()
+                    }
+                    again = time_rounds(contenders, videos[:4], max(3, rounds // 10))
+                    seconds["naive"] = again["naive"]
+                else:
+                    again = seconds
+                for backend in available_backends():
+                    pairs = zip(again[slow], again[backend], strict=True)
+                    times[slow, backend] = statistics.median(a / b for a, b in pairs)
             row: dict[str, Any] = {
                 "nms": mode,
                 "classes": classes_present,
                 "proposals": statistics.mean(count_proposals(video, config) for video in videos),
             }
-            for name, values in seconds.items():
-                row[f"{name}_us"] = statistics.median(values) * 1e6
-                if name != "textbook":
-                    pairs = zip(seconds["textbook"], values, strict=True)
-                    row[f"{name}_times_faster"] = statistics.median(slow / fast for slow, fast in pairs)
+            row |= {f"{name}_us": statistics.median(values) * 1e6 for name, values in seconds.items()}
+            row |= {f"{backend}_x_{slow}": ratio for (slow, backend), ratio in times.items()}
             rows.append(row)
     return rows
 

@@ -93,8 +93,9 @@ Plan::Plan(const aicl_decode_settings& settings)
     triangle_[r] = r * (r - 1.0) / (2.0 * upscale);
   }
   const std::int64_t length = settings.max_segments;
-  cell_ = uninitialised<Cell>(length + 1);
   value_ = uninitialised<double>(length + 1);
+  slope_ = uninitialised<double>(length + 1);
+  prefix_ = uninitialised<double>(length + 1);
   level_ = uninitialised<std::int32_t>(length + 1);
   change_ = uninitialised<std::int32_t>(length + 1);
   cursor_.resize(static_cast<std::size_t>(depth));
@@ -135,21 +136,21 @@ aicl_decode_status Plan::fail(aicl_decode_status status, const char* format, lon
 template <class Scalar>
 void Plan::load_curve(const Scalar* scores, std::int64_t length, std::int64_t width,
                       std::int64_t column) noexcept {
-  double* const value = value_.get();
-  for (std::int64_t t = 0; t < length; ++t) {
-    value[t] = static_cast<double>(scores[t * width + column]);
-  }
+  double *const value = value_.get(), *const slope = slope_.get(), *const prefix = prefix_.get();
+  for (std::int64_t t = 0; t < length; ++t) value[t] = static_cast<double>(scores[t * width + column]);
+  for (std::int64_t t = 0; t + 1 < length; ++t) slope[t] = value[t + 1] - value[t];
+  slope[length - 1] = length > 1 ? slope[length - 2] : 0.0;
   const double upscale = settings_.upscale;
   const double half = (settings_.upscale - 1) * 0.5;
-  double prefix = 0.0;
+  double sum = 0.0;
   for (std::int64_t t = 0; t < length; ++t) {
-    const double slope = t + 1 < length ? value[t + 1] - value[t] : (length > 1 ? cell_[t - 1].slope : 0.0);
-    cell_[t] = {prefix, value[t], slope};
-    prefix = prefix + (upscale * value[t] + slope * half);
+    prefix[t] = sum;
+    sum = sum + (upscale * value[t] + slope[t] * half);
   }
-  cell_[length] = {prefix, 0.0, 0.0};
+  prefix[length] = sum;
+  slope[length] = 0.0;
   // The grid's last point stands in for the segment that does not follow.
-  value[length] = value[length - 1] + cell_[length - 1].slope * weight_[settings_.upscale - 1];
+  value[length] = value[length - 1] + slope[length - 1] * weight_[settings_.upscale - 1];
 }
 
 namespace {
@@ -227,7 +228,7 @@ bool Plan::find_runs(std::int32_t layer, std::int64_t length) noexcept {
   for (std::int32_t i = 0; i < changes; ++i) {
     const std::int32_t t = change[i], before = level[t], after = level[t + 1];
     std::copy(cursor, cursor + depth, next + i * std::int64_t{depth});
-    const double v = value[t], slope = cell_[t].slope;
+    const double v = value[t], slope = slope_[t];
     // The grid ends before the point that would follow the last segment.
     const std::int32_t top = t + 1 < length ? upscale : upscale - 1;
     const std::int32_t base = t * upscale;
@@ -257,8 +258,7 @@ bool Plan::find_runs(std::int32_t layer, std::int64_t length) noexcept {
 inline double Plan::sum_before(std::int32_t point) const noexcept {
   const std::int32_t t = point / settings_.upscale;
   const std::int32_t m = point - t * settings_.upscale;
-  const Cell& cell = cell_[t];
-  return cell.prefix + m * cell.value + cell.slope * triangle_[m];
+  return prefix_[t] + m * value_[t] + slope_[t] * triangle_[m];
 }
 
 void Plan::score_runs(std::int32_t layer, std::int32_t label, std::int64_t length, double bonus,

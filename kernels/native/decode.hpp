@@ -13,13 +13,6 @@
 
 namespace aicl {
 
-// One class's curve at one segment, and the sum of all grid points before it.
-struct Cell {
-  double prefix;
-  double value;
-  double slope;
-};
-
 // All settings and all memory of decoding. One thread at a time.
 class Plan {
  public:
@@ -90,9 +83,8 @@ class Plan {
 
   // By grid step r within a segment: r/upscale, and the sum of the r steps before it, in slopes.
   std::vector<double> weight_, triangle_;
-  // By segment of the curve at hand.
-  std::unique_ptr<Cell[]> cell_;
-  std::unique_ptr<double[]> value_;
+  // By segment of the curve at hand; prefix is the sum of all grid points before the segment.
+  std::unique_ptr<double[]> value_, slope_, prefix_;
   std::unique_ptr<std::int32_t[]> level_, change_;
   // By localised class and segment: how many segments before it cross a threshold. By localised class, such
   // segment and threshold: the next run to end.
