@@ -145,6 +145,8 @@ class TrainConfig:
     """Steps after the warm-up in which the selection's γ falls linearly from 1 to ``selection_gamma``."""
     eval_every: int = 0
     """Steps between evaluations; 0 evaluates after the last step only."""
+    save_every: int = 500
+    """Steps between checkpoints that a run can go on from; 0 keeps only the last step's."""
     keep: Keep = "last"
     """``last`` keeps the last step's weights. ``val`` keeps the step of the best mAP on a share of the
     training videos that is held out. ``test`` keeps the best on *test*, as the released program does:
@@ -171,7 +173,7 @@ class TrainConfig:
             _require(0 <= getattr(self, name) < 1, f"train.{name}", "in [0, 1)", getattr(self, name))
         for name in ("weight_decay", "clip_norm", "memory_gb"):
             _require(getattr(self, name) >= 0, f"train.{name}", "at least 0", getattr(self, name))
-        for name in ("warmup_steps", "ramp_steps", "eval_every", "patience", "seed"):
+        for name in ("warmup_steps", "ramp_steps", "eval_every", "save_every", "patience", "seed"):
             _require(getattr(self, name) >= 0, f"train.{name}", "at least 0", getattr(self, name))
         _require(0 < self.val_share < 1, "train.val_share", "between 0 and 1", self.val_share)
         gamma = self.selection_gamma

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -113,7 +113,7 @@ class Dataset:
 
     def truth(self, videos: Split | Sequence[str]) -> GroundTruth:
         """The annotations of one split's videos, or of those named."""
-        names = self.videos[videos] if isinstance(videos, str) else videos
+        names = self.videos[cast(Split, videos)] if isinstance(videos, str) else videos
         return GroundTruth(
             {video: self.ground_truth.videos[video] for video in names}, self.ground_truth.source
         )

@@ -73,12 +73,14 @@ def aicl_loss(
     fused = rgb = flow = zero
     if loss.weight_contrast:
         mining = mine_segments(outputs.A, outputs.A_ca, max(1, length // loss.mining_divisor))
-        if modal != "flow":
-            rgb = segment_contrast(outputs.E_rgb, mining, loss.temperature)
-        if modal != "rgb":
-            flow = segment_contrast(outputs.E_flow, mining, loss.temperature)
-        if loss.variant == "released":
-            fused = segment_contrast(outputs.E, mining, loss.temperature)
+        embeddings = {"rgb": outputs.E_rgb, "flow": outputs.E_flow, "fused": outputs.E}
+        if modal != "both":
+            del embeddings["flow" if modal == "rgb" else "rgb"]
+        if loss.variant == "paper":
+            del embeddings["fused"]
+        contrast = segment_contrast(list(embeddings.values()), mining, loss.temperature)
+        losses = dict(zip(embeddings, contrast.unbind(), strict=True))
+        fused, rgb, flow = (losses.get(name, zero) for name in ("fused", "rgb", "flow"))
 
     modality = consistency = zero
     if loss.weight_modality and modal == "both":

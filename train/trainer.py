@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from aicl_fast.config import Config
 from aicl_fast.dataset import Dataset
-from aicl_fast.decode import decode
+from aicl_fast.decode import decode_batch
 from aicl_fast.detections import Detections
-from aicl_fast.errors import AiclError, UnavailableError
-from aicl_fast.evaluate import MapResult, mean_average_precision
-from aicl_fast.model import TwoBranchNet
+from aicl_fast.errors import AiclError, DataError, UnavailableError
+from aicl_fast.evaluate import MapResult, SegmentAccuracy, mean_average_precision, segment_accuracy
+from aicl_fast.kernels.mining import above_median
+from aicl_fast.kernels.pooling import topk_pool
+from aicl_fast.model import Outputs, TwoBranchNet
+from aicl_fast.scores import Scores
+from aicl_fast.train.checkpoint import State, latest_checkpoint, load_checkpoint, save_checkpoint
+from aicl_fast.train.distributed import Ranks, joined_ranks
+from aicl_fast.train.logs import LOG_EVERY, RunLog
 from aicl_fast.train.losses import LossTerms, aicl_loss
-from aicl_fast.train.sampling import Progress, Videos, batches
+from aicl_fast.train.sampling import BatchOrder, Progress, Videos
+from aicl_fast.train.schedules import learning_rate, selection_gamma
 from aicl_fast.weights import save_model
 
-LOG_EVERY = 10
-"""Steps between two points of the loss curves."""
+Loss = Callable[[Tensor, Tensor, Tensor | None], tuple[Outputs, LossTerms]]
+"""(features, labels, γ of the selection) -> outputs and losses."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +42,19 @@ class TrainResult:
     """What a run ended with.
 
     Attributes:
-        net: the kept weights.
+        net: the kept weights, on the CPU in evaluation mode.
         config: the settings, with the data set's classes.
         step: the step that the weights are of.
         result: mAP of those weights on the test videos.
-        history: (step, average mAP) of every evaluation.
+        accuracy: their A_bin and A_ca_bin accuracy on the test videos.
+        history: (step, average mAP) of every evaluation on the videos that choose.
     """
 
     net: TwoBranchNet
     config: Config
     step: int
     result: MapResult
+    accuracy: SegmentAccuracy
     history: list[tuple[int, float]]
 
 
@@ -51,34 +63,60 @@ def train(
     out: str | os.PathLike[str] | None = None,
     *,
     device: str = "cpu",
+    resume: bool = False,
+    overwrite: bool = False,
     reading: Progress | None = None,
     training: Callable[[int, int, float], None] | None = None,
 ) -> TrainResult:
     """Train AICL on a data set's video-level labels.
 
+    Started by torchrun, the processes share each batch, by torch.distributed.
+
     Args:
         dataset: opened with both splits; its config holds every setting.
-        out: folder for ``model.safetensors`` and TensorBoard's logs; None writes nothing.
+        out: folder for ``model.safetensors``, ``log.csv``, TensorBoard's logs and checkpoints; None writes
+            nothing.
         device: ``cpu`` or ``cuda``.
+        resume: go on from the newest checkpoint in ``out``, if there is one, to the same weights that an
+            uninterrupted run ends with, bit for bit on one kind of machine with as many threads.
+        overwrite: throw away a run that ``out`` holds.
         reading: called with (videos read, all videos).
-        training: called after each step with (step, steps, total loss).
+        training: called every few steps with (step, steps, total loss).
     Raises:
         UnavailableError: a CUDA device was asked for and there is none.
-        AiclError: a loss became NaN or infinite; nothing is kept.
+        DataError: ``out`` holds a run, and neither ``resume`` nor ``overwrite`` is given.
+        ModelError: ``resume`` with other settings than the run was started with.
+        AiclError: a loss became NaN or infinite; the last checkpoint stays.
     """
-    config = dataset.config
-    settings = config.train
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UnavailableError("device: 'cuda' was asked for, but torch finds no CUDA device. Use 'cpu'.")
-    train_videos = Videos(dataset, "train", reading)
-    test_videos = Videos(dataset, "test")
+    folder = None if out is None else Path(out)
+    with _determinism(dataset.config.train.deterministic), joined_ranks(device) as (ranks, place):
+        if ranks.is_main:
+            _make_room(folder, resume, overwrite)
+        return _run(dataset, folder, place, ranks, resume, reading, training)
+
+
+def _run(
+    dataset: Dataset,
+    folder: Path | None,
+    device: torch.device,
+    ranks: Ranks,
+    resume: bool,
+    reading: Progress | None,
+    training: Callable[[int, int, float], None] | None,
+) -> TrainResult:
+    config, settings = dataset.config, dataset.config.train
+    rng = np.random.default_rng(settings.seed)
+    names, held_out = _hold_out(dataset, rng)
+    videos = Videos(dataset, "train", names, device=device, progress=reading)
+    test = Videos(dataset, "test", device=device)
+    choosing = Videos(dataset, "train", held_out, device=device) if settings.keep == "val" else test
 
     torch.manual_seed(settings.seed)
-    rng = np.random.default_rng(settings.seed)
     net = TwoBranchNet(config)
     if config.model.standardize_input:
-        mean, deviation = train_videos.statistics()
-        net.set_input_statistics(torch.from_numpy(mean), torch.from_numpy(deviation))
+        net.set_input_statistics(*videos.statistics())
     net.to(device).train()
     optimizer = torch.optim.Adam(
         net.parameters(),
@@ -86,22 +124,42 @@ def train(
         betas=(settings.beta1, settings.beta2),
         weight_decay=settings.weight_decay,
     )
-    labels = torch.from_numpy(train_videos.labels).to(device)
-    log = _Log(out)
-    history: list[tuple[int, float]] = []
-    best: tuple[int, MapResult, dict[str, torch.Tensor]] | None = None
+    state = State(net, optimizer, BatchOrder(len(videos), settings.batch_size, rng))
+    checkpoint = latest_checkpoint(folder / "checkpoints") if folder is not None and resume else None
+    if checkpoint is not None:
+        load_checkpoint(checkpoint, state, config)
+    loss = make_loss(net, config, ranks)
+    log = RunLog(folder if ranks.is_main else None, config.evaluate.tious, after=state.step)
+    waited = sum(score < state.best_score for step, score in state.history if step > state.best_step)
 
-    for step, indices in zip(
-        range(1, settings.steps + 1), batches(len(train_videos), settings.batch_size, rng), strict=False
-    ):
-        features = torch.from_numpy(train_videos.train_batch(indices.tolist(), rng)).to(device)
-        warming = step <= settings.warmup_steps
-        terms = aicl_loss(net(features), labels[indices], config, selection_gamma=1.0 if warming else None)
+    while state.step < settings.steps:
+        state.step += 1
+        step, last = state.step, state.step == settings.steps
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, settings)
+        gamma = selection_gamma(step, config)
+
+        # Every process draws the whole batch, so all agree on it, and takes its share.
+        batch = state.order.next()
+        samples = [videos.sample(index, rng) for index in batch]
+        share = ranks.share(len(batch))
+        mine = batch[share]
+        # A process left without a video in a short last batch runs one at no weight, to stay in step.
+        indices, drawn = (mine, samples[share]) if mine else (batch[:1], samples[:1])
+        features = videos.gather(indices, drawn)
+        labels = videos.labels[indices]
+
+        outputs, terms = loss(features, labels, None if gamma is None else torch.tensor(gamma, device=device))
         optimizer.zero_grad(set_to_none=True)
-        terms.total.backward()  # type: ignore[no-untyped-call]
+        # The processes' gradients are averaged; weighted so, the average is the whole batch's mean.
+        (terms.total * (len(mine) * ranks.world / len(batch))).backward()  # type: ignore[no-untyped-call]
+        if settings.clip_norm:
+            nn.utils.clip_grad_norm_(net.parameters(), settings.clip_norm)
         optimizer.step()
+        if settings.ema_decay:
+            _average(state, settings.ema_decay)
 
-        if step % LOG_EVERY == 0 or step in (1, settings.steps) or training is not None:
+        if step % LOG_EVERY == 0 or last or step == 1:
             total = terms.total.item()
             if not math.isfinite(total):
                 raise AiclError(
@@ -110,84 +168,184 @@ def train(
                 )
             if training is not None:
                 training(step, settings.steps, total)
-        if step % LOG_EVERY == 0:
-            log.losses(step, terms)
-        last = step == settings.steps
-        if last or (settings.eval_every and step % settings.eval_every == 0):
-            result = evaluate(net, test_videos, dataset)
-            history.append((step, result.average))
-            log.mean_average_precision(step, result)
-            if settings.keep == "last" or best is None or result.average > best[1].average:
-                best = step, result, {k: v.detach().clone() for k, v in net.state_dict().items()}
+            if ranks.is_main:
+                agree = _consistent(outputs)
+                inconsistent = config.data.segments - agree
+                rate = optimizer.param_groups[0]["lr"]
+                log.step(
+                    step, terms, lr=rate, selection_gamma=gamma, consistent=agree, inconsistent=inconsistent
+                )
+
+        if settings.eval_every and step % settings.eval_every == 0:
+            if ranks.is_main:
+                result, accuracy = evaluate(_candidate(state, config), choosing, dataset)
+                log.evaluation(step, result, accuracy)
+                state.history.append((step, result.average))
+            state.history = ranks.from_main(state.history)
+            score = state.history[-1][1]
+            waited += 1
+            if score > state.best_score:
+                state.best_score, state.best_step, waited = score, step, 0
+                if settings.keep != "last":
+                    state.best = {k: v.detach().clone() for k, v in _weights(state).items()}
+            if settings.patience and waited >= settings.patience:
+                break
+        log.flush()
+        due = settings.save_every and step % settings.save_every == 0
+        if folder is not None and ranks.is_main and (due or last):
+            save_checkpoint(folder / "checkpoints", state, config)
 
     log.close()
-    assert best is not None  # the last step always evaluates
-    step, result, state = best
-    net.load_state_dict(state)
-    net.cpu().eval()
-    if out is not None:
-        save_model(Path(out) / "model.safetensors", net, config)
-    return TrainResult(net, config, step, result, history)
+    chosen = state.best is not None and settings.keep != "last"
+    final = TwoBranchNet(config)
+    final.load_state_dict(state.best if chosen and state.best is not None else _weights(state))
+    final.eval()
+    if folder is not None and ranks.is_main:
+        save_model(folder / "model.safetensors", final, config)
+    measured = evaluate(final.to(device), test, dataset) if ranks.is_main else None
+    result, accuracy = cast(tuple[MapResult, SegmentAccuracy], ranks.from_main(measured))
+    step = state.best_step if chosen else state.step
+    return TrainResult(final.cpu(), config, step, result, accuracy, state.history)
+
+
+def make_loss(net: TwoBranchNet, config: Config, ranks: Ranks | None = None) -> Loss:
+    """The forward pass and the losses of one batch as one function, compiled and distributed as configured.
+
+    Nothing in it waits for the device: it compiles without a graph break and can be captured in a CUDA graph.
+    """
+    network: nn.Module = net
+    device = next(net.parameters()).device
+    if ranks is not None and ranks.world > 1:
+        ids = [device] if device.type == "cuda" else None
+        network = nn.parallel.DistributedDataParallel(net, device_ids=ids)
+    mixed = config.train.precision == "bfloat16"
+
+    def loss(features: Tensor, labels: Tensor, gamma: Tensor | None) -> tuple[Outputs, LossTerms]:
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+            outputs = network(features)
+        if mixed:
+            outputs = Outputs(*(value.float() for value in outputs))
+        return outputs, aicl_loss(outputs, labels, config, selection_gamma=gamma)
+
+    if config.train.compile:
+        return cast(Loss, torch.compile(loss, fullgraph=ranks is None or ranks.world == 1))
+    return loss
 
 
 @torch.no_grad()
-def localize(net: TwoBranchNet, videos: Videos, config: Config) -> dict[str, Detections]:
-    """Detections of every video by the network in torch, one video at a time."""
-    device = next(net.parameters()).device
+def localize(
+    net: TwoBranchNet, videos: Videos, config: Config
+) -> tuple[dict[str, Scores], dict[str, Detections]]:
+    """Curves and detections of every video by the network in torch, one video at a time."""
     was_training = net.training
     net.eval()
-    found: dict[str, Detections] = {}
-    k = config.topk
+    scores: dict[str, Scores] = {}
     for index, name in enumerate(videos.names):
-        outputs = net(torch.from_numpy(videos.test_sample(index)[None]).to(device))
-        order = outputs.A_score.topk(k, dim=1).indices
-        video_scores = outputs.CAS.gather(1, order).mean(1).softmax(-1)
-        found[name] = decode(
-            outputs.A_score[0].cpu().numpy(),
-            video_scores[0].cpu().numpy(),
-            num_segments=len(videos.features[index]),
-            classes=config.classes,
-            config=config.decode,
-            data=config.data,
-            video=name,
+        outputs = net(videos.gather([index], [videos.sample(index)]))
+        logits, _ = topk_pool(outputs.CAS, outputs.A_score, config.topk)
+        fused, video, a, a_ca = (
+            value[0].float().cpu().numpy()
+            for value in (outputs.A_score, logits.softmax(-1), outputs.A, outputs.A_ca)
         )
+        count = int(videos.counts[index])
+        scores[name] = Scores(fused, video, a, a_ca, count, config.data, config.classes, name)
     net.train(was_training)
-    return found
-
-
-def evaluate(net: TwoBranchNet, videos: Videos, dataset: Dataset) -> MapResult:
-    """mAP of the network on the test videos, at the preset's tIoU thresholds."""
-    return mean_average_precision(
-        dataset.truth("test"), localize(net, videos, dataset.config), dataset.config.evaluate.tious
+    every = list(scores.values())
+    found = decode_batch(
+        [item.fused for item in every],
+        [item.video for item in every],
+        num_segments=[item.num_segments for item in every],
+        classes=config.classes,
+        config=config.decode,
+        data=config.data,
+        videos=videos.names,
     )
+    return scores, dict(zip(videos.names, found, strict=True))
 
 
-class _Log:
-    """TensorBoard's curves, or nothing where no folder is given."""
+def evaluate(net: TwoBranchNet, videos: Videos, dataset: Dataset) -> tuple[MapResult, SegmentAccuracy]:
+    """mAP at the preset's tIoU thresholds, and A_bin and A_ca_bin accuracy, on these videos."""
+    scores, detections = localize(net, videos, dataset.config)
+    truth = dataset.truth(videos.names)
+    result = mean_average_precision(truth, detections, dataset.config.evaluate.tious)
+    return result, segment_accuracy(scores, truth)
 
-    def __init__(self, out: str | os.PathLike[str] | None) -> None:
-        self.writer: Any = None
-        if out is None:
-            return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UnavailableError(
-                "TensorBoard's logs need the package tensorboard: pip install 'aicl-fast[train]'"
-            ) from error
-        self.writer = SummaryWriter(str(Path(out) / "tensorboard"))
 
-    def losses(self, step: int, terms: LossTerms) -> None:
-        if self.writer is not None:
-            for name, value in terms._asdict().items():
-                self.writer.add_scalar(f"loss/{name}", value.item(), step)
+def _make_room(folder: Path | None, resume: bool, overwrite: bool) -> None:
+    """Refuse to mix two runs in one folder; throw the old one away only if told to."""
+    if folder is None:
+        return
+    checkpoints = folder / "checkpoints"
+    held = latest_checkpoint(checkpoints)
+    if held is not None and not resume and not overwrite:
+        raise DataError(
+            f"{folder}: holds a run at step {int(held.name.partition('_')[2])}. Go on with it (--resume), "
+            "throw it away (--overwrite), or name another folder (--out)."
+        )
+    if not resume:
+        for old in (checkpoints, folder / "tensorboard"):
+            shutil.rmtree(old, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
 
-    def mean_average_precision(self, step: int, result: MapResult) -> None:
-        if self.writer is not None:
-            self.writer.add_scalar("mAP/average", result.average, step)
-            for tiou, value in zip(result.tious, result.mAP, strict=True):
-                self.writer.add_scalar(f"mAP/{tiou:g}", float(value), step)
 
-    def close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
+def _hold_out(dataset: Dataset, rng: np.random.Generator) -> tuple[list[str], list[str]]:
+    """(to train on, held out): nothing is held out unless the held-out videos choose the weights."""
+    names = list(dataset.videos["train"])
+    settings = dataset.config.train
+    if settings.keep != "val":
+        return names, []
+    count = max(1, round(settings.val_share * len(names)))
+    if count >= len(names):
+        raise DataError(
+            f"train.val_share: holding out {count} of {len(names)} videos leaves none to train on."
+        )
+    chosen = set(rng.permutation(len(names))[:count].tolist())
+    kept = [name for number, name in enumerate(names) if number not in chosen]
+    return kept, [names[number] for number in sorted(chosen)]
+
+
+def _average(state: State, decay: float) -> None:
+    weights = state.net.state_dict()
+    if state.average is None:
+        state.average = {name: value.detach().clone() for name, value in weights.items()}
+        return
+    for name, value in weights.items():
+        state.average[name].lerp_(value.detach(), 1 - decay)
+
+
+def _weights(state: State) -> dict[str, Tensor]:
+    """What would be kept if training ended here: the moving average if there is one."""
+    return state.average if state.average is not None else state.net.state_dict()
+
+
+def _candidate(state: State, config: Config) -> TwoBranchNet:
+    if state.average is None:
+        return state.net
+    net = TwoBranchNet(config)
+    net.load_state_dict(state.average)
+    return net.to(next(state.net.parameters()).device)
+
+
+def _consistent(outputs: Outputs) -> float:
+    """Segments a video on which the branches agree, mean over the batch."""
+    with torch.no_grad():
+        agree = above_median(outputs.A) == above_median(outputs.A_ca)
+        return agree.sum(1).float().mean().item()
+
+
+@contextlib.contextmanager
+def _determinism(on: bool) -> Iterator[None]:
+    if not on:
+        yield
+        return
+    # cuBLAS is deterministic only with a fixed workspace, which it reads from here when it starts.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+__all__ = ["TrainResult", "evaluate", "localize", "make_loss", "train"]

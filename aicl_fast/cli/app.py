@@ -72,8 +72,19 @@ def train(
     config: SettingsFile = None,
     set_: Settings = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Throw away the run that --out holds.")
+    ] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out videos that have no features.")
+    ] = False,
 ) -> None:
     """Train a model on a data set's video-level labels.
+
+    Several processes: torchrun --nproc-per-node N -m aicl_fast.train, with these same options.
 
     Examples:
 
@@ -83,7 +94,17 @@ def train(
     """
     from aicl_fast.cli.commands import run_train
 
-    run_train(data, preset, out, config, set_ or [], device)
+    run_train(
+        data,
+        preset,
+        out,
+        config,
+        set_ or [],
+        device,
+        resume=resume,
+        overwrite=overwrite,
+        allow_missing=allow_missing,
+    )
 
 
 @app.command()

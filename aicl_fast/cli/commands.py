@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from aicl_fast.cli.console import map_table, out, progress
+from aicl_fast.cli.console import err, map_table, out, progress
 from aicl_fast.config import load_config
 from aicl_fast.errors import ConfigError
 from aicl_fast.evaluate import MapResult, mean_average_precision
@@ -12,27 +13,58 @@ from aicl_fast.files import write_json
 
 
 def run_train(
-    data: Path, preset: str, folder: Path, file: Path | None, overrides: list[str], device: str
+    data: Path,
+    preset: str,
+    folder: Path,
+    file: Path | None,
+    overrides: list[str],
+    device: str,
+    *,
+    resume: bool,
+    overwrite: bool,
+    allow_missing: bool,
 ) -> None:
     """``aicl-fast train``."""
     from aicl_fast.dataset import Dataset
 
-    dataset = Dataset.open(data, load_config(preset, file=file, overrides=overrides))
-    counts = ", ".join(f"{len(videos)} {split}" for split, videos in dataset.videos.items())
-    out.print(
-        f"{data}: {counts} videos, {len(dataset.config.classes)} classes", highlight=False, soft_wrap=True
-    )
+    config = load_config(preset, file=file, overrides=overrides)
+    dataset = Dataset.open(data, config, allow_missing=allow_missing)
+    main = os.environ.get("RANK", "0") == "0"
+    if main:
+        counts = ", ".join(f"{len(videos)} {split}" for split, videos in dataset.videos.items())
+        out.print(
+            f"{data}: {counts} videos, {len(dataset.config.classes)} classes", highlight=False, soft_wrap=True
+        )
+        if dataset.missing:
+            err.print(f"note: {len(dataset.missing)} videos have no features and are left out")
 
     from aicl_fast.train.trainer import train
 
-    with progress("reading") as reading, progress("training") as bar:
+    with progress("reading", show=main) as reading, progress("training", show=main) as bar:
         result = train(
             dataset,
             folder,
             device=device,
+            resume=resume,
+            overwrite=overwrite,
             reading=reading,
             training=lambda step, steps, loss: bar(step, steps, f"loss {loss:.3f}"),
         )
+    if not main:
+        return
+    write_json(
+        folder / "metrics.json",
+        {
+            **result.result.to_dict(),
+            "accuracy_A_bin": result.accuracy.aware,
+            "accuracy_A_ca_bin": result.accuracy.agnostic,
+            "step": result.step,
+            "keep": result.config.train.keep,
+            "history": [{"step": step, "average_mAP": average} for step, average in result.history],
+            "missing": list(dataset.missing),
+            "config": result.config.to_dict(),
+        },
+    )
     leak = " (chosen by test mAP, which is optimistic)" if result.config.train.keep == "test" else ""
     out.print(result_table(f"Step {result.step}{leak}", "test videos", result.result))
     out.print(f"model: {folder / 'model.safetensors'}", highlight=False, soft_wrap=True)
@@ -47,8 +79,6 @@ def run_evaluate(
     except ValueError:
         raise ConfigError(f"--tiou: expected numbers separated by commas, got {tiou!r}.") from None
     result = mean_average_precision(ground_truth, detections, tious, subset=subset)
-    from aicl_fast.cli.console import err
-
     for warning in result.warnings:
         err.print(f"note: {warning}", highlight=False, soft_wrap=True)
     out.print(result_table(f"{detections} against {ground_truth}", "mAP", result))

@@ -17,8 +17,11 @@ err = Console(stderr=True)
 
 
 @contextmanager
-def progress(description: str) -> Iterator[Callable[..., None]]:
+def progress(description: str, *, show: bool = True) -> Iterator[Callable[..., None]]:
     """A bar on stderr; yields ``update(done, total, note="")``."""
+    if not show:
+        yield lambda *_: None
+        return
     columns = (
         TextColumn("{task.description:<11}"),
         BarColumn(bar_width=30),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ torch = pytest.importorskip("torch")
 from aicl_fast.config import Config  # noqa: E402
 from aicl_fast.dataset import Dataset  # noqa: E402
 from aicl_fast.errors import AiclError, DataError, ModelError, UnavailableError  # noqa: E402
-from aicl_fast.train.sampling import Videos, batches  # noqa: E402
+from aicl_fast.train.sampling import BatchOrder, Videos  # noqa: E402
 from aicl_fast.train.trainer import localize, train  # noqa: E402
 from aicl_fast.weights import load_model, save_model  # noqa: E402
 
@@ -25,7 +26,7 @@ def test_it_writes_weights_and_logs(tiny_dataset: Path, tiny_config: Config, tmp
     seen: list[tuple[int, int, float]] = []
     dataset = _open(tiny_dataset, tiny_config)
     result = train(dataset, tmp_path / "run", training=lambda *event: seen.append(event))
-    assert [step for step, _, _ in seen] == list(range(1, 13))
+    assert [step for step, _, _ in seen] == [1, 10, 12]
     assert result.step == 12
     assert (tmp_path / "run" / "tensorboard").is_dir()
     net, config = load_model(tmp_path / "run" / "model.safetensors")
@@ -33,7 +34,7 @@ def test_it_writes_weights_and_logs(tiny_dataset: Path, tiny_config: Config, tmp
     for name, value in result.net.state_dict().items():
         assert torch.equal(value, net.state_dict()[name]), name
     # The input statistics are those of the training videos, every segment counted.
-    stacked = np.concatenate(Videos(dataset, "train").features)
+    stacked = np.concatenate([dataset.features("train", name) for name in dataset.videos["train"]])
     np.testing.assert_allclose(net.input_mean.numpy(), stacked.mean(0), rtol=1e-5)
     np.testing.assert_allclose(net.input_scale.numpy(), 1 / stacked.std(0), rtol=1e-4)
 
@@ -84,22 +85,32 @@ def test_torch_and_the_exported_file_detect_the_same(
     dataset = _open(tiny_dataset, tiny_config)
     net, config = load_model(tiny_model)
     videos = Videos(dataset, "test")
-    ours = localize(net, videos, config)
+    _, ours = localize(net, videos, config)
     detector = Detector(tiny_model.with_suffix(".onnx"))
-    for name, features in zip(videos.names, videos.features, strict=True):
-        other = detector(features, video=name)
+    for name in videos.names:
+        other = detector(dataset.features("test", name), video=name)
         np.testing.assert_array_equal(other.labels, ours[name].labels)
         np.testing.assert_allclose(other.scores, ours[name].scores, atol=1e-5)
         np.testing.assert_allclose(other.segments, ours[name].segments, atol=1e-9)
 
 
 def test_batches_cover_every_epoch() -> None:
-    stream = batches(10, 4, np.random.default_rng(0))
-    epochs = [[next(stream) for _ in range(3)] for _ in range(2)]
+    order = BatchOrder(10, 4, np.random.default_rng(0))
+    epochs = [[order.next() for _ in range(3)] for _ in range(2)]
     for epoch in epochs:
         assert [len(batch) for batch in epoch] == [4, 4, 2]
-        assert sorted(np.concatenate(epoch).tolist()) == list(range(10))
-    assert not np.array_equal(np.concatenate(epochs[0]), np.concatenate(epochs[1]))
+        assert sorted(number for batch in epoch for number in batch) == list(range(10))
+    assert epochs[0] != epochs[1]
+
+
+def test_a_batch_order_goes_on_from_its_stored_state() -> None:
+    order = BatchOrder(10, 4, np.random.default_rng(0))
+    order.next()
+    stored = json.loads(json.dumps(order.state()))
+    expected = [order.next() for _ in range(7)]
+    other = BatchOrder(10, 4, np.random.default_rng(5))
+    other.restore(stored)
+    assert [other.next() for _ in range(7)] == expected
 
 
 def test_weights_that_are_not_ours(tmp_path: Path, tiny_model: Path, tiny_config: Config) -> None:
