@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <memory>
@@ -76,6 +77,8 @@ class Decoder {
     settings_.frames_per_segment = frames_per_segment;
     settings_.max_segments = 1;
     settings_.max_classes = 1;
+    // Giving a plan back must not fail.
+    idle_.reserve(kIdle);
     if (const char* wrong = aicl::Plan::check(settings_)) throw std::invalid_argument(wrong);
   }
 
@@ -180,7 +183,7 @@ class Decoder {
   void give_back(std::unique_ptr<aicl::Plan> plan) {
     const std::lock_guard<std::mutex> lock(mutex_);
     // One that was made for smaller videos would fail the next.
-    if (plan != nullptr && plan->fits(settings_) && idle_.size() < 64) idle_.push_back(std::move(plan));
+    if (plan != nullptr && plan->fits(settings_) && idle_.size() < kIdle) idle_.push_back(std::move(plan));
   }
 
   void run_all(const std::vector<Input>& inputs, std::vector<Output>& outputs, std::int64_t length,
@@ -220,6 +223,8 @@ class Decoder {
     for (std::thread& thread : pool) thread.join();
     if (thrown) std::rethrow_exception(thrown);
   }
+
+  static constexpr std::size_t kIdle = 64;
 
   std::vector<double> thresholds_;
   aicl_decode_settings settings_;

@@ -9,11 +9,25 @@
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
+#include <new>
 #include <random>
 #include <tuple>
 #include <vector>
 
 #include "aicl_decode.h"
+
+namespace {
+std::int64_t allocations = 0;
+}
+
+// Counted, to hold the library to its word that decoding allocates nothing.
+void* operator new(std::size_t size) {
+  ++allocations;
+  if (void* memory = std::malloc(size > 0 ? size : 1)) return memory;
+  throw std::bad_alloc();
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace {
 
@@ -114,7 +128,9 @@ std::vector<Detection> decode(const Video& video, const aicl_decode_settings& se
                                       video.classes, video.num_segments, labels, values, segments, capacity,
                                       &count);
   };
+  const std::int64_t before = allocations;
   const aicl_decode_status first = call(nullptr, nullptr, nullptr, 0);
+  expect(allocations == before, "decoding allocated memory", round);
   expect(first == (count > 0 ? AICL_DECODE_SMALL_BUFFER : AICL_DECODE_OK), aicl_decode_error(plan.handle), round);
   expect(count <= aicl_decode_plan_capacity(plan.handle), "more detections than the plan's capacity", round);
   std::vector<std::int32_t> labels(count);
