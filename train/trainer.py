@@ -35,6 +35,7 @@ from aicl_fast.weights import save_model
 
 Loss = Callable[[Tensor, Tensor, Tensor | None], tuple[Outputs, LossTerms]]
 """(features, labels, γ of the selection) -> outputs and losses."""
+MakeNet = Callable[[Config], TwoBranchNet]
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def train(
     overwrite: bool = False,
     reading: Progress | None = None,
     training: Callable[[int, int, float], None] | None = None,
+    make_net: MakeNet = TwoBranchNet,
 ) -> TrainResult:
     """Train AICL on a data set's video-level labels.
 
@@ -82,6 +84,8 @@ def train(
         overwrite: throw away a run that ``out`` holds.
         reading: called with (videos read, all videos).
         training: called every few steps with (step, steps, total loss).
+        make_net: makes the network that is trained; the ablations pass variants of it. Model files hold
+            the method's own network only, so another one is trained with ``out`` None.
     Raises:
         UnavailableError: a CUDA device was asked for and there is none.
         DataError: ``out`` holds a run, and neither ``resume`` nor ``overwrite`` is given.
@@ -94,7 +98,7 @@ def train(
     with _determinism(dataset.config.train.deterministic), joined_ranks(device) as (ranks, place):
         if ranks.is_main:
             _make_room(folder, resume, overwrite)
-        return _run(dataset, folder, place, ranks, resume, reading, training)
+        return _run(dataset, folder, place, ranks, resume, reading, training, make_net)
 
 
 def _run(
@@ -105,6 +109,7 @@ def _run(
     resume: bool,
     reading: Progress | None,
     training: Callable[[int, int, float], None] | None,
+    make_net: MakeNet,
 ) -> TrainResult:
     config, settings = dataset.config, dataset.config.train
     rng = np.random.default_rng(settings.seed)
@@ -114,7 +119,7 @@ def _run(
     choosing = Videos(dataset, "train", held_out, device=device) if settings.keep == "val" else test
 
     torch.manual_seed(settings.seed)
-    net = TwoBranchNet(config)
+    net = make_net(config)
     if config.model.standardize_input:
         net.set_input_statistics(*videos.statistics())
     net.to(device).train()
@@ -178,7 +183,7 @@ def _run(
 
         if settings.eval_every and step % settings.eval_every == 0:
             if ranks.is_main:
-                result, accuracy = evaluate(_candidate(state, config), choosing, dataset)
+                result, accuracy = evaluate(_candidate(state, config, make_net), choosing, dataset)
                 log.evaluation(step, result, accuracy)
                 state.history.append((step, result.average))
             state.history = ranks.from_main(state.history)
@@ -197,7 +202,7 @@ def _run(
 
     log.close()
     chosen = state.best is not None and settings.keep != "last"
-    final = TwoBranchNet(config)
+    final = make_net(config)
     final.load_state_dict(state.best if chosen and state.best is not None else _weights(state))
     final.eval()
     if folder is not None and ranks.is_main:
@@ -318,10 +323,10 @@ def _weights(state: State) -> dict[str, Tensor]:
     return state.average if state.average is not None else state.net.state_dict()
 
 
-def _candidate(state: State, config: Config) -> TwoBranchNet:
+def _candidate(state: State, config: Config, make_net: MakeNet) -> TwoBranchNet:
     if state.average is None:
         return state.net
-    net = TwoBranchNet(config)
+    net = make_net(config)
     net.load_state_dict(state.average)
     return net.to(next(state.net.parameters()).device)
 

@@ -141,28 +141,134 @@ def detect(
     run_detect(model, features or [], rgb, flow, fps, split, out, set_ or [], threads)
 
 
+Subset = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Only this subset of the annotations (test, validation, …)."),
+]
+Tious = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--tiou", help="Thresholds, comma-separated; the preset's if left out."),
+]
+GroundTruthFile = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--gt", help="Annotation file; the run's own gt.json if left out."),
+]
+JsonFile = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--out", "-o", help="Also write the result as JSON."),
+]
+
+
 @app.command()
 def evaluate(
     ground_truth: Annotated[Path, typer.Argument(help="Annotation file (gt.json).")],
     detections: Annotated[Path, typer.Argument(help="Detection file (detections.json).")],
-    tiou: Annotated[str, typer.Option(help="Thresholds, comma-separated.")] = "0.1,0.2,0.3,0.4,0.5,0.6,0.7",
-    subset: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Only this subset of the annotations (test, validation, …)."),
+    tiou: Tious = None,
+    preset: Preset = "thumos14",
+    subset: Subset = None,
+    exclude: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Leave out this video (may be repeated), or the list 'thumos14'."),
     ] = None,
-    out: Annotated[Optional[Path], typer.Option("--out", "-o", help="Also write the result as JSON.")] = None,  # noqa: UP045
+    detad: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Also diagnose the errors (DETAD) and draw them here, .png or .svg."),
+    ] = None,
+    out: JsonFile = None,
 ) -> None:
     """Measure detections against ground truth: mean average precision at each tIoU.
 
     Examples:
 
-      aicl-fast evaluate gt.json detections.json --subset test
+      aicl-fast evaluate gt.json detections.json --subset test --detad errors.png
 
       aicl-fast evaluate gt.json detections.json --tiou 0.5,0.75,0.95 -o metrics.json
     """
-    from aicl_fast.cli.commands import run_evaluate
+    from aicl_fast.cli.judge import run_evaluate
 
-    run_evaluate(ground_truth, detections, tiou, subset, out)
+    run_evaluate(ground_truth, detections, tiou, preset, subset, exclude or [], detad, out)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="Folder of a run, with detections.json.")],
+    second: Annotated[Path, typer.Argument(help="Folder of the run to compare with it.")],
+    gt: GroundTruthFile = None,
+    tiou: Tious = None,
+    preset: Preset = "thumos14",
+    subset: Subset = None,
+    out: JsonFile = None,
+) -> None:
+    """Compare two runs on the same videos, and tell a difference from noise (paired bootstrap).
+
+    Examples:
+
+      aicl-fast compare runs/baseline runs/aicl
+
+      aicl-fast compare runs/a runs/b --gt THUMOS14/gt.json --subset test
+    """
+    from aicl_fast.cli.judge import run_compare
+
+    run_compare(first, second, gt, tiou, preset, subset, out)
+
+
+Baseline = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(help="Folder of a second run on the same videos, shown beside."),
+]
+
+
+@app.command()
+def plot(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, with detections.json and scores.npz.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help=".png, .svg or .pdf.")] = Path("timeline.png"),
+    video: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Draw this video; may be repeated. Every video if left out."),
+    ] = None,
+    worst: Annotated[Optional[int], typer.Option(help="Draw the N videos of the lowest AP.")] = None,  # noqa: UP045
+    baseline: Baseline = None,
+    gt: GroundTruthFile = None,
+    min_score: Annotated[Optional[float], typer.Option(help="Draw detections from this score.")] = None,  # noqa: UP045
+) -> None:
+    """Draw timelines: both branches, the fused score, detections and ground truth.
+
+    Examples:
+
+      aicl-fast plot runs/demo --video watch_test_002 -o timeline.png
+
+      aicl-fast plot runs/aicl --worst 6 --baseline runs/baseline -o worst.svg
+    """
+    from aicl_fast.cli.judge import run_plot
+
+    run_plot(run, out, video or [], worst, baseline, gt, min_score)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, with detections.json.")],
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--out", "-o", help="The page; report.html in the run's folder if left out."),
+    ] = None,
+    baseline: Baseline = None,
+    gt: GroundTruthFile = None,
+    media: Annotated[Optional[Path], typer.Option(help="Folder of video files that the page plays.")] = None,  # noqa: UP045
+    preset: Preset = "thumos14",
+    subset: Subset = None,
+    title: Annotated[Optional[str], typer.Option(help="Heading of the page.")] = None,  # noqa: UP045
+) -> None:
+    """Write one self-contained HTML page about a run: tables, error analysis, interactive timelines.
+
+    Examples:
+
+      aicl-fast report runs/demo
+
+      aicl-fast report runs/aicl --baseline runs/baseline -o page.html
+    """
+    from aicl_fast.cli.judge import run_report
+
+    run_report(run, out, baseline, gt, media, preset, subset, title)
 
 
 @app.command()
@@ -211,3 +317,82 @@ def info(
     from aicl_fast.cli.info import run_info
 
     run_info(model, preset)
+
+
+@app.command("import-checkpoint")
+def import_checkpoint(
+    checkpoint: Annotated[Path, typer.Argument(help="The authors' file (CAS_Only.pkl).")],
+    model: Annotated[Path, typer.Argument(help="File to write (model.safetensors).")],
+    preset: Preset = "thumos14",
+    config: SettingsFile = None,
+    set_: Settings = None,
+) -> None:
+    """Turn weights of the authors' program into a model file.
+
+    Examples:
+
+      aicl-fast import-checkpoint CAS_Only.pkl model.safetensors
+
+      aicl-fast import-checkpoint CAS_Only.pkl model.safetensors --preset activitynet12
+    """
+    from aicl_fast.cli.training import run_import_checkpoint
+
+    run_import_checkpoint(checkpoint, model, preset, config, set_ or [])
+
+
+@app.command()
+def synthetic(
+    root: Annotated[Path, typer.Argument(help="Folder to make.")],
+    set_: Settings = None,
+) -> None:
+    """Generate a synthetic data set shaped like THUMOS14, for measuring and trying things out.
+
+    Settings are the generator's own (train_videos, width, scene_confusion, seed, …).
+
+    Examples:
+
+      aicl-fast synthetic runs/synthetic
+
+      aicl-fast synthetic runs/small --set train_videos=40 --set test_videos=20 --set width=64
+    """
+    from aicl_fast.cli.training import run_synthetic
+
+    run_synthetic(root, set_ or [])
+
+
+@app.command()
+def ablate(
+    experiment: Annotated[str, typer.Argument(help="losses, fusion, accuracy, consistency or selection.")],
+    data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--data", "-d", help="Data set folder; the demo's recordings if left out."),
+    ] = None,
+    preset: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--preset", "-p", help="thumos14, activitynet12, activitynet13; demo without --data."),
+    ] = None,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--out", "-o", help="Folder for every run; runs/ablate-EXPERIMENT if left out."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Train each arm with this many seeds.")] = 3,
+    config: SettingsFile = None,
+    set_: Settings = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out videos that have no features.")
+    ] = False,
+) -> None:
+    """Repeat an experiment of the paper: a table, a picture, and a record of every run.
+
+    Started again, it goes on with the runs that are not finished.
+
+    Examples:
+
+      aicl-fast ablate selection
+
+      aicl-fast ablate losses --data THUMOS14 --preset thumos14 --seeds 3
+    """
+    from aicl_fast.cli.training import run_ablate
+
+    run_ablate(experiment, data, preset, out, seeds, config, set_ or [], device, allow_missing=allow_missing)

@@ -1,0 +1,124 @@
+"""import-checkpoint, synthetic and ablate: a few lines each around the functions that do the work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from aicl_fast.cli.console import err, out, progress
+from aicl_fast.config import load_config, parse_overrides
+from aicl_fast.errors import ConfigError
+
+if TYPE_CHECKING:
+    from aicl_fast.train.ablate import Ablation
+
+
+def run_import_checkpoint(
+    checkpoint: Path, model: Path, preset: str, file: Path | None, overrides: list[str]
+) -> None:
+    """``aicl-fast import-checkpoint``."""
+    from aicl_fast.train.import_checkpoint import import_checkpoint
+
+    config = load_config(preset, file=file, overrides=overrides)
+    net = import_checkpoint(checkpoint, model, config)
+    count = sum(value.numel() for value in net.parameters())
+    out.print(f"{model}: {count / 1e6:.1f} M parameters, preset {preset}", highlight=False, soft_wrap=True)
+
+
+def run_synthetic(root: Path, overrides: list[str]) -> None:
+    """``aicl-fast synthetic``."""
+    from aicl_fast.train.synthetic import SyntheticConfig, write_synthetic
+
+    config = SyntheticConfig.with_values(parse_overrides(overrides))
+    with progress("generating") as bar:
+        summary = write_synthetic(root, config, progress=bar)
+    out.print(f"{root}: {summary}", highlight=False, soft_wrap=True)
+
+
+def run_ablate(
+    experiment: str,
+    data: Path | None,
+    preset: str | None,
+    folder: Path | None,
+    seeds: int,
+    file: Path | None,
+    overrides: list[str],
+    device: str,
+    *,
+    allow_missing: bool,
+) -> None:
+    """``aicl-fast ablate``."""
+    from aicl_fast.dataset import Dataset
+    from aicl_fast.train.ablate import find_experiment, run_ablation
+    from aicl_fast.train.ablate.picture import plot_ablation
+
+    wanted = find_experiment(experiment)
+    folder = Path(f"runs/ablate-{wanted.name}") if folder is None else folder
+    config = load_config(preset or "demo", file=file, overrides=overrides)
+    if data is None:
+        if config.preset != "demo":
+            raise ConfigError(f"--data: the preset {config.preset} needs its data set's folder.")
+        from aicl_fast.train.watch import prepare_watch
+
+        data = folder / "data"
+        with progress("preparing") as bar:
+            prepare_watch(data, progress=bar)
+    elif preset is None and file is None:
+        raise ConfigError("--preset: say which settings fit --data (thumos14, activitynet12, …).")
+    dataset = Dataset.open(data, config, allow_missing=allow_missing)
+    if dataset.missing:
+        err.print(f"note: {len(dataset.missing)} videos have no features and are left out")
+    with progress("training") as bar:
+        # One bar over all runs, in steps; a run that stops early jumps to its end.
+        ablation = run_ablation(
+            dataset,
+            wanted,
+            folder,
+            seeds=seeds,
+            device=device,
+            progress=lambda run, runs, name, step, steps, loss: bar(
+                (run - 1) * steps + step, runs * steps, f"run {run} of {runs}: {name}, loss {loss:.3f}"
+            ),
+        )
+    picture = folder / f"{wanted.name}.png"
+    plot_ablation(ablation, picture)
+    out.print(ablation_table(ablation))
+    out.print(f"picture: {picture}\nresults: {folder / 'ablation.json'}", highlight=False, soft_wrap=True)
+
+
+def ablation_table(ablation: Ablation) -> Table:
+    """One row an arm: mean ± spread in percent of each measure, and the paper's where they belong beside."""
+    from aicl_fast.train.ablate.picture import NAMES
+
+    experiment, seeds = ablation.experiment, len(ablation.seeds)
+    what = f"mean of {seeds} seeds ± their standard deviation" if seeds > 1 else "one seed"
+    table = Table(
+        title=f"{experiment.title}\n{ablation.data}; {ablation.config.train.steps} steps; {what}",
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("", no_wrap=True)
+    for measure in experiment.measures:
+        table.add_column(NAMES[measure], justify="right")
+        if _has_paper(ablation, measure):
+            table.add_column("the paper's", justify="right", style="dim")
+    for arm in ablation.arms:
+        cells = [arm.name]
+        for measure in experiment.measures:
+            text = f"{100 * ablation.mean(arm, measure):.1f}"
+            if seeds > 1:
+                text += f" ± {100 * ablation.spread(arm, measure):.1f}"
+            cells.append(text)
+            if _has_paper(ablation, measure):
+                cells.append(f"{100 * arm.paper[measure]:.1f}" if measure in arm.paper else "–")
+        table.add_row(*cells)
+    return table
+
+
+def _has_paper(ablation: Ablation, measure: str) -> bool:
+    return ablation.with_paper and any(measure in arm.paper for arm in ablation.arms)

@@ -1,0 +1,101 @@
+"""The picture of an experiment: each arm's mean, every seed's dot, and what happened over training."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aicl_fast.plot.canvas import FAINT, GRID, PALETTE, TEXT, load_matplotlib, picture_path, save, style
+from aicl_fast.train.ablate.run import Ablation, mean_curve
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NAMES = {
+    "average_mAP": "average mAP (%)",
+    "accuracy_A_bin": "A_bin accuracy (%)",
+    "accuracy_A_ca_bin": "A_ca_bin accuracy (%)",
+    "consistent": "consistent segments (%)",
+}
+"""What a measure is called, in percent."""
+_CURVES = {
+    "average_mAP": ("average mAP (%)", 100.0),
+    "consistent": ("consistent segments a video", 1.0),
+}
+PAPER_COLOUR = "#D55E00"
+
+
+def plot_ablation(ablation: Ablation, path: str | os.PathLike[str]) -> None:
+    """Draw an experiment to a PNG, SVG or PDF file, whole or not at all.
+
+    Bars are means over the seeds and dots are seeds; a curve is the mean, its band from the lowest seed to
+    the highest; hollow diamonds are the paper's numbers, where they belong beside.
+
+    Raises:
+        DataError: another suffix, or a folder that cannot be written to.
+        UnavailableError: matplotlib is not installed.
+    """
+    target = picture_path(path)
+    matplotlib = load_matplotlib()
+    experiment = ablation.experiment
+    panels = len(experiment.measures) + bool(experiment.curve)
+    rows = len(ablation.arms)
+    height = max(2.9, 1.5 + 0.42 * rows)
+    figure = matplotlib.figure.Figure(figsize=(3.6 + 3.4 * panels, height), facecolor="white")
+    figure.text(0.012, 0.985, experiment.title, size=12, weight="bold", color=TEXT, va="top")
+    seeds = ablation.seeds
+    note = f"{ablation.data}; {ablation.config.train.steps} steps; {len(seeds)} seed{'s' * (len(seeds) > 1)}"
+    if ablation.with_paper:
+        note += "; diamonds: the paper's numbers"
+    figure.text(0.012, 1 - 0.36 / height, note, size=9, color=FAINT, va="top")
+    charts = figure.subplots(1, panels, squeeze=False)[0]
+    figure.subplots_adjust(
+        left=2.3 / (3.6 + 3.4 * panels), right=0.985, bottom=0.58 / height, top=1 - 0.78 / height, wspace=0.28
+    )
+    for index, measure in enumerate(experiment.measures):
+        _draw_bars(charts[index], ablation, measure, with_names=index == 0)
+    if experiment.curve:
+        _draw_curves(charts[-1], ablation)
+    save(figure, target)
+
+
+def _draw_bars(chart: Axes, ablation: Ablation, measure: str, *, with_names: bool) -> None:
+    style(chart)
+    places = np.arange(len(ablation.arms))[::-1]
+    top = 0.0
+    for number, (place, arm) in enumerate(zip(places, ablation.arms, strict=True)):
+        values = [100 * run.measured[measure] for run in ablation.of(arm)]
+        mean = float(np.mean(values))
+        chart.barh(place, mean, color=PALETTE[number % len(PALETTE)], alpha=0.75, height=0.62)
+        chart.plot(values, [place] * len(values), "o", color=TEXT, markersize=3.5)
+        right = max(values)
+        if ablation.with_paper and measure in arm.paper:
+            paper = 100 * arm.paper[measure]
+            chart.plot([paper], [place], "D", color=PAPER_COLOUR, markersize=6, fillstyle="none")
+            right = max(right, paper)
+        chart.annotate(
+            f"{mean:.1f}", (right, place), (6, 0), textcoords="offset points", va="center", size=9, color=TEXT
+        )
+        top = max(top, right)
+    chart.set_yticks(places, [arm.name for arm in ablation.arms] if with_names else [""] * len(places))
+    chart.set_xlim(0, max(1.0, 1.16 * top))
+    chart.set_xlabel(NAMES[measure], size=9, color=TEXT)
+    chart.grid(True, axis="x", color=GRID, linewidth=0.7)
+
+
+def _draw_curves(chart: Axes, ablation: Ablation) -> None:
+    style(chart)
+    label, scale = _CURVES[ablation.experiment.curve]
+    for number, arm in enumerate(ablation.arms):
+        steps, mean, low, high = (np.asarray(part) for part in mean_curve(ablation.of(arm)))
+        if not len(steps):
+            continue
+        colour = PALETTE[number % len(PALETTE)]
+        chart.fill_between(steps, scale * low, scale * high, color=colour, alpha=0.15, linewidth=0)
+        chart.plot(steps, scale * mean, color=colour, linewidth=1.6, label=arm.name)
+    chart.set_xlabel("step", size=9, color=TEXT)
+    chart.set_ylabel(label, size=9, color=TEXT)
+    chart.grid(True, color=GRID, linewidth=0.7)
+    chart.legend(frameon=False, fontsize=8, labelcolor=TEXT, handlelength=1.4)
