@@ -1,14 +1,13 @@
-"""train, evaluate and export: a few lines each around the functions that do the work."""
+"""train and export: a few lines each around the functions that do the work."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from aicl_fast.cli.console import err, map_table, out, progress
+from aicl_fast.cli.console import err, out, progress, result_table
 from aicl_fast.config import load_config
 from aicl_fast.errors import ConfigError
-from aicl_fast.evaluate import MapResult, mean_average_precision
 from aicl_fast.files import write_json
 
 
@@ -70,22 +69,6 @@ def run_train(
     out.print(f"model: {folder / 'model.safetensors'}", highlight=False, soft_wrap=True)
 
 
-def run_evaluate(
-    ground_truth: Path, detections: Path, tiou: str, subset: str | None, file: Path | None
-) -> None:
-    """``aicl-fast evaluate``."""
-    try:
-        tious = tuple(float(part) for part in tiou.split(","))
-    except ValueError:
-        raise ConfigError(f"--tiou: expected numbers separated by commas, got {tiou!r}.") from None
-    result = mean_average_precision(ground_truth, detections, tious, subset=subset)
-    for warning in result.warnings:
-        err.print(f"note: {warning}", highlight=False, soft_wrap=True)
-    out.print(result_table(f"{detections} against {ground_truth}", "mAP", result))
-    if file is not None:
-        write_json(file, result.to_dict())
-
-
 def run_export(model: Path, file: Path | None, format_: str) -> None:
     """``aicl-fast export``."""
     if format_ != "onnx":
@@ -97,9 +80,3 @@ def run_export(model: Path, file: Path | None, format_: str) -> None:
     target = file if file is not None else model.with_suffix(".onnx")
     export_onnx(net, config, target)
     out.print(f"{target}: {target.stat().st_size / 1e6:.1f} MB", highlight=False, soft_wrap=True)
-
-
-def result_table(title: str, name: str, result: MapResult) -> object:
-    """One row of mAP in percent."""
-    cells = [f"{100 * value:.2f}" for value in result.mAP]
-    return map_table(title, result.tious.tolist(), [(name, cells, f"{100 * result.average:.2f}")])

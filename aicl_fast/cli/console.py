@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from aicl_fast.evaluate import MapResult
 
 out = Console()
 """Results."""
@@ -50,3 +54,9 @@ def map_table(title: str, tious: Sequence[float], rows: Sequence[tuple[str, Sequ
     for name, cells, average in rows:
         table.add_row(name, *cells, average)
     return table
+
+
+def result_table(title: str, name: str, result: MapResult) -> Table:
+    """One row of mAP in percent."""
+    cells = [f"{100 * value:.2f}" for value in result.mAP]
+    return map_table(title, result.tious.tolist(), [(name, cells, f"{100 * result.average:.2f}")])

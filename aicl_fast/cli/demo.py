@@ -19,6 +19,7 @@ from aicl_fast.detector import Detector
 from aicl_fast.errors import UnavailableError
 from aicl_fast.evaluate import MapResult, mean_average_precision
 from aicl_fast.files import write_json
+from aicl_fast.report import save_scores, write_report
 from aicl_fast.scores import Scores
 
 ALL = "all five losses"
@@ -45,6 +46,7 @@ def run_demo(folder: Path, *, seeds: int, ablate: bool, overrides: list[str]) ->
     dataset, detector, history = _train_and_export(folder, dataset)
     scores, detections = _detect(detector, dataset)
     save_detections(folder / "detections.json", detections)
+    save_scores(folder / "scores.npz", scores)
     result = mean_average_precision(dataset.truth("test"), detections, config.evaluate.tious)
 
     first = config.train.seed
@@ -57,11 +59,12 @@ def run_demo(folder: Path, *, seeds: int, ablate: bool, overrides: list[str]) ->
 
     picture = folder / "timeline.png"
     _draw(picture, dataset, scores, detections)
+    page = write_report(folder, title="aicl_fast demo")
     rows = [(name, *_cells(results)) for name, results in runs.items()]
     spread = "" if seeds == 1 else f", mean of {seeds} seeds ± their standard deviation"
     title = f"{len(detections)} test streams, localised with {detector.path.name}{spread}"
     out.print(map_table(title, config.evaluate.tious, rows))
-    out.print(f"picture: {picture}", highlight=False, soft_wrap=True)
+    out.print(f"page:    {page}\npicture: {picture}", highlight=False, soft_wrap=True)
 
 
 def _prepare(folder: Path, config: Config) -> Dataset:

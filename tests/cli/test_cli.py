@@ -23,7 +23,9 @@ def run(*arguments: object, cwd: Path, expect: int = 0) -> str:
     return output
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "detect", "evaluate", "export", "info"])
+@pytest.mark.parametrize(
+    "command", ["demo", "train", "detect", "evaluate", "compare", "plot", "report", "export", "info"]
+)
 def test_help_has_examples(command: str, tmp_path: Path) -> None:
     text = run(command, "--help", cwd=tmp_path)
     assert f"aicl-fast {command}" in text
@@ -138,7 +140,24 @@ def test_the_demo_in_short(tmp_path: Path) -> None:
         ("all five losses", 1),
         ("all five losses", 2),
     ]
-    for name in ("model.safetensors", "model.onnx", "detections.json", "timeline.png", "tensorboard"):
+    for name in ("model.safetensors", "model.onnx", "detections.json", "scores.npz", "tensorboard"):
         assert (tmp_path / "out" / name).exists(), name
     assert (tmp_path / "out" / "timeline.png").read_bytes()[:4] == b"\x89PNG"
     assert len(load_detections(tmp_path / "out" / "detections.json")) == 80
+    assert "<html" in (tmp_path / "out" / "report.html").read_text()
+    _judge(tmp_path)
+
+
+def _judge(folder: Path) -> None:
+    """What can be asked of a run's folder afterwards."""
+    text = run("compare", "out", "out", "-o", "compare.json", cwd=folder)
+    assert "within noise" in text
+    run("plot", "out", "--video", "watch_test_000", "-o", "one.svg", cwd=folder)
+    assert "<svg" in (folder / "one.svg").read_text()
+    run("plot", "out", "--worst", 3, "-o", "worst.png", cwd=folder)
+    run("report", "out", "--baseline", "out", "-o", "page.html", cwd=folder)
+    truth = "out/data/gt.json"
+    text = run("evaluate", truth, "out/detections.json", "--subset", "test", "--detad", "e.png", cwd=folder)
+    assert "background" in text.lower()
+    for name in ("compare.json", "worst.png", "page.html", "e.png"):
+        assert (folder / name).stat().st_size > 0
