@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,13 +35,22 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.bool)  # bool: ma
 def operation(name: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
     """Register ``aicl_fast::name`` with torch.library; it writes to none of its inputs.
 
-    The kernels index by how their inputs lie in memory, so a compiler is asked to keep that.
+    The kernels index by how their inputs lie in memory, so a compiler is asked to keep that. Triton launches
+    on the current device, so the first tensor's is made current.
     """
     exact = getattr(torch.Tag, "needs_exact_strides", None)
     more: dict[str, Any] = {} if exact is None else {"tags": (exact,)}
 
     def register(function: Callable[..., Any]) -> CustomOpDef:
-        return torch.library.custom_op(f"aicl_fast::{name}", function, mutates_args=(), **more)
+        def on_device(first: Tensor | Sequence[Tensor], *rest: Any) -> Any:
+            one = first if isinstance(first, Tensor) else first[0]
+            with torch.cuda.device_of(one):  # type: ignore[no-untyped-call]
+                return function(first, *rest)
+
+        schema = torch.library.infer_schema(function, mutates_args=())
+        return torch.library.custom_op(
+            f"aicl_fast::{name}", on_device, mutates_args=(), schema=schema, **more
+        )
 
     return register
 

@@ -55,6 +55,8 @@ class ContrastLaunch:
 
 # A video has some 37 segments a set, gathered from memory: few and large loads in flight, not many trips.
 FORWARD = ContrastLaunch(elements=16384, max_segments=64, num_warps=8)
+# Addresses a segment apart fill more registers: the larger tile spills with Triton 3.6.
+FORWARD_PLANAR = ContrastLaunch(elements=8192, max_segments=64, num_warps=8)
 # Bound by writing the gradient; 16 values a thread keep two programs on a multiprocessor (113 registers).
 BACKWARD = ContrastLaunch(elements=4096, max_segments=64, num_warps=8)
 
@@ -284,7 +286,7 @@ def _contrast_bwd_kernel(
     b_d = tl.arange(0, BLOCK_D)
     m_t, m_d = b_t < T, b_d < DE
     b_at = b_t[:, None] + b_d[None, :] * T if PLANAR else b_t[:, None] * DE + b_d[None, :]
-    b_at += video * T * DE
+    p_e, p_d = p_e + video * T * DE, p_d + video * T * DE
 
     # Only negatives need their embedding; the rest of the tile is not read.
     p_ca, p_cb, p_ia, p_ib = p_ca + video * T, p_cb + video * T, p_ia + video * T, p_ib + video * T
@@ -327,6 +329,7 @@ def segment_contrast_fwd(
     first = embeddings[0]
     batch, length, width = first.shape
     planar = is_planar(first)
+    launch = FORWARD_PLANAR if planar else FORWARD
     shape = (len(embeddings), batch, 2)
     losses = torch.empty(shape, dtype=torch.float32, device=first.device)
     vectors = torch.empty((*shape, 4, width), dtype=torch.float32, device=first.device)
@@ -347,8 +350,8 @@ def segment_contrast_fwd(
         EPS=_EPS,
         BLOCK_T=next_power_of_2(length),
         BLOCK_D=next_power_of_2(width),
-        CHUNK=FORWARD.segments(width),
-        num_warps=FORWARD.num_warps,
+        CHUNK=launch.segments(width),
+        num_warps=launch.num_warps,
     )
     return losses, vectors, scalars
 
