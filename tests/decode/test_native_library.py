@@ -112,6 +112,7 @@ def test_the_example_gives_pythons_detections(cmake: str, installed: Path, tmp_p
         np.testing.assert_allclose([float(row[1]) for row in rows], found.scores, rtol=1e-13)
 
 
+@pytest.mark.slow
 def test_the_library_under_sanitizers(cmake: str, tmp_path: Path) -> None:
     probe = tmp_path / "probe.cpp"
     probe.write_text("int main() { return 0; }\n")
