@@ -1,0 +1,111 @@
+"""What a training step costs, against the same step written the textbook way.
+
+    python -m aicl_fast.bench.train --json bench/results/train-cpu.json
+
+At THUMOS14's size (batch 16, T 750, 2 x 1024 features) on random features: forward, losses, backward and
+Adam. The contenders take turns in one process. Before anything is timed, their losses are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aicl_fast.bench import textbook_train
+from aicl_fast.bench.measure import take_turns
+from aicl_fast.bench.record import write_result
+from aicl_fast.config import Config, load_config
+from aicl_fast.errors import AiclError
+from aicl_fast.model import TwoBranchNet
+from aicl_fast.train.trainer import make_loss
+
+BASELINE = "textbook, float32"
+AGREEMENT = 1e-3
+
+
+def contenders(config: Config, features: Tensor, labels: Tensor) -> dict[str, Callable[[], Tensor]]:
+    """Steps by name; each has weights of its own that begin alike, and returns its loss."""
+    variants = {
+        BASELINE: None,
+        "aicl_fast, float32": {},
+        "aicl_fast, float32, compiled": {"compile": True},
+        "aicl_fast, bfloat16": {"precision": "bfloat16"},
+        "aicl_fast, bfloat16, compiled": {"precision": "bfloat16", "compile": True},
+    }
+    return {name: _step(config, changes, features, labels) for name, changes in variants.items()}
+
+
+def _step(
+    config: Config, changes: dict[str, Any] | None, features: Tensor, labels: Tensor
+) -> Callable[[], Tensor]:
+    torch.manual_seed(0)
+    net = TwoBranchNet(config).to(features.device)
+    optimizer = torch.optim.Adam(net.parameters(), lr=config.train.lr, weight_decay=config.train.weight_decay)
+    settings = config if changes is None else config.with_values(changes)
+    loss = make_loss(net, settings)
+
+    def step() -> Tensor:
+        if changes is None:
+            total = textbook_train.total_loss(net, features, labels, config)
+        else:
+            total = loss(features, labels, None)[1].total
+        optimizer.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return total.detach()
+
+    return step
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print, and record where ``--json`` says."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--segments", type=int, default=750)
+    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    config = load_config("thumos14", overrides=[f"segments={options.segments}"])
+    torch.manual_seed(1)
+    features = torch.rand(options.batch, options.segments, config.data.input_width, device=options.device)
+    labels = torch.zeros(options.batch, config.model.num_classes, device=options.device)
+    labels[torch.arange(options.batch), torch.arange(options.batch) % config.model.num_classes] = 1
+
+    steps = contenders(config, features, labels)
+    first = {name: float(step()) for name, step in steps.items()}
+    for name, value in first.items():
+        tolerance = AGREEMENT * (10 if "bfloat16" in name else 1)
+        if abs(value - first[BASELINE]) > tolerance * abs(first[BASELINE]):
+            raise AiclError(f"{name}: its first loss is {value}, the textbook's {first[BASELINE]}")
+    if options.device == "cuda":
+        steps = {name: _synchronized(step) for name, step in steps.items()}
+    rows = []
+    for name, timing in take_turns(steps, BASELINE, seconds=options.seconds).items():
+        row = {"step": name, **timing.row(), "steps_per_second": 1 / timing.median}
+        rows.append(row)
+        low, high = timing.interval()
+        print(f"{name:32} {timing.median * 1e3:9.1f} ms   {timing.ratio:5.2f}x  ({low:.2f} to {high:.2f})")
+    if options.json is not None:
+        size = {"batch": options.batch, "segments": options.segments, "threads": options.threads}
+        write_result(options.json, "train", rows, **size)
+
+
+def _synchronized(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def waiting() -> Tensor:
+        total = step()
+        torch.cuda.synchronize()
+        return total
+
+    return waiting
+
+
+if __name__ == "__main__":
+    main()
