@@ -57,7 +57,13 @@ def run_ablate(
 
     wanted = find_experiment(experiment)
     folder = Path(f"runs/ablate-{wanted.name}") if folder is None else folder
-    config = load_config(preset or "demo", file=file, overrides=overrides)
+    if data is not None and preset is None and file is None:
+        raise ConfigError(
+            "--preset: say which settings fit --data (thumos14, activitynet12, …), or --config."
+        )
+    # A settings file may name its preset itself.
+    chosen = preset or ("demo" if file is None else "thumos14")
+    config = load_config(chosen, file=file, overrides=overrides)
     if data is None:
         if config.preset != "demo":
             raise ConfigError(f"--data: the preset {config.preset} needs its data set's folder.")
@@ -66,8 +72,6 @@ def run_ablate(
         data = folder / "data"
         with progress("preparing") as bar:
             prepare_watch(data, progress=bar)
-    elif preset is None and file is None:
-        raise ConfigError("--preset: say which settings fit --data (thumos14, activitynet12, …).")
     dataset = Dataset.open(data, config, allow_missing=allow_missing)
     if dataset.missing:
         err.print(f"note: {len(dataset.missing)} videos have no features and are left out")
