@@ -413,7 +413,8 @@ def _covered(segments: Times, count: int, seconds: float) -> Floats:
 
 def _widened(segments: Times, config: SyntheticConfig, rng: np.random.Generator) -> Times:
     margins = rng.exponential(1.0, segments.shape) * config.scene_seconds
-    return segments + margins * np.array([-1.0, 1.0])
+    widened: Times = segments + margins * np.array([-1.0, 1.0])
+    return widened
 
 
 def _bouts(

@@ -118,22 +118,22 @@ def _selection(config: Config) -> Arms:
 
 
 _ALL = (
-    Experiment("losses", "The losses (the paper's Table 4)", ("average_mAP",), _losses),
+    Experiment("losses", "The losses (Table 4 of the paper)", ("average_mAP",), _losses),
     Experiment(
         "fusion",
-        "Fusion of the streams, class-aware / class-agnostic (the paper's Table 6)",
+        "Fusion of the streams, class-aware / class-agnostic (Table 6 of the paper)",
         ("average_mAP",),
         _fusion,
     ),
     Experiment(
         "accuracy",
-        "Accuracy of action and background segments (the paper's Table 5)",
+        "Accuracy of action and background segments (Table 5 of the paper)",
         ("accuracy_A_bin", "accuracy_A_ca_bin", "average_mAP"),
         _accuracy,
     ),
     Experiment(
         "consistency",
-        "Consistent segments over training (the paper's Fig. 3)",
+        "Consistent segments over training (Fig. 3 of the paper)",
         ("consistent", "average_mAP"),
         _consistency,
         curve="consistent",
