@@ -162,7 +162,9 @@ def cases() -> Iterator[tuple[str, Callable[[], object]]]:
     for batch, length, widths, de, classes, dtype in (
         (1, 750, wide, 512, 20, bf16),
         (64, 750, wide, 512, 20, bf16),
+        (1, 750, wide, 512, 20, f32),
         (64, 750, wide, 512, 20, f32),
+        (1, 750, wide, 512, 20, f8),
         (64, 750, wide, 512, 20, f8),
         (128, 50, wide, 1024, 200, bf16),
         (1, 100, (57, 57), 128, 8, f32),

@@ -186,9 +186,9 @@ LAUNCHES: dict[str, tuple[EmbedLaunch, ...]] = {
         EmbedLaunch(4096, True, 128, 128, 64, num_warps=8, num_stages=4),
         EmbedLaunch(_ANY, False, 128, 128, 128, num_warps=8, num_stages=3),
     ),
-    # 99 KiB.
+    # 99 KiB. Shorter steps in the inner dimension spill with Triton 3.6 in float8.
     "small": (
-        EmbedLaunch(4096, True, 128, 128, 64, num_warps=8, num_stages=4),
+        EmbedLaunch(4096, True, 128, 128, 128, num_warps=8, num_stages=3),
         EmbedLaunch(_ANY, False, 128, 128, 64, num_warps=8, num_stages=4),
     ),
 }

@@ -74,32 +74,30 @@ def _above_median(b_x, b_row, m_t, T, ELEMENT: tl.constexpr, SHIFT: tl.constexpr
 
 
 @kernel
-def _mining_kernel(
-    p_a, p_a_ca, p_masks, K, B, T, SHIFT_A: tl.constexpr, SHIFT_A_CA: tl.constexpr, BLOCK_T: tl.constexpr
-):
-    """One program: one video. The four regions are the rows of one tile, searched together."""
+def _mining_kernel(p_a, p_a_ca, p_masks, K, B, T, SHIFT: tl.constexpr, BLOCK_T: tl.constexpr):
+    """One program: one video. Two medians are one search, then the four regions are another."""
     video = tl.program_id(0).to(tl.int64)
     b_t = tl.arange(0, BLOCK_T)[None, :]
     m_t = b_t < T
     b_a = tl.load(p_a + video * T + b_t, mask=m_t, other=0.0).to(tl.float32)
     b_a_ca = tl.load(p_a_ca + video * T + b_t, mask=m_t, other=0.0).to(tl.float32)
 
-    b_one = tl.arange(0, 1)
-    b_aware = _above_median(b_a, b_one, m_t, T, p_a.dtype.element_ty, SHIFT_A)
-    b_agnostic = _above_median(b_a_ca, b_one, m_t, T, p_a_ca.dtype.element_ty, SHIFT_A_CA)
+    b_branch = tl.arange(0, 2)
+    b_pair = tl.where(b_branch[:, None] == 0, b_a, b_a_ca)
+    b_above = _above_median(b_pair, b_branch, m_t, T, p_a.dtype.element_ty, SHIFT)
+    # 0 where neither branch is above its median, 1 for A alone, 2 for A_ca alone, 3 for both.
+    b_kind = tl.sum(tl.where(b_above, b_branch[:, None] + 1, 0), 0)[None, :]
 
     b_row = tl.arange(0, 4)
     b_region = b_row[:, None]  # ca, cb, ia, ib
-    b_both = b_aware & b_agnostic
-    b_neither = (b_aware | b_agnostic) == 0
-    b_differ = b_aware != b_agnostic
-    m_member = ((b_region == 0) & b_both) | ((b_region == 1) & b_neither) | ((b_region >= 2) & b_differ)
-    m_member = m_member & m_t
+    b_differ = (b_kind == 1) | (b_kind == 2)
+    m_member = ((b_region == 0) & (b_kind == 3)) | ((b_region == 1) & (b_kind == 0))
+    m_member = (m_member | ((b_region >= 2) & b_differ)) & m_t
     # Action is ranked by the highest A, background by the lowest.
     b_rank = tl.where(b_region % 2 == 0, b_a, -b_a)
-    b_key = tl.where(m_member, order_key(b_rank, SHIFT_A), 0)
+    b_key = tl.where(m_member, order_key(b_rank, SHIFT), 0)
     b_k = tl.minimum(tl.sum(m_member.to(tl.int32), 1), K)
-    b_mined = highest(b_key, m_member, b_k, 1, SHIFT_A) & m_member
+    b_mined = highest(b_key, m_member, b_k, 1, SHIFT) & m_member
     tl.store(p_masks + (b_region * B + video) * T + b_t, b_mined, mask=m_t & (b_region < 4))
 
 
@@ -116,8 +114,7 @@ def mine_segments_fwd(a: Tensor, a_ca: Tensor, k: int) -> Tensor:
         k,
         batch,
         length,
-        SHIFT_A=unused_low_bits(a.dtype),
-        SHIFT_A_CA=unused_low_bits(a_ca.dtype),
+        SHIFT=unused_low_bits(a.dtype),
         BLOCK_T=next_power_of_2(length),
         num_warps=launch.num_warps,
     )
@@ -181,6 +178,6 @@ def mine_segments(a: Tensor, a_ca: Tensor, k: int) -> Mining:
     """
     if not 1 <= k <= a.shape[1]:
         raise ValueError(f"mine_segments: k must be 1 to T = {a.shape[1]}, got {k}")
-    if use_kernels(a, a_ca) and a.shape[1] <= MAX_LENGTH:
+    if use_kernels(a, a_ca) and a.dtype == a_ca.dtype and a.shape[1] <= MAX_LENGTH:
         return Mining(*mine_segments_fwd(a.detach(), a_ca.detach(), k).unbind(0))
     return mine_segments_reference(a, a_ca, k)
