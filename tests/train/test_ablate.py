@@ -84,6 +84,11 @@ def test_each_row_of_the_selection_is_another_schedule() -> None:
     assert at["released"] == [None] * 4
     assert at["warm-up, a third"] == [1.0, 1.0, None, None]
     assert at["class-aware only"] == [1.0] * 4
+    assert at["0.6 throughout"] == [0.6] * 4
+    held = at["ramp to 0.6, then held"]
+    assert held[0] == pytest.approx(1, abs=0.01)
+    assert held[1] == pytest.approx(1 - 0.4 * 2 / 3, abs=0.01)
+    assert held[3] == 0.6
     first, second, middle, last = at["warm-up, then a ramp"]
     assert (first, second, last) == (1.0, 1.0, None)
     assert middle == pytest.approx(1 - 0.5 * 2 / 3, abs=0.01)

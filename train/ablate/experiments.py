@@ -113,6 +113,11 @@ def _selection(config: Config) -> Arms:
             {**as_released, "train.warmup_steps": third, "train.ramp_steps": third},
         ),
         Arm("ramp throughout", {**as_released, "train.ramp_steps": config.train.steps}),
+        Arm(
+            "ramp to 0.6, then held",
+            {**as_released, "train.ramp_steps": config.train.steps // 2, "train.selection_gamma": 0.6},
+        ),
+        Arm("0.6 throughout", {**as_released, "train.selection_gamma": 0.6}),
         Arm("class-aware only", {**as_released, "train.selection_gamma": 1.0}),
     )
 
