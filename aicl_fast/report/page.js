@@ -12,6 +12,13 @@
   const percent = (value, digits = 1) => (value === null || value === undefined ? "–" : (100 * value).toFixed(digits));
   const signed = (value, digits = 1) => (value === null ? "–" : (value >= 0 ? "+" : "−") + Math.abs(100 * value).toFixed(digits));
 
+  // Scrolls the list and never the page, which must open at its top.
+  function reveal(button) {
+    const list = $("video-list");
+    const frame = list.getBoundingClientRect(), item = button.getBoundingClientRect();
+    list.scrollTop += Math.min(0, item.top - frame.top) + Math.max(0, item.bottom - frame.bottom);
+  }
+
   // Every text goes in as text, never as markup: names come from files of any origin.
   function make(tag, attributes = {}, ...children) {
     const svg = ["svg", "g", "rect", "line", "path", "circle", "text", "title"].includes(tag);
@@ -249,7 +256,7 @@
     $("video-name").textContent = video.name;
     for (const button of $("video-list").querySelectorAll("button")) {
       const current = button.dataset.video === video.name;
-      if (current) { button.setAttribute("aria-current", "true"); button.scrollIntoView({ block: "nearest" }); } else button.removeAttribute("aria-current");
+      if (current) { button.setAttribute("aria-current", "true"); reveal(button); } else button.removeAttribute("aria-current");
     }
     const player = $("player");
     player.replaceChildren();

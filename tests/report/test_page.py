@@ -247,6 +247,12 @@ def test_zoom_move_and_hover(make_run: Callable[..., Path], page: Callable[[Path
     assert browser.errors == []
 
 
+def test_it_opens_at_its_top(make_run: Callable[..., Path], page: Callable[[Path], Any]) -> None:
+    browser = page(write_report(make_run("run", videos=40)))
+    assert browser.run("document.documentElement.scrollHeight > window.innerHeight")
+    assert browser.run("window.scrollY") == 0
+
+
 def test_sorting_the_classes(make_run: Callable[..., Path], page: Callable[[Path], Any]) -> None:
     browser = page(write_report(make_run("run")))
     browser.run("document.querySelector('#class-table th').click()")
