@@ -31,7 +31,7 @@ def plot_ablation(ablation: Ablation, path: str | os.PathLike[str]) -> None:
     """Draw an experiment to a PNG, SVG or PDF file, whole or not at all.
 
     Bars are means over the seeds and dots are seeds; a curve is the mean, its band from the lowest seed to
-    the highest; hollow diamonds are the paper's numbers, where they belong beside.
+    the highest, in the colour of its bar; hollow diamonds are the paper's numbers, where they belong beside.
 
     Raises:
         DataError: another suffix, or a folder that cannot be written to.
@@ -40,24 +40,24 @@ def plot_ablation(ablation: Ablation, path: str | os.PathLike[str]) -> None:
     target = picture_path(path)
     matplotlib = load_matplotlib()
     experiment = ablation.experiment
-    panels = len(experiment.measures) + bool(experiment.curve)
-    rows = len(ablation.arms)
-    height = max(2.9, 1.5 + 0.42 * rows)
-    figure = matplotlib.figure.Figure(figsize=(3.6 + 3.4 * panels, height), facecolor="white")
+    bars = len(experiment.measures)
+    height = max(2.9, 1.5 + 0.42 * len(ablation.arms))
+    names = 0.4 + 0.075 * max(len(arm.name) for arm in ablation.arms)
+    width = names + 2.5 * bars + (4.2 if experiment.curve else 0.2)
+    figure = matplotlib.figure.Figure(figsize=(width, height), facecolor="white")
     figure.text(0.012, 0.985, experiment.title, size=12, weight="bold", color=TEXT, va="top")
     seeds = ablation.seeds
     note = f"{ablation.data}; {ablation.config.train.steps} steps; {len(seeds)} seed{'s' * (len(seeds) > 1)}"
     if ablation.with_paper:
         note += "; diamonds: the paper's numbers"
     figure.text(0.012, 1 - 0.36 / height, note, size=9, color=FAINT, va="top")
-    charts = figure.subplots(1, panels, squeeze=False)[0]
-    figure.subplots_adjust(
-        left=2.3 / (3.6 + 3.4 * panels), right=0.985, bottom=0.58 / height, top=1 - 0.78 / height, wspace=0.28
-    )
+    low, high = 0.58 / height, 1 - 0.78 / height
     for index, measure in enumerate(experiment.measures):
-        _draw_bars(charts[index], ablation, measure, with_names=index == 0)
+        place = (names + 2.5 * index) / width, low, 2.25 / width, high - low
+        _draw_bars(figure.add_axes(place), ablation, measure, with_names=index == 0)
     if experiment.curve:
-        _draw_curves(charts[-1], ablation)
+        place = (names + 2.5 * bars + 0.6) / width, low, 3.45 / width, high - low
+        _draw_curves(figure.add_axes(place), ablation)
     save(figure, target)
 
 
@@ -68,6 +68,7 @@ def _draw_bars(chart: Axes, ablation: Ablation, measure: str, *, with_names: boo
     for number, (place, arm) in enumerate(zip(places, ablation.arms, strict=True)):
         values = [100 * run.measured[measure] for run in ablation.of(arm)]
         mean = float(np.mean(values))
+        spread = f" ± {100 * ablation.spread(arm, measure):.1f}" if len(values) > 1 else ""
         chart.barh(place, mean, color=PALETTE[number % len(PALETTE)], alpha=0.75, height=0.62)
         chart.plot(values, [place] * len(values), "o", color=TEXT, markersize=3.5)
         right = max(values)
@@ -76,11 +77,14 @@ def _draw_bars(chart: Axes, ablation: Ablation, measure: str, *, with_names: boo
             chart.plot([paper], [place], "D", color=PAPER_COLOUR, markersize=6, fillstyle="none")
             right = max(right, paper)
         chart.annotate(
-            f"{mean:.1f}", (right, place), (6, 0), textcoords="offset points", va="center", size=9, color=TEXT
-        )
+            f"{mean:.1f}{spread}", (right, place), (6, 0), textcoords="offset points", va="center", size=8.5,
+            color=TEXT,
+        )  # fmt: skip
         top = max(top, right)
     chart.set_yticks(places, [arm.name for arm in ablation.arms] if with_names else [""] * len(places))
-    chart.set_xlim(0, max(1.0, 1.16 * top))
+    chart.set_xlim(0, max(1.0, 1.42 * top))
+    # The room for the figures is no part of the scale.
+    chart.set_xticks([tick for tick in chart.get_xticks() if tick <= min(100, 1.2 * top)])
     chart.set_xlabel(NAMES[measure], size=9, color=TEXT)
     chart.grid(True, axis="x", color=GRID, linewidth=0.7)
 
@@ -94,8 +98,7 @@ def _draw_curves(chart: Axes, ablation: Ablation) -> None:
             continue
         colour = PALETTE[number % len(PALETTE)]
         chart.fill_between(steps, scale * low, scale * high, color=colour, alpha=0.15, linewidth=0)
-        chart.plot(steps, scale * mean, color=colour, linewidth=1.6, label=arm.name)
+        chart.plot(steps, scale * mean, color=colour, linewidth=1.6)
     chart.set_xlabel("step", size=9, color=TEXT)
     chart.set_ylabel(label, size=9, color=TEXT)
     chart.grid(True, color=GRID, linewidth=0.7)
-    chart.legend(frameon=False, fontsize=8, labelcolor=TEXT, handlelength=1.4)
