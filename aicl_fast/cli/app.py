@@ -396,3 +396,23 @@ def ablate(
     from aicl_fast.cli.training import run_ablate
 
     run_ablate(experiment, data, preset, out, seeds, config, set_ or [], device, allow_missing=allow_missing)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench(
+    context: typer.Context,
+    suite: Annotated[str, typer.Argument(help="detect, decode, train, evaluate, accuracy or kernels.")],
+) -> None:
+    """Measure this machine, each suite against a baseline in the same process.
+
+    What follows the suite is its own; aicl-fast bench SUITE -h lists it.
+
+    Examples:
+
+      aicl-fast bench detect --seconds 5
+
+      aicl-fast bench decode --json decode.json
+    """
+    from aicl_fast.cli.commands import run_bench
+
+    run_bench(suite, context.args)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aicl_fast.cli.console import err, out, progress, result_table
 from aicl_fast.config import load_config
-from aicl_fast.errors import ConfigError
+from aicl_fast.errors import ConfigError, UnavailableError
 from aicl_fast.files import write_json
 
 
@@ -80,3 +80,25 @@ def run_export(model: Path, file: Path | None, format_: str) -> None:
     target = file if file is not None else model.with_suffix(".onnx")
     export_onnx(net, config, target)
     out.print(f"{target}: {target.stat().st_size / 1e6:.1f} MB", highlight=False, soft_wrap=True)
+
+
+def run_bench(suite: str, arguments: list[str]) -> None:
+    """``aicl-fast bench``."""
+    import importlib
+    import sys
+
+    from aicl_fast.bench import SUITES
+
+    if suite not in SUITES:
+        listed = "".join(f"\n  {name:10} {what}" for name, what in SUITES.items())
+        raise ConfigError(f"there is no suite {suite!r}. There are:{listed}")
+    try:
+        main = importlib.import_module(f"aicl_fast.bench.{suite}").main
+    except ImportError as error:
+        raise UnavailableError(
+            f"the suite {suite!r} cannot be imported ({error}): pip install 'aicl-fast[dev]'"
+        ) from error
+    sys.argv = [f"aicl-fast bench {suite}", *arguments]
+    code = main(arguments)
+    if code:
+        sys.exit(code)

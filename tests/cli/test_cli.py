@@ -24,7 +24,7 @@ def run(*arguments: object, cwd: Path, expect: int = 0) -> str:
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "train", "detect", "evaluate", "compare", "plot", "report", "export", "info"]
+    "command", ["demo", "train", "detect", "evaluate", "compare", "plot", "report", "export", "info", "bench"]
 )
 def test_help_has_examples(command: str, tmp_path: Path) -> None:
     text = run(command, "--help", cwd=tmp_path)
@@ -102,6 +102,7 @@ def test_ways_to_name_recordings(tiny_model: Path, tiny_dataset: Path, tmp_path:
         (["export", "none.safetensors"], "does not exist"),
         (["export", "none.safetensors", "--format", "gif"], "--format: expected onnx"),
         (["info", "bad.json"], "bad.json"),
+        (["bench", "speed"], "there is no suite 'speed'"),
         (["info", "--preset", "imagenet"], "there is no 'imagenet'"),
     ],
 )
