@@ -41,6 +41,35 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary folder beside ``path`` that becomes it when the block ends without an exception.
+
+    ``path`` must not be there, or be empty. On an exception the temporary folder is removed.
+
+    Raises:
+        DataError: the folder cannot be made, or ``path`` was filled meanwhile.
+    """
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent)
+    except OSError as error:
+        raise DataError(
+            f"{target}: cannot be made ({error.strerror}). Choose a folder you may write to."
+        ) from error
+    with scratch as name:
+        whole = Path(name) / "whole"
+        whole.mkdir()
+        yield whole
+        try:
+            os.replace(whole, target)
+        except OSError as error:
+            raise DataError(
+                f"{target}: another process filled this folder meanwhile. Run the command again."
+            ) from error
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write ``text`` as UTF-8, whole or not at all."""
     with atomic_path(path) as temporary:

@@ -19,9 +19,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -36,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aicl_fast.bench import textbook_decode
+from aicl_fast.bench.record import write_result
 from aicl_fast.config import PRESETS, DecodeConfig, NmsMode
 from aicl_fast.decode import Backend, available_backends, decode, decode_batch
 from aicl_fast.detections import Detections
@@ -250,34 +248,6 @@ def measure_cold(rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def describe_machine() -> dict[str, Any]:
-    """What a figure is to be read with."""
-    from importlib.metadata import version
-
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        found = [line.split(":", 1)[1] for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = found[0].strip() if found else model
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).resolve().parent,
-    ).stdout.strip()
-    return {
-        "device": f"{model}, {os.cpu_count()} cores",
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "numba": version("numba"),
-        "aicl_fast": version("aicl-fast"),
-        "commit": commit or "unknown",
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
 def _table(rows: Sequence[dict[str, Any]]) -> str:
     names = list(rows[0])
     text = [[f"{row[n]:.3g}" if isinstance(row[n], float) else str(row[n]) for n in names] for row in rows]
@@ -295,22 +265,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="also write the results here")
     parser.add_argument("--rounds", type=int, default=40, help="rounds of every measurement (40)")
     options = parser.parse_args(arguments)
-    result: dict[str, Any] = {
-        "suite": "decode",
-        **describe_machine(),
-        # What else the machine was doing: waiting shows in `batch` and `cold_start`, which are by the clock.
-        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "command": f"python -m aicl_fast.bench.decode --rounds {options.rounds}",
+    parts = {
         "one_call": measure_calls(options.rounds),
         "batch": measure_batches(options.rounds),
         "cold_start": measure_cold(max(3, options.rounds // 4)),
     }
-    print(f"{result['device']}, load {result['load_average']}, {result['date']}\n")
-    for title in ("one_call", "batch", "cold_start"):
-        print(f"{title}\n{_table(result[title])}\n")
+    for title, rows in parts.items():
+        print(f"{title}\n{_table(rows)}\n")
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_result(options.json, "decode", parts.pop("one_call"), **parts)
 
 
 if __name__ == "__main__":

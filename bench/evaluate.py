@@ -13,7 +13,6 @@ import argparse
 import importlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -27,10 +26,10 @@ import numpy.typing as npt
 
 from aicl_fast.annotations import GroundTruth
 from aicl_fast.bench import textbook_evaluate
+from aicl_fast.bench.record import write_result
 from aicl_fast.detections import load_detections
 from aicl_fast.errors import AiclError
 from aicl_fast.evaluate import TIOUS, average_recall, compare, diagnose, mean_average_precision
-from aicl_fast.files import write_json
 
 AGREEMENT = 1e-3
 """How far average mAPs may lie apart: the textbooks leave the order of equal scores and tIoUs to numpy."""
@@ -150,35 +149,6 @@ def measure_cold(truth: Path, found: Path, subset: str, rounds: int) -> dict[str
     return {"import_milliseconds": imported * 1e3, "total_milliseconds": total * 1e3}
 
 
-def describe_machine() -> dict[str, Any]:
-    """What a figure is to be read with."""
-    from importlib.metadata import version
-
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        found = [line.split(":", 1)[1] for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = found[0].strip() if found else model
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).resolve().parent,
-    ).stdout.strip()
-    return {
-        "device": f"{model}, {os.cpu_count()} cores",
-        "load_average": os.getloadavg()[0],
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "pandas": version("pandas"),
-        "aicl_fast": version("aicl-fast"),
-        "commit": commit or "unknown",
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write the results as JSON when asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -190,22 +160,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     truth, found = GroundTruth.load(options.ground_truth), load_detections(options.detections)
     counts = mean_average_precision(truth, found, subset=options.subset).counts
-    result = {
-        "command": f"python -m aicl_fast.bench.evaluate {options.ground_truth.name} "
-        f"{options.detections.name} --subset {options.subset} --rounds {options.rounds}",
-        "machine": describe_machine(),
+    rows = measure_map(truth, found, options.subset, options.rounds)
+    more = {
         "data": {key: counts[key] for key in ("videos", "instances", "detections")},
         "tious": list(TIOUS),
-        "map": measure_map(truth, found, options.subset, options.rounds),
         "rest": measure_rest(truth, found, options.subset, options.rounds),
         "ties": measure_ties(options.ground_truth, options.detections, options.subset),
         "diagnosis": diagnose(truth, found, subset=options.subset).to_dict(),
         "recall": average_recall(truth, found, subset=options.subset).to_dict(),
         "cold": measure_cold(options.ground_truth, options.detections, options.subset, options.rounds),
     }
-    print(json.dumps(result, indent=1))
+    print(json.dumps({"map": rows, **more}, indent=1))
     if options.json is not None:
-        write_json(options.json, result)
+        write_result(options.json, "evaluate", rows, **more)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ from typing import Any
 from aicl_fast.files import write_json
 
 SCHEMA = 1
-_PACKAGES = ("aicl-fast", "numpy", "numba", "onnxruntime", "torch", "triton", "openvino", "tensorrt")
+_PACKAGES = (
+    "aicl-fast", "numpy", "numba", "pandas", "onnxruntime", "torch", "triton", "openvino", "tensorrt",
+)  # fmt: skip
 
 
 def environment() -> dict[str, Any]:
@@ -29,11 +31,13 @@ def environment() -> dict[str, Any]:
     return {
         "device": device_name(),
         "cores": os.cpu_count(),
+        # What else the machine was doing, to read times by; ratios are of the same turns.
+        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "system": f"{platform.system()} {platform.machine()}",
         "versions": versions,
         "commit": _commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
-        "command": " ".join(["python", "-m", _module(), *sys.argv[1:]]),
+        "command": " ".join(["python", "-m", _module(), *map(_without_folder, sys.argv[1:])]),
     }
 
 
@@ -74,6 +78,11 @@ def _commit() -> str:
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _without_folder(argument: str) -> str:
+    """An absolute path's last part: where things lie on this machine concerns nobody."""
+    return Path(argument).name if argument.startswith("/") else argument
 
 
 def _module() -> str:

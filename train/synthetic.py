@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -25,7 +24,7 @@ import numpy.typing as npt
 
 from aicl_fast.dataset import SPLITS, Split
 from aicl_fast.errors import ConfigError, DataError
-from aicl_fast.files import read_json, write_json, write_text
+from aicl_fast.files import atomic_folder, read_json, write_json, write_text
 
 Floats = npt.NDArray[np.float32]
 Times = npt.NDArray[np.float64]
@@ -305,10 +304,7 @@ def write_synthetic(
         return _existing(target, stamp)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise DataError(f"{target}: holds files that are not a synthetic set. Choose another folder.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Everything is made beside the target and renamed, so that a data set is whole or absent.
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as name:
-        scratch = Path(name) / "data"
+    with atomic_folder(target) as scratch:
         database: dict[str, Any] = {}
         counts: dict[Split, int] = {"train": config.train_videos, "test": config.test_videos}
         written = segments = instances = 0
@@ -332,12 +328,6 @@ def write_synthetic(
         write_text(scratch / SETTINGS, _settings(config))
         stamp["holds"] = {"instances": instances, "segments": segments, "bytes": written}
         write_json(scratch / MARKER, stamp)
-        try:
-            os.replace(scratch, target)
-        except OSError as error:
-            raise DataError(
-                f"{target}: another process filled this folder meanwhile. Run the command again."
-            ) from error
     return SyntheticSet(target, counts, config.classes, instances, segments, written)
 
 

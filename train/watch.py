@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy.typing as npt
 
 from aicl_fast.dataset import Split
 from aicl_fast.errors import DataError, UnavailableError
-from aicl_fast.files import write_json, write_text
+from aicl_fast.files import atomic_folder, write_json, write_text
 
 Samples = npt.NDArray[np.float64]
 
@@ -180,10 +179,7 @@ def prepare_watch(
     elif target.exists() and any(target.iterdir()):
         raise DataError(f"{target}: holds files that are not the demo's data. Choose another folder.")
     recordings = load_recordings()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Everything is made beside the target and renamed, so that a data set is whole or absent.
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as name:
-        scratch = Path(name) / "data"
+    with atomic_folder(target) as scratch:
         database: dict[str, Any] = {}
         rng = np.random.default_rng(seed)
         every = sum(STREAMS.values())
@@ -206,10 +202,4 @@ def prepare_watch(
             write_text(scratch / f"split_{split}.txt", "\n".join(names) + "\n")
         write_json(scratch / "gt.json", {"database": database})
         write_json(scratch / "prepared.json", stamp)
-        try:
-            os.replace(scratch, target)
-        except OSError as error:
-            raise DataError(
-                f"{target}: another process filled this folder meanwhile. Run the command again."
-            ) from error
     return target
