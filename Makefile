@@ -6,12 +6,16 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help install demo test lint types check clean
+# The interpreter on a machine with a GPU, with torch, triton, numba, onnx and pytest already in it.
+GPU_PYTHON ?= python3
+
+.PHONY: help install demo test lint types check gpu view clean
 
 help:
 	@echo "make demo    train, export, localise, evaluate and draw on real recordings"
 	@echo "make test    lint, types and tests"
 	@echo "make lint | types | check    one of those (check: the tests alone)"
+	@echo "make gpu     on a GPU machine: kernel tests, sanitizer, benchmarks (installs nothing)"
 	@echo "make clean   remove what was built"
 
 install: $(STAMP)
@@ -29,17 +33,28 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The five folders install as one package; types are checked on a view of them that looks the same.
-types: $(STAMP)
+# The five folders install as one package; this is a view of them that looks the same without an installation.
+view:
 	@rm -rf build/view && mkdir -p build/view/aicl_fast
 	@for file in aicl_fast/*; do ln -s "$(CURDIR)/$$file" build/view/aicl_fast/; done
 	@for room in kernels export train bench; do ln -s "$(CURDIR)/$$room" build/view/aicl_fast/$$room; done
+
+types: $(STAMP) view
 	cd build/view && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml -p aicl_fast
 
+# One process a core, and one thread a process: more threads than cores only wait for each other.
 check: $(STAMP)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadscope
 
 test: lint types check
+
+# Results go to $OUT where it is set, else to bench/results. -P keeps the source folder off the path.
+gpu: view
+	PYTHONPATH=$(CURDIR)/build/view $(GPU_PYTHON) -P -m pytest tests/kernels tests/train -m gpu
+	PYTHONPATH=$(CURDIR)/build/view $(GPU_PYTHON) -P -m aicl_fast.bench.kernels --sanitize
+	PYTHONPATH=$(CURDIR)/build/view $(GPU_PYTHON) -P -m aicl_fast.bench.kernels
+	PYTHONPATH=$(CURDIR)/build/view $(GPU_PYTHON) -P -m aicl_fast.bench.train --device cuda \
+	  --json $(or $(OUT),bench/results)/train-gpu.json
 
 clean:
 	rm -rf build dist .venv .pytest_cache .mypy_cache .ruff_cache
