@@ -11,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from aicl_fast.bench.ablation import main as record  # noqa: E402
 from aicl_fast.cli.training import ablation_table  # noqa: E402
 from aicl_fast.config import Config, load_config  # noqa: E402
 from aicl_fast.dataset import Dataset  # noqa: E402
@@ -180,6 +181,10 @@ def test_an_experiment_from_runs_to_picture(dataset: Dataset, tmp_path: Path) ->
     again = document["arms"][1]["runs"][1]
     assert again["average_mAP"] == alone.result.average
     assert again["accuracy_A_ca_bin"] == alone.accuracy.agnostic
+    record(["--json", str(tmp_path / "record.json"), str(tmp_path / "out")])
+    recorded = json.loads((tmp_path / "record.json").read_text())
+    assert recorded["rows"] == document["arms"]
+    assert (recorded["suite"], recorded["preset"]) == ("ablation, accuracy", "demo")
     plot_ablation(ablation, tmp_path / "out" / "accuracy.png")
     assert (tmp_path / "out" / "accuracy.png").read_bytes()[:4] == b"\x89PNG"
     text = _text(ablation)

@@ -97,7 +97,7 @@ def _draw_curves(chart: Axes, ablation: Ablation) -> None:
         if not len(steps):
             continue
         colour = PALETTE[number % len(PALETTE)]
-        chart.fill_between(steps, scale * low, scale * high, color=colour, alpha=0.15, linewidth=0)
+        chart.fill_between(steps, scale * low, scale * high, color=colour, alpha=0.1, linewidth=0)
         chart.plot(steps, scale * mean, color=colour, linewidth=1.6)
     chart.set_xlabel("step", size=9, color=TEXT)
     chart.set_ylabel(label, size=9, color=TEXT)
