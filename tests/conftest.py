@@ -42,7 +42,7 @@ def tiny_config() -> Config:
         "embedding_width": 8,
         "standardize_input": True,
     }
-    training = {"steps": 12, "batch_size": 4, "warmup_steps": 4, "class_threshold": 0.1}
+    training = {"steps": 12, "batch_size": 4, "warmup_steps": 4, "ramp_steps": 0, "class_threshold": 0.1}
     return load_config("demo").with_values({**values, **training}).with_classes(["Jump", "Run", "Throw"])
 
 

@@ -28,5 +28,5 @@ def test_selection_warms_up_and_ramps() -> None:
     config = load_config("demo", overrides=["warmup_steps=2", "ramp_steps=3", "fusion_gamma=0.2"])
     gammas = [selection_gamma(step, config) for step in range(1, 8)]
     assert gammas == [1.0, 1.0, pytest.approx(0.8), pytest.approx(0.6), pytest.approx(0.4), None, None]
-    constant = load_config("demo", overrides=["warmup_steps=1", "selection_gamma=0.5"])
+    constant = load_config("demo", overrides=["warmup_steps=1", "ramp_steps=0", "selection_gamma=0.5"])
     assert [selection_gamma(step, constant) for step in (1, 2, 9)] == [1.0, 0.5, 0.5]
