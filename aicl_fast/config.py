@@ -366,8 +366,8 @@ PRESETS: Mapping[str, Config] = types.MappingProxyType(
             preset="demo",
             data=DataConfig(segments=128, frames_per_segment=16, fps=50.0, rgb_width=57, flow_width=57),
             model=ModelConfig(num_classes=5, embedding_width=128, standardize_input=True),
-            # The selection's γ falls from 1 to the fusion's over the whole run: the best of the schedules that
-            # were compared (docs/training.md). As released, two of three seeds never find the actions.
+            # The selection's γ falls from 1 to the fusion's over the whole run: of the schedules compared in
+            # docs/training.md the best simple one. As released, two of three seeds never find the actions.
             train=TrainConfig(steps=1200, ramp_steps=1200),
             # The released program's two slips (the added second, λ) are left out. A stream may hold two
             # actions that share the softmax, so the class threshold is ActivityNet's.
