@@ -12,8 +12,8 @@ import numpy as np
 from aicl_fast.config import Config, DecodeConfig
 from aicl_fast.decode import decode
 from aicl_fast.detections import Detections
-from aicl_fast.engine import OnnxRuntimeEngine
-from aicl_fast.errors import DataError, ModelError
+from aicl_fast.engines import Engine, open_engine
+from aicl_fast.errors import DataError
 from aicl_fast.features import Array, Floats, check_features, check_lengths, sample_indices
 from aicl_fast.scores import Scores
 
@@ -27,13 +27,21 @@ class Detector:
     Everything but the features comes from the model file: classes, widths, frame rate, settings.
 
     Args:
-        model: an ONNX file written by ``aicl-fast export``.
+        model: a file written by ``aicl-fast export`` (``.onnx``, ``.openvino``, ``.engine``), or trained
+            weights (``.safetensors``), which need torch.
+        engine: ``onnxruntime``, ``openvino``, ``tensorrt`` or ``torch``; None is the file's own.
+        device: ``cpu`` or ``cuda``; None is where the file runs, the CPU if both are possible.
+        precision: what products are computed in, where that is chosen at load (OpenVINO, torch).
         threads: threads of the engine; None takes every core.
-        providers: ONNX Runtime execution providers by name; None is the CPU.
+        pin_threads: tie threads to cores (OpenVINO).
+        providers: ONNX Runtime execution providers by name; None follows ``device``.
+        segments: T to sample recordings to, for a file that was exported with a range of T; None is the
+            model's own.
         decode: settings of the decoding; None takes the model's own.
     Raises:
-        DataError: no such file.
-        ModelError: not a model of ours, or damaged.
+        DataError: no such file, or a T that the file does not allow.
+        ModelError: not a model of ours, damaged, or an engine, device or option that is not for it.
+        UnavailableError: the engine's package, or the device, is not here.
 
     Example:
         >>> detector = Detector("model.onnx")                       # doctest: +SKIP
@@ -45,18 +53,48 @@ class Detector:
         self,
         model: str | os.PathLike[str],
         *,
+        engine: str | None = None,
+        device: str | None = None,
+        precision: str | None = None,
         threads: int | None = None,
+        pin_threads: bool | None = None,
         providers: Sequence[str] | None = None,
+        segments: int | None = None,
         decode: DecodeConfig | None = None,
     ) -> None:
-        path = Path(model)
-        if path.suffix == ".safetensors":
-            raise ModelError(
-                f"{path}: holds weights, not an exported model. Export it first: "
-                f"aicl-fast export {path} -o {path.with_suffix('.onnx')}"
+        self._engine = open_engine(
+            model,
+            engine=engine,
+            device=device,
+            precision=precision,
+            threads=threads,
+            pin_threads=pin_threads,
+            providers=providers,
+        )
+        self._segments = self.config.data.segments if segments is None else segments
+        low, _, high = self._engine.info.segments
+        if not low <= self._segments <= high:
+            self._engine.close()
+            raise DataError(
+                f"segments: {self.path} takes {low if low == high else f'{low} to {high}'} segments, got "
+                f"{segments}. Export with another --segments, or leave the argument out."
             )
-        self._engine = OnnxRuntimeEngine(path, threads=threads, providers=providers)
         self.decode_config = decode if decode is not None else self.config.decode
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the network."""
+        return self._engine
+
+    def close(self) -> None:
+        """Give back what the engine holds. The detector cannot be called afterwards."""
+        self._engine.close()
+
+    def __enter__(self) -> Detector:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def path(self) -> Path:
@@ -132,7 +170,9 @@ class Detector:
             raise DataError(f"fps: expected a positive number of frames a second, got {fps}.")
         if not recordings:
             return []
-        data = self.config.data if fps is None else replace(self.config.data, fps=fps)
+        data = replace(
+            self.config.data, segments=self._segments, fps=self.config.data.fps if fps is None else fps
+        )
         joined = [self._join(item, name) for item, name in zip(recordings, names, strict=True)]
         sampled = np.stack([video[sample_indices(len(video), data.segments)] for video in joined])
         outputs = self._engine(sampled)

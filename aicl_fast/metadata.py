@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 from aicl_fast.config import Config
 from aicl_fast.errors import ConfigError, ModelError
@@ -12,16 +15,90 @@ METADATA_KEY = "aicl_fast"
 """The header or property that holds our JSON, in every kind of model file."""
 FORMAT = 1
 
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
+"""What an exported file's products are computed in; sums, softmax and sigmoids are float32 in all."""
 
-def model_metadata(config: Config) -> str:
+
+class Range(NamedTuple):
+    """The sizes that a dimension of an exported network may have."""
+
+    min: int
+    opt: int
+    """What it is tuned for."""
+    max: int
+
+    @property
+    def fixed(self) -> bool:
+        """Only one size is possible."""
+        return self.min == self.max
+
+    def __str__(self) -> str:
+        return str(self.opt) if self.fixed else f"{self.min}:{self.opt}:{self.max}"
+
+
+BATCH = Range(1, 8, 64)
+"""The batch sizes of an exported network for which none were asked."""
+
+_UNSET = Range(0, 0, 0)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Everything that an exported file says about itself.
+
+    Attributes:
+        config: the settings, with the classes.
+        precision: what its products are computed in.
+        batch: videos a run.
+        segments: T; ``config.data.segments`` is its ``opt``.
+        weights: SHA-256 of the trained weights in hexadecimal, see :func:`aicl_fast.weights.weights_hash`;
+            empty in files of version 0.1.0 and before.
+        version: the aicl_fast that wrote it.
+    """
+
+    config: Config
+    precision: Precision = "fp32"
+    batch: Range = BATCH
+    segments: Range = _UNSET
+    weights: str = ""
+    version: str = ""
+
+    def __post_init__(self) -> None:
+        if self.segments == _UNSET:
+            length = self.config.data.segments
+            object.__setattr__(self, "segments", Range(length, length, length))
+
+    def to_json(self) -> str:
+        """What a file carries under :data:`METADATA_KEY`."""
+        return model_metadata(
+            self.config,
+            precision=self.precision,
+            batch=self.batch,
+            segments=self.segments,
+            weights_sha256=self.weights,
+            normalisation="in the graph" if self.config.model.standardize_input else "none",
+        )
+
+
+def model_metadata(config: Config, **more: Any) -> str:
     """The JSON that a model file carries: the settings with the classes, and who wrote it."""
     from aicl_fast import __version__
 
-    return json.dumps({"format": FORMAT, "version": __version__, "config": config.to_dict()})
+    document = {"format": FORMAT, "version": __version__, "config": config.to_dict(), **more}
+    return json.dumps(document)
 
 
 def parse_metadata(text: str | None, source: str | os.PathLike[str]) -> Config:
     """The settings in a model file's metadata.
+
+    Raises:
+        ModelError: there is none (the file is not ours), or a newer version wrote it.
+    """
+    return parse_info(text, source).config
+
+
+def parse_info(text: str | None, source: str | os.PathLike[str]) -> ModelInfo:
+    """All that a model file's metadata says. What a file of an older version leaves out has its default.
 
     Raises:
         ModelError: there is none (the file is not ours), or a newer version wrote it.
@@ -38,6 +115,19 @@ def parse_metadata(text: str | None, source: str | os.PathLike[str]) -> Config:
                 f"{source}: has metadata format {document['format']}, written by aicl_fast "
                 f"{document.get('version')}; this version reads format {FORMAT}. Upgrade aicl_fast."
             )
-        return Config.from_dict(document["config"], source=str(source))
-    except (KeyError, TypeError, json.JSONDecodeError, ConfigError) as error:
+        return _info(document, source)
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        if isinstance(error, ModelError):
+            raise
         raise ModelError(f"{source}: its settings cannot be read ({error}). Export it again.") from error
+
+
+def _info(document: Mapping[str, Any], source: str | os.PathLike[str]) -> ModelInfo:
+    return ModelInfo(
+        config=Config.from_dict(document["config"], source=str(source)),
+        precision=document.get("precision", "fp32"),
+        batch=Range(*map(int, document.get("batch", BATCH))),
+        segments=Range(*map(int, document.get("segments", _UNSET))),
+        weights=str(document.get("weights_sha256", "")),
+        version=str(document.get("version", "")),
+    )

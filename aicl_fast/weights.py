@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from aicl_fast.config import Config
 from aicl_fast.errors import ModelError
@@ -50,6 +53,19 @@ def load_model(path: str | os.PathLike[str]) -> tuple[TwoBranchNet, Config]:
     except RuntimeError as error:
         raise ModelError(f"{target}: its weights do not fit its settings: {error}") from error
     return net.eval(), config
+
+
+def weights_hash(state: Mapping[str, Tensor]) -> str:
+    """SHA-256, in hexadecimal, of a network's parameters: names, shapes and float32 values in name order.
+
+    It is the same for every file that was exported from the same weights, whatever its precision.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().float().contiguous()
+        digest.update(f"{name} {tuple(value.shape)}\n".encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _is_pickle(path: Path) -> bool:

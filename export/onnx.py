@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import os
@@ -13,26 +14,47 @@ import torch
 from torch import Tensor, nn
 
 from aicl_fast.config import Config
-from aicl_fast.errors import UnavailableError
+from aicl_fast.errors import ConfigError, UnavailableError
 from aicl_fast.files import atomic_path
-from aicl_fast.metadata import METADATA_KEY, model_metadata
+from aicl_fast.metadata import BATCH, METADATA_KEY, ModelInfo, Precision, Range
 from aicl_fast.model import TwoBranchNet
+from aicl_fast.weights import weights_hash
 
 OPSET = 18
+OPSET_BF16 = 22
+"""The first in which a convolution may be bfloat16."""
 INPUT = "features"
 OUTPUTS = ("scores", "video_scores", "actionness", "actionness_agnostic")
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class LocalizationNet(nn.Module):
     """The network as it is deployed: features in, the four results that localisation needs out.
 
     Top-k pooling is part of it, so that no consumer of the file writes it again.
+
+    Args:
+        net: the trained network; it is copied where its precision changes.
+        config: its settings.
+        dtype: what the three kernel-3 convolutions are computed in. Inputs, heads (1 % of the work), sums,
+            softmax and sigmoids are float32.
+        dynamic: k follows T (k = T // topk_divisor) instead of being the settings' constant.
     """
 
-    def __init__(self, net: TwoBranchNet, k: int) -> None:
+    def __init__(
+        self, net: TwoBranchNet, config: Config, dtype: torch.dtype = torch.float32, *, dynamic: bool = False
+    ) -> None:
         super().__init__()
+        if dtype != torch.float32:
+            net = copy.deepcopy(net)
+            for name in ("embed", "embed_rgb", "embed_flow"):
+                if hasattr(net, name):
+                    setattr(net, name, _Narrow(getattr(net, name), dtype))
         self.net = net
-        self.k = k
+        self.k = config.topk
+        self.divisor = config.model.topk_divisor
+        self.dynamic = dynamic
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Run B videos.
@@ -44,24 +66,154 @@ class LocalizationNet(nn.Module):
             ``actionness`` (B, T) A, ``actionness_agnostic`` (B, T) A_ca.
         """
         outputs = self.net(features)
+        k = features.shape[1] // self.divisor if self.dynamic else self.k
         # ONNX's TopK breaks ties by the lowest index, as aicl_fast.kernels.topk_pool does.
-        best = outputs.A_score.topk(self.k, dim=1).indices
+        best = outputs.A_score.topk(k, dim=1).indices
         video_scores = outputs.CAS.gather(1, best).mean(1).softmax(-1)
         return outputs.A_score, video_scores, outputs.A, outputs.A_ca
 
 
-def export_onnx(net: TwoBranchNet, config: Config, path: str | os.PathLike[str]) -> None:
-    """Write the network as one ONNX file (opset 18) that :class:`aicl_fast.Detector` needs nothing beside.
+class _Narrow(nn.Module):
+    """A convolution and its ReLU in a narrower type, between float32 values."""
 
-    The batch is dynamic, T is the preset's. The file's metadata carries the settings, the class names
-    and the package's version. It is checked by onnx before it replaces ``path``.
+    def __init__(self, conv: nn.Conv1d, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.conv = conv.to(dtype)
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.conv(x.to(self.dtype)).relu().float()
+        return result
+
+
+def parse_range(text: str, name: str) -> Range:
+    """``8`` or ``1:8:64`` (smallest, the one to tune for, largest).
+
+    Raises:
+        ConfigError: another form, or sizes that do not rise.
+    """
+    parts = text.split(":")
+    if len(parts) in (1, 3) and all(part.strip().isdigit() for part in parts):
+        numbers = [int(part) for part in parts]
+        found = Range(*numbers) if len(numbers) == 3 else Range(numbers[0], numbers[0], numbers[0])
+        if 1 <= found.min <= found.opt <= found.max:
+            return found
+    raise ConfigError(
+        f"{name}: expected one size or smallest:usual:largest, for example 8 or 1:8:64, got {text!r}."
+    )
+
+
+def model_info(
+    net: TwoBranchNet,
+    config: Config,
+    *,
+    precision: Precision = "fp32",
+    batch: Range | None = None,
+    segments: Range | None = None,
+) -> ModelInfo:
+    """What an exported file will say about itself. Arguments as :func:`export_onnx`.
+
+    Raises:
+        ConfigError: a range of T that top-k pooling or the settings cannot follow.
+    """
+    length = config.data.segments
+    segments = Range(length, length, length) if segments is None else segments
+    lowest = max(2, config.model.topk_divisor)
+    if segments.min < lowest and not segments.fixed:
+        raise ConfigError(
+            f"segments: expected a smallest T of at least {lowest} (topk_divisor = "
+            f"{config.model.topk_divisor}, so that k = T // topk_divisor is at least 1), got {segments}."
+        )
+    return ModelInfo(
+        config.with_values({"data.segments": segments.opt}),
+        precision=precision,
+        batch=BATCH if batch is None else batch,
+        segments=segments,
+        weights=weights_hash(net.state_dict()),
+    )
+
+
+def build_onnx(net: TwoBranchNet, info: ModelInfo) -> Any:
+    """The network as an ``onnx.ModelProto``, checked by onnx and by strict shape inference.
+
+    Args:
+        net: trained weights.
+        info: from :func:`model_info`; of precision fp32, fp16 or bf16.
+    Raises:
+        UnavailableError: onnx or onnxscript is not installed.
+    """
+    onnx = require_onnx()
+    dynamic = not info.segments.fixed
+    dtype = _DTYPES[info.precision]
+    module = LocalizationNet(net.cpu().eval(), info.config, dtype, dynamic=dynamic).eval()
+    # The exporter takes a dimension of size one for a constant.
+    count = info.batch.opt if info.batch.fixed else 2
+    example = torch.zeros(count, info.segments.opt, info.config.data.input_width)
+    shapes: dict[int, Any] = {}
+    if not info.batch.fixed:
+        shapes[0] = torch.export.Dim("batch", min=1)
+    if dynamic:
+        shapes[1] = torch.export.Dim("segments", min=info.segments.min, max=info.segments.max)
+    with _quiet():
+        program: Any = torch.onnx.export(
+            module,
+            (example,),
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            dynamic_shapes={"features": shapes},
+            opset_version=OPSET_BF16 if info.precision == "bf16" else OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    model = program.model_proto
+    _drop_repeated_relu(model)
+    set_metadata(model, info)
+    onnx.checker.check_model(model, full_check=True)
+    check_interface(model, info)
+    return model
+
+
+def export_onnx(
+    net: TwoBranchNet,
+    config: Config,
+    path: str | os.PathLike[str],
+    *,
+    precision: Precision = "fp32",
+    batch: Range | None = None,
+    segments: Range | None = None,
+) -> None:
+    """Write the network as one ONNX file that :class:`aicl_fast.Detector` needs nothing beside.
+
+    The file's metadata carries the settings, the class names, a hash of the weights and the package's
+    version. It is checked by onnx before it replaces ``path``.
 
     Args:
         net: trained weights.
         config: its settings.
         path: the file to write, whole or not at all.
+        precision: ``fp32``, ``fp16`` or ``bf16`` (opset 22): in the graph, by casts around the embeddings'
+            convolutions. bf16 files are for TensorRT and OpenVINO; ONNX Runtime has no such convolution on
+            a CPU.
+        batch: videos a run; None is 1 to 64. A range makes the dimension dynamic; ONNX itself keeps no
+            bounds.
+        segments: T; None is the settings'. A range makes it dynamic, and k of the pooling follows T.
     Raises:
+        ConfigError: a range of T that top-k pooling cannot follow.
         UnavailableError: onnx or onnxscript is not installed.
+    """
+    onnx = require_onnx()
+    info = model_info(net, config, precision=precision, batch=batch, segments=segments)
+    model = build_onnx(net, info)
+    with atomic_path(path) as temporary:
+        onnx.save(model, temporary)
+
+
+def require_onnx() -> Any:
+    """The onnx package.
+
+    Raises:
+        UnavailableError: it, or onnxscript, is not installed.
     """
     try:
         import onnx
@@ -70,35 +222,70 @@ def export_onnx(net: TwoBranchNet, config: Config, path: str | os.PathLike[str])
         raise UnavailableError(
             f"exporting needs the packages onnx and onnxscript ({error}): pip install 'aicl-fast[export]'"
         ) from error
-    module = LocalizationNet(net.cpu().eval(), config.topk)
-    data = config.data
-    # A batch of two: the exporter takes a dimension of size one for a constant.
-    example = torch.zeros(2, data.segments, data.input_width)
-    with _quiet():
-        program: Any = torch.onnx.export(
-            module,
-            (example,),
-            input_names=[INPUT],
-            output_names=list(OUTPUTS),
-            dynamic_shapes={"features": {0: torch.export.Dim("batch", min=1)}},
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-    model = program.model_proto
+    return onnx
+
+
+def set_metadata(model: Any, info: ModelInfo) -> None:
+    """Write what the file says about itself into an ONNX model's properties."""
+    onnx = require_onnx()
+    config = info.config
     onnx.helper.set_model_props(
         model,
         {
-            METADATA_KEY: model_metadata(config),
+            METADATA_KEY: info.to_json(),
             "classes": ",".join(config.classes),
             "preset": config.preset,
-            "frame_rate": f"{data.fps:g}",
+            "frame_rate": f"{config.data.fps:g}",
+            "normalisation": "in the graph" if config.model.standardize_input else "none",
+            "precision": info.precision,
+            "weights_sha256": info.weights,
         },
     )
-    onnx.checker.check_model(model, full_check=True)
-    with atomic_path(path) as temporary:
-        onnx.save(model, temporary)
+
+
+def check_interface(model: Any, info: ModelInfo) -> None:
+    """Infer every shape strictly and compare inputs and outputs with what consumers rely on.
+
+    Raises:
+        RuntimeError: the exporter wrote something else; a fault of ours, not of the user's.
+    """
+    onnx = require_onnx()
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    batch = info.batch.opt if info.batch.fixed else "batch"
+    length = info.segments.opt if info.segments.fixed else "segments"
+    classes = info.config.model.num_classes
+    expected: dict[str, list[Any]] = {
+        INPUT: [batch, length, info.config.data.input_width],
+        "scores": [batch, length, classes],
+        "video_scores": [batch, classes],
+        "actionness": [batch, length],
+        "actionness_agnostic": [batch, length],
+    }
+    found = {}
+    for value in [*inferred.graph.input, *inferred.graph.output]:
+        tensor = value.type.tensor_type
+        if tensor.elem_type != onnx.TensorProto.FLOAT:
+            raise RuntimeError(f"ONNX export: {value.name} is not float32")
+        found[value.name] = [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
+    if found != expected:
+        raise RuntimeError(f"ONNX export: expected inputs and outputs {expected}, got {found}")
+
+
+def _drop_repeated_relu(model: Any) -> None:
+    """Take out a ReLU of what is a cast ReLU already, so that the narrow one can fuse with its product."""
+    graph = model.graph
+    producer = {name: node for node in graph.node for name in node.output}
+    for node in [node for node in graph.node if node.op_type == "Relu"]:
+        cast = producer.get(node.input[0])
+        if cast is None or cast.op_type != "Cast":
+            continue
+        before = producer.get(cast.input[0])
+        if before is not None and before.op_type == "Relu":
+            for user in graph.node:
+                for place, name in enumerate(user.input):
+                    if name == node.output[0]:
+                        user.input[place] = node.input[0]
+            graph.node.remove(node)
 
 
 @contextlib.contextmanager

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+
+if TYPE_CHECKING:
+    from aicl_fast.export.formats import ExportOptions
 
 app = typer.Typer(
     name="aicl-fast",
@@ -109,7 +112,7 @@ def train(
 
 @app.command()
 def detect(
-    model: Annotated[Path, typer.Argument(help="Exported model (.onnx).")],
+    model: Annotated[Path, typer.Argument(help="Exported model, or trained weights.")],
     features: Annotated[
         Optional[list[Path]],  # noqa: UP045
         typer.Argument(
@@ -271,14 +274,80 @@ def report(
     run_report(run, out, baseline, gt, media, preset, subset, title)
 
 
+_BUILDER = "TensorRT"
+_SERVER = "Triton Inference Server"
+
+
 @app.command()
 def export(
     model: Annotated[Path, typer.Argument(help="Trained weights (model.safetensors).")],
     out: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--out", "-o", help="File to write; beside the weights if left out."),
+        typer.Option("--out", "-o", help="File (or folder) to write; beside the weights if left out."),
     ] = None,
-    format_: Annotated[str, typer.Option("--format", "-f", help="onnx.")] = "onnx",
+    format_: Annotated[
+        str,
+        typer.Option("--format", "-f", help="onnx, openvino, tensorrt, tensorrt-rtx or triton-repository."),
+    ] = "onnx",
+    precision: Annotated[str, typer.Option(help="fp32, tf32, fp16, bf16 or int8.")] = "fp32",
+    batch: Annotated[str, typer.Option(help="Videos a run: one size, or smallest:usual:largest.")] = "1:8:64",
+    segments: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="T: one size, or smallest:usual:largest; the model's if left out."),
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Run the file against the weights; exit 1 past tolerance.")
+    ] = False,
+    data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--data", "-d", help="Data set folder to verify on."),
+    ] = None,
+    calibrate: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="int8: data set folder whose training features calibrate."),
+    ] = None,
+    calibrate_videos: Annotated[int, typer.Option(min=1, help="int8: how many at most.")] = 32,
+    seed: Annotated[int, typer.Option(help="int8: chooses which.")] = 0,
+    workspace: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Most memory of a layer, in MiB.", rich_help_panel=_BUILDER),
+    ] = None,
+    compute_capability: Annotated[
+        str, typer.Option(help="RTX: cards to build for, as 8.6,8.9.", rich_help_panel=_BUILDER)
+    ] = "",
+    hardware_compatible: Annotated[
+        bool,
+        typer.Option(
+            "--hardware-compatible", help="For every card from Ampere on.", rich_help_panel=_BUILDER
+        ),
+    ] = False,
+    version_compatible: Annotated[
+        bool,
+        typer.Option("--version-compatible", help="Also for later versions.", rich_help_panel=_BUILDER),
+    ] = False,
+    refittable: Annotated[
+        bool,
+        typer.Option("--refittable", help="New weights can be put in later.", rich_help_panel=_BUILDER),
+    ] = False,
+    refit: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Put the weights into this engine; builds nothing.", rich_help_panel=_BUILDER),
+    ] = None,
+    timing_cache: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="File of kernel times, kept between builds.", rich_help_panel=_BUILDER),
+    ] = None,
+    log: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="File for all that the builder says.", rich_help_panel=_BUILDER),
+    ] = None,
+    backend: Annotated[str, typer.Option(help="onnx or tensorrt.", rich_help_panel=_SERVER)] = "onnx",
+    name: Annotated[str, typer.Option(help="The model's name.", rich_help_panel=_SERVER)] = "aicl",
+    instances: Annotated[int, typer.Option(help="Copies a device.", rich_help_panel=_SERVER)] = 1,
+    instance_kind: Annotated[str, typer.Option(help="auto, cpu or gpu.", rich_help_panel=_SERVER)] = "auto",
+    queue_delay: Annotated[
+        int, typer.Option(help="Longest wait for a fuller batch, in µs.", rich_help_panel=_SERVER)
+    ] = 1000,
 ) -> None:
     """Turn trained weights into a model that runs without torch.
 
@@ -286,11 +355,68 @@ def export(
 
       aicl-fast export runs/demo/model.safetensors
 
-      aicl-fast export runs/demo/model.safetensors --format onnx -o model.onnx
-    """
-    from aicl_fast.cli.commands import run_export
+      aicl-fast export model.safetensors --format openvino --precision bf16 --verify --data THUMOS14
 
-    run_export(model, out, format_)
+      aicl-fast export model.safetensors --format tensorrt-rtx --precision fp16 --batch 1:8:64
+    """
+    from aicl_fast.cli.exporting import run_export
+
+    def options() -> ExportOptions:
+        from aicl_fast.export.formats import ExportOptions
+        from aicl_fast.export.onnx import parse_range
+        from aicl_fast.export.tensorrt import BuildOptions, parse_capabilities
+        from aicl_fast.export.triton_repository import ServerOptions
+
+        return ExportOptions(
+            format_,
+            precision,
+            parse_range(batch, "--batch"),
+            None if segments is None else parse_range(segments, "--segments"),
+            calibrate,
+            calibrate_videos,
+            seed,
+            BuildOptions(
+                workspace,
+                parse_capabilities(compute_capability),
+                hardware_compatible,
+                version_compatible,
+                refittable,
+                timing_cache,
+                log,
+            ),
+            ServerOptions(name, backend, instances, instance_kind, queue_delay),
+        )
+
+    run_export(model, out, options, verify=verify, data=data, refit=refit)
+
+
+@app.command()
+def parity(
+    models: Annotated[
+        list[str],
+        typer.Argument(help="Model files; the first is the reference. engine:file picks an engine."),
+    ],
+    data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--data", "-d", help="Data set folder; random features if left out."),
+    ] = None,
+    threads: Threads = None,
+    runs: Annotated[int, typer.Option(min=1, help="Timed runs of each file.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of the random features.")] = 0,
+) -> None:
+    """Run the same features through several model files and compare outputs, mAP and latency.
+
+    Exits with 1 when a file is further from the first than its precision allows.
+
+    Examples:
+
+      aicl-fast parity model.safetensors model.onnx model.openvino
+
+      aicl-fast parity model.safetensors onnxruntime:model.onnx openvino:model.onnx --data THUMOS14
+    """
+    from aicl_fast.cli.exporting import run_parity
+
+    run_parity(models, data, threads, runs, seed)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""train and export: a few lines each around the functions that do the work."""
+"""train and bench: a few lines each around the functions that do the work."""
 
 from __future__ import annotations
 
@@ -67,19 +67,6 @@ def run_train(
     leak = " (chosen by test mAP, which is optimistic)" if result.config.train.keep == "test" else ""
     out.print(result_table(f"Step {result.step}{leak}", "test videos", result.result))
     out.print(f"model: {folder / 'model.safetensors'}", highlight=False, soft_wrap=True)
-
-
-def run_export(model: Path, file: Path | None, format_: str) -> None:
-    """``aicl-fast export``."""
-    if format_ != "onnx":
-        raise ConfigError(f"--format: expected onnx, got {format_!r}.")
-    from aicl_fast.export.onnx import export_onnx
-    from aicl_fast.weights import load_model
-
-    net, config = load_model(model)
-    target = file if file is not None else model.with_suffix(".onnx")
-    export_onnx(net, config, target)
-    out.print(f"{target}: {target.stat().st_size / 1e6:.1f} MB", highlight=False, soft_wrap=True)
 
 
 def run_bench(suite: str, arguments: list[str]) -> None:

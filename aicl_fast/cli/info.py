@@ -32,7 +32,11 @@ def _model_config(path: Path) -> Config:
         from aicl_fast.weights import load_model
 
         return load_model(path)[1]
-    from aicl_fast.engine import OnnxRuntimeEngine
+    from aicl_fast.engines.container import is_container, read_container
+
+    if path.is_file() and is_container(path):  # also where its engine could not run
+        return read_container(path).info.config
+    from aicl_fast.engines.ort import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(path).config
 

@@ -1,7 +1,9 @@
-"""The exported graph: its interface, its precision, and that a failure leaves nothing behind."""
+"""The exported graph: its interface, its precision, its sizes, and that a failure leaves nothing behind."""
 
 from __future__ import annotations
 
+import copy
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +12,62 @@ import pytest
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
-from aicl_fast.config import load_config  # noqa: E402
-from aicl_fast.engine import OnnxRuntimeEngine  # noqa: E402
-from aicl_fast.export.onnx import INPUT, OPSET, OUTPUTS, export_onnx  # noqa: E402
+from aicl_fast import Detector  # noqa: E402
+from aicl_fast.config import Config, load_config  # noqa: E402
+from aicl_fast.engines import EngineOutputs  # noqa: E402
+from aicl_fast.engines.ort import OnnxRuntimeEngine  # noqa: E402
+from aicl_fast.errors import ConfigError, DataError, ModelError  # noqa: E402
+from aicl_fast.export.onnx import (  # noqa: E402
+    INPUT,
+    OPSET,
+    OPSET_BF16,
+    OUTPUTS,
+    build_onnx,
+    check_interface,
+    export_onnx,
+    model_info,
+    parse_range,
+)
 from aicl_fast.kernels import topk_pool  # noqa: E402
+from aicl_fast.metadata import METADATA_KEY, Range  # noqa: E402
 from aicl_fast.model import TwoBranchNet  # noqa: E402
+from aicl_fast.weights import load_model, weights_hash  # noqa: E402
 
 
-def test_the_graphs_interface(tiny_model: Path) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def reference(net: TwoBranchNet, features: np.ndarray, k: int) -> EngineOutputs:
+    """What torch says in float32."""
+    with torch.no_grad():
+        outputs = net(torch.from_numpy(features))
+        logits, _ = topk_pool(outputs.CAS, outputs.A_score, k)
+    found = (outputs.A_score, logits.softmax(1), outputs.A, outputs.A_ca)
+    return EngineOutputs(*(output.numpy() for output in found))
+
+
+def assert_close(actual: EngineOutputs, expected: EngineOutputs, atol: float) -> None:
+    for name, a, b in zip(EngineOutputs._fields, actual, expected, strict=True):
+        assert a.dtype == np.float32
+        np.testing.assert_allclose(a, b, atol=atol, rtol=0, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def real() -> tuple[TwoBranchNet, Config]:
+    """An untrained network of THUMOS14's size, standardised so that this is in the graph too."""
+    config = load_config("thumos14").with_values({"standardize_input": True})
+    torch.manual_seed(0)
+    net = TwoBranchNet(config).eval()
+    net.set_input_statistics(torch.full((2048,), 0.5), torch.full((2048,), 0.3))
+    return net, config
+
+
+def test_the_graphs_interface(tiny_model: Path, tiny_config: Config) -> None:
     model = onnx.load(tiny_model.with_suffix(".onnx"))
     assert [(o.domain, o.version) for o in model.opset_import] == [("", OPSET)]
     assert [i.name for i in model.graph.input] == [INPUT]
@@ -27,23 +77,126 @@ def test_the_graphs_interface(tiny_model: Path) -> None:
     properties = {p.key: p.value for p in model.metadata_props}
     assert properties["classes"] == "Jump,Run,Throw"
     assert properties["frame_rate"] == "50"
+    assert properties["normalisation"] == "in the graph"
+    about = json.loads(properties[METADATA_KEY])
+    net, _ = load_model(tiny_model)
+    assert about["weights_sha256"] == properties["weights_sha256"] == weights_hash(net.state_dict())
+    assert (about["precision"], about["batch"], about["segments"]) == ("fp32", [1, 8, 64], [32, 32, 32])
+    assert about["version"]
+    with pytest.raises(RuntimeError, match="expected inputs and outputs"):
+        check_interface(model, model_info(net, tiny_config, batch=Range(3, 3, 3)))
 
 
-@pytest.mark.parametrize("batch", [1, 2, 5])
-def test_real_size_equals_torch(tmp_path: Path, batch: int) -> None:
-    config = load_config("thumos14")
+def test_the_hash_is_of_the_weights_alone(tiny_config: Config) -> None:
     torch.manual_seed(0)
-    net = TwoBranchNet(config)
+    net = TwoBranchNet(tiny_config)
+    other = copy.deepcopy(net)
+    assert weights_hash(net.state_dict()) == weights_hash(dict(reversed(other.state_dict().items())))
+    with torch.no_grad():
+        other.classify.bias[0] += 1e-3
+    assert weights_hash(net.state_dict()) != weights_hash(other.state_dict())
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_only_the_embeddings_are_narrow(tiny_model: Path, precision) -> None:
+    net, config = load_model(tiny_model)
+    before = {name: value.dtype for name, value in net.state_dict().items()}
+    model = build_onnx(net, model_info(net, config, precision=precision))
+    assert {name: value.dtype for name, value in net.state_dict().items()} == before
+    assert model.opset_import[0].version == (OPSET_BF16 if precision == "bf16" else OPSET)
+    narrow = onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.BFLOAT16
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    types = {value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info}
+    types |= {value.name: value.type.tensor_type.elem_type for value in inferred.graph.output}
+    kinds: dict[str, list[int]] = {}
+    for node in inferred.graph.node:
+        kinds.setdefault(node.op_type, []).append(types[node.output[0]])
+    assert sorted(kinds["Conv"]) == sorted([narrow] * 3 + [onnx.TensorProto.FLOAT] * 3)
+    assert kinds["Relu"] == [narrow] * 3  # once each, in the narrow type
+    for name in ("Softmax", "Sigmoid", "ReduceSum", "ReduceMean", "Sub", "Mul"):
+        assert set(kinds[name]) == {onnx.TensorProto.FLOAT}, name
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_real_size_equals_torch(tmp_path: Path, real, batch: int) -> None:
+    net, config = real
     export_onnx(net, config, tmp_path / "m.onnx")
     features = np.random.default_rng(batch).random((batch, 750, 2048), dtype=np.float32)
-    actual = OnnxRuntimeEngine(tmp_path / "m.onnx")(features)
-    with torch.no_grad():
-        expected = net(torch.from_numpy(features))
-        logits, _ = topk_pool(expected.CAS, expected.A_score, config.topk)
-    np.testing.assert_allclose(actual.scores, expected.A_score.numpy(), atol=2e-6)
-    np.testing.assert_allclose(actual.video_scores, logits.softmax(1).numpy(), atol=2e-6)
-    np.testing.assert_allclose(actual.actionness, expected.A.numpy(), atol=2e-6)
-    np.testing.assert_allclose(actual.actionness_agnostic, expected.A_ca.numpy(), atol=2e-6)
+    actual = OnnxRuntimeEngine(tmp_path / "m.onnx", threads=1)(features)
+    assert_close(actual, reference(net, features, config.topk), 2e-6)
+
+
+def test_real_size_in_half_precision(tmp_path: Path, real) -> None:
+    net, config = real
+    features = np.random.default_rng(1).random((2, 750, 2048), dtype=np.float32)
+    expected = reference(net, features, config.topk)
+    export_onnx(net, config, tmp_path / "half.onnx", precision="fp16")
+    assert_close(OnnxRuntimeEngine(tmp_path / "half.onnx", threads=1)(features), expected, 1e-3)
+    assert (tmp_path / "half.onnx").stat().st_size < 13.5e6  # 6.3 M parameters of two bytes
+    export_onnx(net, config, tmp_path / "brain.onnx", precision="bf16")
+    with pytest.raises(ModelError, match=r"brain\.onnx: ONNX Runtime has no kernels.*engine='openvino'"):
+        Detector(tmp_path / "brain.onnx")
+    pytest.importorskip("openvino")
+    brain = Detector(tmp_path / "brain.onnx", engine="openvino", threads=1)
+    assert_close(brain.engine(features), expected, 1e-2)
+
+
+def test_a_second_consumer_reads_it(tiny_model: Path) -> None:
+    """onnx's own evaluator, which shares nothing with ONNX Runtime."""
+    from onnx.reference import ReferenceEvaluator
+
+    net, config = load_model(tiny_model)
+    features = np.random.default_rng(0).random((2, 32, 11), dtype=np.float32)
+    expected = reference(net, features, config.topk)
+    plain = ReferenceEvaluator(str(tiny_model.with_suffix(".onnx")))
+    assert_close(EngineOutputs(*plain.run(None, {INPUT: features})), expected, 1e-6)
+
+
+def test_any_length_in_the_range(tmp_path: Path, tiny_model: Path) -> None:
+    net, config = load_model(tiny_model)
+    path = tmp_path / "any.onnx"
+    export_onnx(net, config, path, batch=Range(1, 2, 4), segments=Range(8, 40, 200))
+    engine = OnnxRuntimeEngine(path, threads=1)
+    assert engine.config.data.segments == 40
+    assert engine.info.segments == Range(8, 40, 200)
+    for length in (8, 9, 15, 16, 40, 200):
+        features = np.random.default_rng(length).random((3, length, 11), dtype=np.float32)
+        k = length // config.model.topk_divisor
+        assert_close(engine(features), reference(net, features, k), 2e-6)
+    for length in (7, 201):
+        with pytest.raises(DataError, match=rf"T 8 to 200 and D 11; got \(1, {length}, 11\)"):
+            engine(np.zeros((1, length, 11), np.float32))
+    recording = np.random.default_rng(0).random((300, 11), dtype=np.float32)
+    assert Detector(path, segments=100).scores(recording).fused.shape == (100, 3)
+    assert Detector(path).scores(recording).fused.shape == (40, 3)
+    with pytest.raises(DataError, match=r"segments: .* takes 8 to 200 segments, got 201"):
+        Detector(path, segments=201)
+
+
+@pytest.mark.parametrize("batch", [Range(4, 4, 4), Range(2, 3, 4)])
+def test_any_number_of_videos_fits_the_files_batch(tmp_path: Path, tiny_model: Path, batch: Range) -> None:
+    net, config = load_model(tiny_model)
+    export_onnx(net, config, tmp_path / "m.onnx", batch=batch)
+    engine = OnnxRuntimeEngine(tmp_path / "m.onnx", threads=1)
+    for count in (1, 4, 9):
+        features = np.random.default_rng(count).random((count, 32, 11), dtype=np.float32)
+        assert_close(engine(features), reference(net, features, config.topk), 2e-6)
+    with pytest.raises(DataError, match="B at least 1"):
+        engine(np.zeros((0, 32, 11), np.float32))
+
+
+@pytest.mark.parametrize("text", ["", "0", "4:2:8", "1:9:8", "1:2", "a", "-1", "1:2:3:4"])
+def test_ranges_are_checked(text: str) -> None:
+    with pytest.raises(ConfigError, match="--batch: expected one size or smallest:usual:largest"):
+        parse_range(text, "--batch")
+
+
+def test_a_range_that_pooling_cannot_follow(tiny_model: Path) -> None:
+    net, config = load_model(tiny_model)
+    with pytest.raises(ConfigError, match="smallest T of at least 8"):
+        model_info(net, config, segments=Range(4, 32, 64))
+    assert parse_range(" 1:8:64", "--batch") == Range(1, 8, 64)
+    assert str(parse_range("8", "--batch")) == "8"
 
 
 def test_equal_scores_are_ranked_by_index(tmp_path: Path, tiny_config) -> None:
@@ -58,6 +211,17 @@ def test_equal_scores_are_ranked_by_index(tmp_path: Path, tiny_config) -> None:
         expected = net(torch.from_numpy(features)).CAS[:, : tiny_config.topk].mean(1).softmax(1)
     actual = OnnxRuntimeEngine(tmp_path / "m.onnx")(features)
     np.testing.assert_allclose(actual.video_scores, expected.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("modal", ["rgb", "flow"])
+def test_one_stream(tmp_path: Path, tiny_config: Config, modal: str) -> None:
+    config = tiny_config.with_values({"modal": modal})
+    torch.manual_seed(0)
+    net = TwoBranchNet(config).eval()
+    export_onnx(net, config, tmp_path / "m.onnx", precision="fp16")
+    features = np.random.default_rng(0).random((2, 32, config.data.input_width), dtype=np.float32)
+    actual = OnnxRuntimeEngine(tmp_path / "m.onnx")(features)
+    assert_close(actual, reference(net, features, config.topk), 2e-3)
 
 
 def test_a_failed_export_leaves_no_file(tmp_path: Path, tiny_config, monkeypatch: pytest.MonkeyPatch) -> None:

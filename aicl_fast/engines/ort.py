@@ -1,36 +1,24 @@
-"""Running an exported model: features in, scores out. One class an engine; ONNX Runtime today."""
+"""An ONNX file in ONNX Runtime."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.config import Config
+from aicl_fast.engines.base import Engine, EngineOutputs
 from aicl_fast.errors import ModelError, UnavailableError
-from aicl_fast.features import Floats
 from aicl_fast.files import require_file
-from aicl_fast.metadata import METADATA_KEY, parse_metadata
+from aicl_fast.metadata import METADATA_KEY, parse_info
 
 
-class EngineOutputs(NamedTuple):
-    """What every engine returns for B videos."""
-
-    scores: Floats
-    """(B, T, C) fused A_score"""
-    video_scores: Floats
-    """(B, C) softmax of the video logits"""
-    actionness: Floats
-    """(B, T) class-aware A"""
-    actionness_agnostic: Floats
-    """(B, T) class-agnostic A_ca"""
-
-
-class OnnxRuntimeEngine:
+class OnnxRuntimeEngine(Engine):
     """An ONNX file in ONNX Runtime.
+
+    float16 files run on the CPU too, where ONNX Runtime raises each product to float32 and back.
 
     Args:
         path: written by ``aicl-fast export``.
@@ -38,9 +26,12 @@ class OnnxRuntimeEngine:
         providers: execution providers by name, in order of preference; None is the CPU.
     Raises:
         DataError: no such file.
-        ModelError: not an ONNX model, damaged, or without our settings in its metadata.
+        ModelError: not an ONNX model, damaged, without our settings in its metadata, or bfloat16, which
+            ONNX Runtime has no convolution for on a CPU.
         UnavailableError: ONNX Runtime is not installed, or lacks a provider that was asked for.
     """
+
+    name = "onnxruntime"
 
     def __init__(
         self,
@@ -71,14 +62,20 @@ class OnnxRuntimeEngine:
             self._session: Any = onnxruntime.InferenceSession(str(target), options, providers=wanted)
         except Exception as error:  # ONNX Runtime raises bare classes of its own for damaged files
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if "NOT_IMPLEMENTED" in first:
+                raise ModelError(
+                    f"{target}: ONNX Runtime has no kernels for it on {', '.join(wanted)} ({first}). "
+                    "bfloat16 files are meant for TensorRT and OpenVINO: open it with engine='openvino', or "
+                    "export with --precision fp32 or fp16."
+                ) from error
             raise ModelError(
                 f"{target}: ONNX Runtime cannot load it ({first}). Expected a file written by "
                 "`aicl-fast export`; if it was cut off while being copied, copy it again."
             ) from error
         metadata = self._session.get_modelmeta().custom_metadata_map
-        self.config: Config = parse_metadata(metadata.get(METADATA_KEY), target)
+        self.info = parse_info(metadata.get(METADATA_KEY), target)
         self.path = target
 
-    def __call__(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
+    def run(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
         """Run (B, T, D) float32 features."""
         return EngineOutputs(*self._session.run(EngineOutputs._fields, {"features": features}))

@@ -1,0 +1,143 @@
+"""export and parity: trained weights to other formats, and the proof that they agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from aicl_fast.cli.console import out, progress
+from aicl_fast.errors import ConfigError
+
+if TYPE_CHECKING:
+    from aicl_fast.detector import Detector
+    from aicl_fast.export.formats import ExportOptions
+    from aicl_fast.export.parity import Parity
+
+
+def run_export(
+    model: Path,
+    file: Path | None,
+    options: Callable[[], ExportOptions],
+    *,
+    verify: bool,
+    data: Path | None,
+    refit: Path | None,
+) -> None:
+    """``aicl-fast export``. ``options`` is called here, so that ``--help`` imports no torch."""
+    from aicl_fast.export.formats import check_combination, export_model
+
+    chosen = options()
+    if data is not None and not verify:
+        raise ConfigError("--data: is what --verify runs on; give both, or neither.")
+    _check_verify(chosen, verify=verify)
+    check_combination(chosen)
+    if refit is not None:
+        target = _refit(model, file, chosen, refit)
+    else:
+        show = chosen.format in ("tensorrt", "tensorrt-rtx")
+        with progress("building", show=show) as bar:
+            target = export_model(model, file, chosen, progress=bar if show else None)
+    size = sum(each.stat().st_size for each in [target, *target.rglob("*")] if each.is_file())
+    out.print(f"{target}: {size / 1e6:.1f} MB", highlight=False, soft_wrap=True)
+    if verify:
+        written = target / chosen.server.name / "1" / "model.onnx" if target.is_dir() else target
+        run_parity([str(model), str(written)], data, threads=None, runs=20, seed=0)
+
+
+def run_parity(models: Sequence[str], data: Path | None, threads: int | None, runs: int, seed: int) -> None:
+    """``aicl-fast parity``; raises ``typer.Exit(1)`` past tolerance."""
+    from aicl_fast.dataset import Dataset
+    from aicl_fast.export.parity import compare_detectors
+
+    detectors = [_open(text, threads) for text in models]
+    try:
+        dataset = None if data is None else Dataset.open(data, detectors[0].config, splits=("test",))
+        with progress("comparing") as bar:
+            results = compare_detectors(detectors, dataset, runs=runs, seed=seed, progress=bar)
+    finally:
+        for detector in detectors:
+            detector.close()
+    where = "random features" if data is None else f"the test videos of {data}"
+    out.print(parity_table(f"Compared with {results[0].name} on {where}", results))
+    failed = [each.name for each in results if not each.passed]
+    if failed:
+        out.print(f"past tolerance: {', '.join(failed)}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1)
+
+
+def parity_table(title: str, results: Sequence[Parity]) -> Table:
+    """A row a file with its mAP, latency and verdict, and under it a row an output."""
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    table.add_column("file and output", min_width=21, overflow="fold")
+    for name in ("absolute", "relative", "at", "mAP %", "ms", "speed", ""):
+        table.add_column(name, justify="right", no_wrap=True)
+    first = results[0]
+    for result in results:
+        average = "" if result.mAP is None else f"{100 * result.mAP:.2f}"
+        speed = f"{first.milliseconds / result.milliseconds:.2f}x"
+        verdict = "reference" if result is first else "ok" if result.passed else "FAILS"
+        table.add_row(
+            f"{result.name}, {result.engine} {result.precision}",
+            "" if result is first else f"≤ {result.tolerance.absolute:.0e}",
+            "",
+            "",
+            average,
+            f"{result.milliseconds:.2f}",
+            speed,
+            verdict,
+        )
+        for each in result.differences:
+            where = ",".join(map(str, each.where))
+            table.add_row(f"  {each.output}", f"{each.absolute:.1e}", f"{each.relative:.1e}", where)
+        table.add_section()
+    return table
+
+
+def _open(text: str, threads: int | None) -> Detector:
+    """A model file, or ``engine:file`` to say what runs it."""
+    from aicl_fast.detector import Detector
+    from aicl_fast.engines import ENGINES
+
+    engine, colon, file = text.partition(":")
+    if colon and engine in ENGINES:
+        return Detector(file, engine=engine, threads=threads)
+    if Path(text).suffix == ".engine":
+        return Detector(text)
+    return Detector(text, threads=threads)
+
+
+def _check_verify(options: ExportOptions, *, verify: bool) -> None:
+    """What cannot be verified here is refused before it is built."""
+    if not verify:
+        return
+    if options.format == "onnx" and options.precision == "bf16":
+        raise ConfigError(
+            "--verify: ONNX Runtime has no bfloat16 convolution on a CPU. Export without --verify, then "
+            "compare in OpenVINO: aicl-fast parity model.safetensors openvino:model.onnx"
+        )
+    if options.format == "triton-repository" and options.server.backend == "tensorrt":
+        raise ConfigError("--verify: a bare plan cannot be opened; verify --format tensorrt first.")
+    if options.format in ("tensorrt", "tensorrt-rtx"):
+        from aicl_fast.engines.tensorrt import Cuda
+
+        Cuda(0).close()
+
+
+def _refit(model: Path, file: Path | None, options: ExportOptions, old: Path) -> Path:
+    from aicl_fast.export.formats import SUFFIXES, exported_onnx
+    from aicl_fast.export.tensorrt import refit_tensorrt
+    from aicl_fast.weights import load_model
+
+    if options.format not in ("tensorrt", "tensorrt-rtx"):
+        raise ConfigError(f"--refit: is for --format tensorrt and tensorrt-rtx; got {options.format}.")
+    target = file if file is not None else model.with_suffix(SUFFIXES[options.format])
+    graph, info = exported_onnx(*load_model(model), options)
+    refit_tensorrt(old, graph, info, target)
+    return target

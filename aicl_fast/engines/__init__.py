@@ -1,0 +1,134 @@
+"""Running a model file: features in, scores out. One class an engine, one file each, all alike to use.
+
+==================  ============================  ==================================================
+engine              files                         runs on
+==================  ============================  ==================================================
+``onnxruntime``     ``.onnx``                     CPU; GPUs by its CUDA and TensorRT providers
+``openvino``        ``.openvino``, ``.onnx``      CPU
+``tensorrt``        ``.engine``                   GPU, torch-free (TensorRT and TensorRT-RTX)
+``torch``           ``.safetensors``              CPU; GPU by our Triton kernels in CUDA graphs
+==================  ============================  ==================================================
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from aicl_fast.engines.base import Engine, EngineOutputs
+from aicl_fast.engines.container import is_container, read_container
+from aicl_fast.errors import ModelError, UnavailableError
+from aicl_fast.files import require_file
+
+__all__ = ["ENGINES", "Engine", "EngineOutputs", "open_engine"]
+
+ENGINES = ("onnxruntime", "openvino", "tensorrt", "torch")
+
+
+def open_engine(
+    path: str | os.PathLike[str],
+    *,
+    engine: str | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    threads: int | None = None,
+    pin_threads: bool | None = None,
+    providers: Sequence[str] | None = None,
+) -> Engine:
+    """Open a model file in the engine that it is for.
+
+    Args:
+        path: ``.onnx``, ``.openvino``, ``.engine`` or ``.safetensors``; what it holds counts, not its name.
+        engine: one of :data:`ENGINES`; None is the file's own, and ONNX Runtime for ONNX.
+        device: ``cpu`` or ``cuda`` (``cuda:1``, …); None is where the file runs (the CPU, for one that can
+            run on both).
+        precision: what products are computed in, where that is chosen at load (OpenVINO, torch).
+        threads: threads within an operation, of an engine on the CPU; None takes every core.
+        pin_threads: tie these threads to cores (OpenVINO); None leaves that to the engine.
+        providers: ONNX Runtime execution providers, in order of preference; None follows ``device``.
+    Raises:
+        DataError: no such file.
+        ModelError: not a model of ours, damaged, or not for that engine, device or option.
+        UnavailableError: the engine's package, or the device, is not here.
+    """
+    target = require_file(path, "model file")
+    own = _own_engine(target)
+    chosen = own if engine is None else engine
+    if chosen not in ENGINES:
+        raise ModelError(f"engine: expected one of {', '.join(ENGINES)}, got {engine!r}.")
+    possible = ("onnxruntime", "openvino") if own == "onnxruntime" else (own,)
+    if chosen not in possible:
+        raise ModelError(
+            f"{target}: cannot run in {chosen}; this kind of file runs in {' or '.join(possible)}. Export "
+            f"the weights for {chosen} (aicl-fast export --format), or leave the engine out."
+        )
+    index = _check_device(device, chosen, target)
+    given = {"precision": precision, "threads": threads, "pin_threads": pin_threads, "providers": providers}
+    _check_options(chosen, {name for name, value in given.items() if value is not None})
+    if chosen == "onnxruntime":
+        from aicl_fast.engines.ort import OnnxRuntimeEngine
+
+        if providers is None and index is not None:
+            providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        return OnnxRuntimeEngine(target, threads=threads, providers=providers)
+    if chosen == "openvino":
+        from aicl_fast.engines.openvino import OpenVinoEngine
+
+        return OpenVinoEngine(target, threads=threads, pin_threads=pin_threads, precision=precision)
+    if chosen == "tensorrt":
+        from aicl_fast.engines.tensorrt import TensorRTEngine
+
+        return TensorRTEngine(target, device=index or 0)
+    try:
+        from aicl_fast.engines.torch import TorchEngine
+    except ImportError as error:
+        raise UnavailableError(
+            f"{target}: holds weights, which torch runs, and torch cannot be imported ({error}). pip install "
+            f"'aicl-fast[train]', or export it: aicl-fast export {target}"
+        ) from error
+    return TorchEngine(target, device=device or "cpu", precision=precision, threads=threads)
+
+
+def _own_engine(path: Path) -> str:
+    if is_container(path):
+        return "openvino" if read_container(path).kind == "openvino" else "tensorrt"
+    if path.suffix == ".safetensors":
+        return "torch"
+    if path.suffix in (".engine", ".openvino", ".plan", ".trt"):
+        raise ModelError(
+            f"{path}: is not a file that `aicl-fast export` wrote: it does not begin with our mark. A bare "
+            "TensorRT plan or OpenVINO model carries no settings: export the weights again."
+        )
+    return "onnxruntime"
+
+
+_OPTIONS = {
+    "onnxruntime": {"threads", "providers"},
+    "openvino": {"threads", "pin_threads", "precision"},
+    "tensorrt": set[str](),
+    "torch": {"precision", "threads"},
+}
+
+
+def _check_options(engine: str, given: set[str]) -> None:
+    for name in sorted(given - _OPTIONS[engine]):
+        where = [other for other, names in _OPTIONS.items() if name in names]
+        raise ModelError(f"{name}: is not an option of the {engine} engine; it is of {', '.join(where)}.")
+
+
+def _check_device(device: str | None, engine: str, path: Path) -> int | None:
+    """The GPU's number, or None for the CPU."""
+    if device is None:
+        return 0 if engine == "tensorrt" else None
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
+        raise ModelError(f"device: expected cpu, cuda or cuda:N, got {device!r}.")
+    if engine == "tensorrt" and kind == "cpu":
+        raise ModelError(f"{path}: is a TensorRT engine, which runs on a GPU only; got device='cpu'.")
+    if engine == "openvino" and kind == "cuda":
+        raise ModelError(
+            f"{path}: OpenVINO runs on the CPU here; got device={device!r}. For a GPU export with "
+            "--format tensorrt-rtx, or open the .safetensors file with device='cuda'."
+        )
+    return int(number or 0) if kind == "cuda" else None

@@ -1,0 +1,98 @@
+"""What every engine has in common: its results, its checks, and any number of videos in runs that fit."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from aicl_fast.config import Config
+from aicl_fast.errors import DataError
+from aicl_fast.features import Floats
+from aicl_fast.metadata import ModelInfo
+
+
+class EngineOutputs(NamedTuple):
+    """What every engine returns for B videos, float32."""
+
+    scores: Floats
+    """(B, T, C) fused A_score"""
+    video_scores: Floats
+    """(B, C) softmax of the video logits"""
+    actionness: Floats
+    """(B, T) class-aware A"""
+    actionness_agnostic: Floats
+    """(B, T) class-agnostic A_ca"""
+
+
+class Engine(ABC):
+    """A model file that is open and ready to run. Use it as a context manager, or call :meth:`close`."""
+
+    name: ClassVar[str]
+    path: Path
+    info: ModelInfo
+
+    @property
+    def config(self) -> Config:
+        """The model's settings."""
+        return self.info.config
+
+    @abstractmethod
+    def run(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
+        """Run (B, T, D) contiguous float32 features whose shape the file allows."""
+
+    def __call__(self, features: Any) -> EngineOutputs:
+        """Run any number of videos.
+
+        A file for at most M videos a run gets them M at a time; one for at least N gets empty videos to make
+        up the number, which are not returned.
+
+        Args:
+            features: (B, T, D) float32.
+        Raises:
+            DataError: the features have another shape than the file was exported for.
+        """
+        features = np.ascontiguousarray(features, dtype=np.float32)
+        self.check_shape(features.shape)
+        low, _, high = self.info.batch
+        parts = [features[start : start + high] for start in range(0, len(features), high)]
+        results = [self._padded(part, low) for part in parts]
+        if len(results) == 1:
+            return results[0]
+        return EngineOutputs(*(np.concatenate(outputs) for outputs in zip(*results, strict=True)))
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Compare a batch's shape with what the file was exported for.
+
+        Raises:
+            DataError: another number of dimensions, no video, or a T or D that the file does not allow.
+        """
+        low, _, high = self.info.segments
+        width = self.config.data.input_width
+        if len(shape) != 3 or shape[0] < 1 or not low <= shape[1] <= high or shape[2] != width:
+            length = str(low) if low == high else f"{low} to {high}"
+            raise DataError(
+                f"features: {self.path} takes (B, T, D) with B at least 1, T {length} and D {width}; got "
+                f"{shape}. Sample the recording to T segments, or export with another --segments."
+            )
+
+    def _padded(self, features: npt.NDArray[np.float32], low: int) -> EngineOutputs:
+        count = len(features)
+        if count >= low:
+            return self.run(features)
+        filler = np.zeros((low - count, *features.shape[1:]), np.float32)
+        outputs = self.run(np.concatenate([features, filler]))
+        return EngineOutputs(*(output[:count] for output in outputs))
+
+    def close(self) -> None:
+        """Give back what the engine holds. It cannot run afterwards; closing twice does no harm."""
+        return None
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,126 @@
+"""OpenVINO on the CPU: our .openvino container, or an ONNX file."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aicl_fast.engines.base import Engine, EngineOutputs
+from aicl_fast.engines.container import is_container, read_container
+from aicl_fast.errors import ModelError, UnavailableError
+from aicl_fast.files import require_file
+from aicl_fast.metadata import METADATA_KEY, ModelInfo, parse_info
+
+# Left to itself OpenVINO computes float32 files in bfloat16 wherever the processor can, so the type is
+# always said. A processor without float16 products runs such a file in float32.
+_HINT = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+
+
+class OpenVinoEngine(Engine):
+    """A model in OpenVINO's CPU plugin.
+
+    Args:
+        path: ``.openvino`` or ``.onnx``, written by ``aicl-fast export``.
+        threads: threads in all; None takes every core.
+        pin_threads: tie threads to cores; None is OpenVINO's own choice.
+        precision: ``fp32``, ``bf16`` or ``fp16``, of the products; None is the file's own. The last layers,
+            from the heads' sums on, stay in float32.
+    Raises:
+        DataError: no such file.
+        ModelError: not a model of ours, damaged, or a precision that this processor has no products in.
+        UnavailableError: OpenVINO is not installed.
+    """
+
+    name = "openvino"
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        pin_threads: bool | None = None,
+        precision: str | None = None,
+    ) -> None:
+        target = require_file(path, "model file")
+        try:
+            import openvino
+        except ImportError as error:
+            raise UnavailableError(
+                f"{target}: openvino cannot be imported ({error}): pip install 'aicl-fast[openvino]'"
+            ) from error
+        core: Any = openvino.Core()
+        model, self.info = _read(core, openvino, target)
+        self.path = target
+        settings: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": _hint(core, self.info.precision, precision),
+        }
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        if pin_threads is not None:
+            settings["ENABLE_CPU_PINNING"] = pin_threads
+        try:
+            self._compiled: Any = core.compile_model(model, "CPU", settings)
+        except RuntimeError as error:
+            raise ModelError(f"{target}: OpenVINO cannot compile it ({_last_line(error)}).") from error
+        self._idle: list[Any] = []  # requests that no thread is using
+        self._outputs = [self._compiled.output(name) for name in EngineOutputs._fields]
+
+    def run(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
+        """Run (B, T, D) float32 features. Safe to call from several threads."""
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        found = request.infer({"features": features}, share_inputs=True, share_outputs=False)
+        outputs = EngineOutputs(*(found[output] for output in self._outputs))
+        self._idle.append(request)
+        return outputs
+
+
+def _read(core: Any, openvino: Any, path: Any) -> tuple[Any, ModelInfo]:
+    if is_container(path):
+        container = read_container(path)
+        if container.kind != "openvino":
+            raise ModelError(f"{path}: holds a {container.kind} engine, not an OpenVINO model.")
+        info = container.info
+        xml, weights = container.read("xml"), container.read("bin")
+        try:
+            # Without a path, the weights must be a tensor.
+            blob = openvino.Tensor(np.frombuffer(weights, np.uint8))
+            return core.read_model(xml, blob), info
+        except RuntimeError as error:
+            raise ModelError(
+                f"{path}: this OpenVINO {openvino.__version__} cannot read the model, written by "
+                f"{container.builder.get('version')} ({_last_line(error)}). Export it again here."
+            ) from error
+    try:
+        model = core.read_model(str(path))
+    except RuntimeError as error:
+        raise ModelError(
+            f"{path}: OpenVINO cannot load it ({_last_line(error)}). Expected a file written by `aicl-fast "
+            "export`; if it was cut off while being copied, copy it again."
+        ) from error
+    key = ["framework", METADATA_KEY]
+    text = model.get_rt_info(key).value if model.has_rt_info(key) else None
+    return model, parse_info(text, path)
+
+
+def _hint(core: Any, own: str, asked: str | None) -> str:
+    can = {"fp32", *(name.lower() for name in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))}
+    if asked is None:
+        # What the processor has no products in runs in float32, with the file's own rounded weights.
+        return _HINT.get(own if own in can else "fp32", "f32")
+    if asked not in ("fp32", "fp16", "bf16"):
+        raise ModelError(f"precision: expected fp32, bf16 or fp16 for OpenVINO, got {asked!r}.")
+    if asked not in can:
+        raise ModelError(f"precision: OpenVINO has no {asked} products on this processor. Use fp32.")
+    return _HINT[asked]
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:200] if lines else type(error).__name__

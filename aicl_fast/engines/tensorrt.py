@@ -1,0 +1,500 @@
+"""TensorRT and TensorRT-RTX engines on a GPU, without torch: cuda-python, CUDA graphs, pinned staging.
+
+A *slot* is all that one batch in flight needs: an execution context, a stream, buffers on both sides, and a
+CUDA graph of copy in, network, copy out. Slots are made for a shape when it first comes, as many as there are
+calls at once (up to ``pool``), and are used again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aicl_fast.engines.base import Engine, EngineOutputs
+from aicl_fast.engines.container import Container, read_container
+from aicl_fast.engines.gpu_array import GpuArray, gpu_array, is_gpu_array
+from aicl_fast.engines.tensorrt_api import NAMES, last_error, load_tensorrt, make_logger
+from aicl_fast.errors import DataError, ModelError, UnavailableError
+from aicl_fast.features import Floats
+
+INPUT = "features"
+_ALIGN = 256
+
+
+class Pending:
+    """A batch in flight, from :meth:`TensorRTEngine.submit`. Ask for its result exactly once."""
+
+    def __init__(self, engine: TensorRTEngine, slot: _Slot) -> None:
+        self._engine = engine
+        self._slot: _Slot | None = slot
+
+    def result(self) -> EngineOutputs:
+        """Wait for the GPU and return the scores.
+
+        Raises:
+            RuntimeError: asked for a second time, or the GPU failed.
+        """
+        slot, self._slot = self._slot, None
+        if slot is None:
+            raise RuntimeError("TensorRTEngine: the result of this batch was taken already.")
+        try:
+            return slot.finish()
+        finally:
+            self._engine._release(slot)
+
+
+class TensorRTEngine(Engine):
+    """An ``.engine`` file on a GPU.
+
+    Args:
+        path: written by ``aicl-fast export --format tensorrt`` or ``tensorrt-rtx``.
+        device: the GPU's number.
+        pool: how many batches of one shape may be in flight at once; further calls wait.
+        cache: TensorRT-RTX: folder for kernels compiled at first use; None is ``aicl_fast`` in the user's
+            cache folder.
+    Raises:
+        DataError: no such file.
+        ModelError: not ours, damaged, built by another TensorRT version, or for another card.
+        UnavailableError: no driver, no such GPU, or a package is missing.
+
+    Safe to call from several threads.
+    """
+
+    name = "tensorrt"
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        device: int = 0,
+        pool: int = 4,
+        cache: str | os.PathLike[str] | None = None,
+    ) -> None:
+        container = read_container(path)
+        if container.kind not in ("tensorrt", "tensorrt-rtx"):
+            raise ModelError(f"{path}: holds an {container.kind} model, not a TensorRT engine.")
+        self.path, self.info = container.path, container.info
+        api = load_tensorrt("tensorrt-rtx" if container.kind == "tensorrt-rtx" else "tensorrt")
+        check_builder(container, api.__version__)
+        self._closed = True  # until there is something to close
+        self.cuda = Cuda(device)
+        check_card(container, self.cuda.capability)
+        self._closed = False
+        self._logger = make_logger(api)
+        runtime = api.Runtime(self._logger)
+        if container.builder.get("version_compatible"):
+            runtime.engine_host_code_allowed = True
+        self._engine: Any = runtime.deserialize_cuda_engine(container.read("plan"))
+        if self._engine is None:
+            reason = last_error(self._logger)
+            self.close()
+            raise ModelError(f"{path}: {NAMES[container.kind]} cannot load the plan ({reason}).")
+        self._runtime = runtime
+        self._api = api
+        self._cache = _runtime_cache_file(container, cache) if container.kind == "tensorrt-rtx" else None
+        self._settings: Any = self._runtime_settings()
+        self._pool = pool
+        self._changed = threading.Condition()
+        self._idle: dict[tuple[int, ...], list[_Slot]] = defaultdict(list)
+        self._slots: list[_Slot] = []
+
+    def __call__(self, features: Any) -> EngineOutputs:
+        """Run any number of videos from the host, or one batch that lies on the GPU.
+
+        Args:
+            features: (B, T, D) float32: a numpy array; or, read where it is, an array on this GPU that offers
+                DLPack or ``__cuda_array_interface__``, in C order, its B within the file's range.
+        Raises:
+            DataError: another shape, type or place.
+        """
+        if isinstance(features, np.ndarray) or not is_gpu_array(features):
+            return super().__call__(features)
+        return self._run_on_gpu(features)
+
+    def run(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
+        """Run (B, T, D) contiguous float32 features whose shape the file allows, and wait."""
+        return self.submit(features).result()
+
+    def submit(self, features: npt.NDArray[np.float32]) -> Pending:
+        """Start a batch and return at once; the features may be changed as soon as this returns.
+
+        Raises:
+            DataError: the shape is not one that the file allows.
+        """
+        self.check_shape(features.shape)
+        self._check_batch(features.shape)
+        slot = self._acquire(features.shape)
+        try:
+            np.copyto(slot.host_features, features, casting="same_kind")
+            slot.launch()
+        except BaseException:
+            self._release(slot)
+            raise
+        return Pending(self, slot)
+
+    def close(self) -> None:
+        """Wait for what is in flight, keep the compiled kernels, and free everything on the GPU."""
+        if self._closed:
+            return
+        self._closed = True
+        self.cuda.make_current()
+        for slot in getattr(self, "_slots", ()):
+            slot.close()
+        self._slots, self._idle = [], defaultdict(list)
+        if getattr(self, "_cache", None) is not None:
+            self._save_runtime_cache()
+        # Contexts before the engine, the engine before its runtime, all before the device.
+        self._settings = self._engine = self._runtime = None
+        self.cuda.close()
+
+    def _check_batch(self, shape: tuple[int, ...]) -> None:
+        low, _, high = self.info.batch
+        if not low <= shape[0] <= high:
+            raise DataError(
+                f"features: {self.path} takes {self.info.batch} videos a run, got {shape[0]}. Split the "
+                "batch, or export with another --batch."
+            )
+
+    def _run_on_gpu(self, features: Any) -> EngineOutputs:
+        # The stream must exist before the producer can make it wait, the shape be known before there is one.
+        shape = tuple(features.shape)
+        self.check_shape(shape)
+        self._check_batch(shape)
+        slot = self._acquire(shape)
+        try:
+            array = gpu_array(features, slot.stream_number)
+            if array.device not in (None, self.cuda.number):
+                raise DataError(
+                    f"features: are on GPU {array.device}, the engine is on {self.cuda.number}. Move them."
+                )
+            slot.launch_on(array)
+            return slot.finish()
+        finally:
+            self._release(slot)
+
+    def _acquire(self, shape: tuple[int, ...]) -> _Slot:
+        if self._closed:
+            raise UnavailableError(f"{self.path}: this engine is closed. Open the file again.")
+        self.cuda.make_current()
+        with self._changed:
+            while True:
+                if self._idle[shape]:
+                    return self._idle[shape].pop()
+                if sum(slot.shape == shape for slot in self._slots) < self._pool:
+                    slot = _Slot(self, shape)
+                    self._slots.append(slot)
+                    return slot
+                self._changed.wait()
+
+    def _release(self, slot: _Slot) -> None:
+        with self._changed:
+            self._idle[slot.shape].append(slot)
+            self._changed.notify()
+
+    def _runtime_settings(self) -> Any:
+        """TensorRT-RTX compiles kernels for the card at first use; they are kept from one run to the next."""
+        if self._cache is None or not hasattr(self._engine, "create_runtime_config"):
+            return None
+        settings = self._engine.create_runtime_config()
+        kernels = settings.create_runtime_cache()
+        if self._cache.is_file():
+            kernels.deserialize(self._cache.read_bytes())
+        settings.set_runtime_cache(kernels)
+        # A slot's shape never changes: kernels for it are compiled before its graph is captured.
+        strategy = getattr(self._api, "DynamicShapesKernelSpecializationStrategy", None)
+        if strategy is not None:
+            settings.dynamic_shapes_kernel_specialization_strategy = strategy.EAGER
+        return settings
+
+    def _save_runtime_cache(self) -> None:
+        from aicl_fast.files import atomic_path
+
+        if self._settings is None or self._cache is None:
+            return
+        with atomic_path(self._cache) as temporary:
+            temporary.write_bytes(bytes(memoryview(self._settings.get_runtime_cache().serialize())))
+
+
+class _Slot:
+    """One batch in flight, of one shape."""
+
+    def __init__(self, engine: TensorRTEngine, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self.cuda = cuda = engine.cuda
+        self.path = engine.path
+        self.logger = engine._logger
+        plan = engine._engine
+        settings = engine._settings
+        self.context: Any = (
+            plan.create_execution_context() if settings is None else plan.create_execution_context(settings)
+        )
+        if self.context is None or not self.context.set_input_shape(INPUT, shape):
+            raise ModelError(f"{self.path}: no context for shape {shape} ({last_error(self.logger)}).")
+        self.stream = cuda.stream()
+        self.event = cuda.event()
+        self.features = cuda.allocate(4 * int(np.prod(shape)))
+        self.host_features, self._host_in = cuda.pinned(shape)
+        # The outputs lie in one block, so that they come back in one copy.
+        offsets, end = [], 0
+        shapes = [tuple(self.context.get_tensor_shape(name)) for name in EngineOutputs._fields]
+        for one in shapes:
+            offsets.append(end)
+            end += -(-4 * int(np.prod(one)) // _ALIGN) * _ALIGN
+        self.outputs = cuda.allocate(end)
+        block, self._host_out = cuda.pinned((end // 4,))
+        self.size = end
+        self.views = [
+            block[start // 4 : start // 4 + int(np.prod(one))].reshape(one)
+            for start, one in zip(offsets, shapes, strict=True)
+        ]
+        for name, start in zip(EngineOutputs._fields, offsets, strict=True):
+            self.context.set_tensor_address(name, int(self.outputs) + start)
+        self.graph: Any = None
+        self.prepared = False
+
+    @property
+    def stream_number(self) -> int:
+        return int(self.stream)
+
+    def launch(self) -> None:
+        """Copy in, run, copy out: as a graph, captured at the second run (the first compiles kernels)."""
+        if self.graph is not None:
+            self.cuda.launch(self.graph, self.stream)
+            return
+        self.context.set_tensor_address(INPUT, int(self.features))
+        if not self.prepared:
+            self._enqueue(copy_in=True)
+            self.prepared = True
+            return
+        with self.cuda.capture(self.stream) as captured:
+            self._enqueue(copy_in=True)
+        self.graph = captured.graph
+        self.cuda.launch(self.graph, self.stream)
+
+    def launch_on(self, array: GpuArray) -> None:
+        """Run on features where they lie; their address differs from call to call, so there is no graph."""
+        if array.stream not in (None, 0):
+            self.cuda.wait_for(self.stream, array.stream, self.event)
+        self.context.set_tensor_address(INPUT, array.pointer)
+        self._enqueue(copy_in=False)
+
+    def _enqueue(self, *, copy_in: bool) -> None:
+        if copy_in:
+            self.cuda.copy_in(self.features, self._host_in, self.host_features.nbytes, self.stream)
+        if not self.context.execute_async_v3(self.stream_number):
+            raise RuntimeError(f"{self.path}: TensorRT could not run it ({last_error(self.logger)}).")
+        self.cuda.copy_out(self._host_out, self.outputs, self.size, self.stream)
+
+    def finish(self) -> EngineOutputs:
+        """Wait, and copy the results out of the staging buffers."""
+        self.cuda.make_current()
+        self.cuda.synchronize(self.stream)
+        return EngineOutputs(*(view.copy() for view in self.views))
+
+    def close(self) -> None:
+        """Free everything, the graph first."""
+        self.cuda.synchronize(self.stream)
+        if self.graph is not None:
+            self.cuda.destroy_graph(self.graph)
+        self.graph = self.context = None
+        self.views = []
+        self.cuda.free(self.features, self.outputs)
+        self.cuda.free_pinned(self._host_in, self._host_out)
+        self.cuda.destroy(self.stream, self.event)
+
+
+class Cuda:
+    """The little of CUDA's driver that running an engine takes, with errors that say what failed.
+
+    Args:
+        number: the GPU.
+    Raises:
+        UnavailableError: cuda-python or the driver is missing, or there is no such GPU.
+    """
+
+    def __init__(self, number: int) -> None:
+        try:
+            from cuda.bindings import driver
+        except ImportError as error:
+            raise UnavailableError(
+                f"running a TensorRT engine needs cuda-python ({error}): pip install 'aicl-fast[cuda]'"
+            ) from error
+        self._driver: Any = driver
+        self.number = number
+        try:
+            self._do("cuInit", 0)
+            count = int(self._do("cuDeviceGetCount"))
+        except Exception as error:  # cuda-python raises classes of its own where there is no driver
+            raise UnavailableError(
+                f"a TensorRT engine runs on an NVIDIA GPU, and CUDA's driver does not start here ({error}). "
+                "On this machine use an .onnx or .openvino file."
+            ) from error
+        if not 0 <= number < count:
+            raise UnavailableError(f"device: there is no GPU {number}; this machine has {count}.")
+        self.device = self._do("cuDeviceGet", number)
+        self._context = self._do("cuDevicePrimaryCtxRetain", self.device)
+        self.make_current()
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        """The card's compute capability."""
+        names = self._driver.CUdevice_attribute
+        major = names.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+        minor = names.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
+        return tuple(int(self._do("cuDeviceGetAttribute", name, self.device)) for name in (major, minor))  # type: ignore[return-value]
+
+    def make_current(self) -> None:
+        """Use this GPU in the calling thread."""
+        self._do("cuCtxSetCurrent", self._context)
+
+    def stream(self) -> Any:
+        """A stream that does not wait for the default one."""
+        return self._do("cuStreamCreate", int(self._driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+
+    def event(self) -> Any:
+        """An event without a time."""
+        return self._do("cuEventCreate", int(self._driver.CUevent_flags.CU_EVENT_DISABLE_TIMING))
+
+    def allocate(self, size: int) -> Any:
+        """Memory on the GPU, in bytes."""
+        return self._do("cuMemAlloc", size)
+
+    def pinned(self, shape: tuple[int, ...]) -> tuple[Floats, int]:
+        """A float32 array in page-locked memory, and its address."""
+        count = int(np.prod(shape))
+        address = int(self._do("cuMemHostAlloc", 4 * count, 0))
+        array = np.ctypeslib.as_array((ctypes.c_float * count).from_address(address))
+        return array.reshape(shape), address
+
+    def copy_in(self, device: Any, host: int, size: int, stream: Any) -> None:
+        """Host to GPU, in bytes, without waiting."""
+        self._do("cuMemcpyHtoDAsync", device, host, size, stream)
+
+    def copy_out(self, host: int, device: Any, size: int, stream: Any) -> None:
+        """GPU to host, in bytes, without waiting."""
+        self._do("cuMemcpyDtoHAsync", host, device, size, stream)
+
+    def synchronize(self, stream: Any) -> None:
+        """Wait for a stream."""
+        self._do("cuStreamSynchronize", stream)
+
+    def wait_for(self, stream: Any, other: int, event: Any) -> None:
+        """Let a stream wait for what another has been given so far."""
+        self._do("cuEventRecord", event, other)
+        self._do("cuStreamWaitEvent", stream, event, 0)
+
+    def capture(self, stream: Any) -> _Capture:
+        """``with capture(stream) as captured: …``; then ``captured.graph`` can be launched."""
+        return _Capture(self, stream)
+
+    def launch(self, graph: Any, stream: Any) -> None:
+        """Launch an instantiated graph."""
+        self._do("cuGraphLaunch", graph, stream)
+
+    def destroy_graph(self, graph: Any) -> None:
+        """Free an instantiated graph."""
+        self._do("cuGraphExecDestroy", graph)
+
+    def free(self, *addresses: Any) -> None:
+        """Free memory on the GPU."""
+        for address in addresses:
+            self._do("cuMemFree", address)
+
+    def free_pinned(self, *addresses: int) -> None:
+        """Free page-locked memory."""
+        for address in addresses:
+            self._do("cuMemFreeHost", address)
+
+    def destroy(self, stream: Any, event: Any) -> None:
+        """Free a stream and an event."""
+        self._do("cuEventDestroy", event)
+        self._do("cuStreamDestroy", stream)
+
+    def close(self) -> None:
+        """Let go of the GPU."""
+        self._do("cuDevicePrimaryCtxRelease", self.device)
+
+    def _do(self, name: str, *arguments: Any) -> Any:
+        """Call the driver; its first result is a status, and the rest (if any) is returned."""
+        status, *values = getattr(self._driver, name)(*arguments)
+        if int(status) != 0:
+            raise RuntimeError(f"CUDA: {name} failed: {getattr(status, 'name', status)}")
+        return values[0] if values else None
+
+
+class _Capture:
+    """Captures what a stream is given as a graph, in this thread only."""
+
+    def __init__(self, cuda: Cuda, stream: Any) -> None:
+        self.cuda, self.stream = cuda, stream
+        self.graph: Any = None
+
+    def __enter__(self) -> _Capture:
+        mode = self.cuda._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        self.cuda._do("cuStreamBeginCapture", self.stream, mode)
+        return self
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        # Also after a failure: the stream must leave capture.
+        captured = self.cuda._do("cuStreamEndCapture", self.stream) if kind is None else None
+        if kind is not None:
+            self.cuda._driver.cuStreamEndCapture(self.stream)
+            return
+        self.graph = self.cuda._do("cuGraphInstantiate", captured, 0)
+        self.cuda._do("cuGraphDestroy", captured)
+
+
+def check_builder(container: Container, version: str) -> None:
+    """Compare the version that built a plan with the one that is to run it.
+
+    Raises:
+        ModelError: TensorRT would refuse the plan.
+    """
+    name, built = NAMES[container.kind], str(container.builder.get("version"))
+    if container.builder.get("version_compatible"):
+        if built.split(".")[0] == version.split(".")[0] and _numbers(built) <= _numbers(version):
+            return
+        expected = f"{name} {built.split('.')[0]}, {built} or later"
+    elif built == version:
+        return
+    else:
+        expected = f"{name} {built}, which built it"
+    raise ModelError(
+        f"{container.path}: expected {expected}; version {version} is installed. Install that version, or "
+        "export the weights again with this one."
+    )
+
+
+def check_card(container: Container, capability: tuple[int, int]) -> None:
+    """Compare the cards that a plan was built for with the one that is here.
+
+    Raises:
+        ModelError: the plan is for other cards.
+    """
+    wanted = [str(one) for one in container.builder.get("compute_capability", ())]
+    here = f"{capability[0]}.{capability[1]}"
+    if not wanted or here in wanted:
+        return
+    if any(one.endswith("+") and _numbers(one[:-1]) <= capability for one in wanted):
+        return
+    raise ModelError(
+        f"{container.path}: was built for compute capability {', '.join(wanted)}; this card has {here}. "
+        "Export the weights again on this card, or with a --compute-capability that covers it."
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def _runtime_cache_file(container: Container, folder: str | os.PathLike[str] | None) -> Path:
+    if folder is None:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "aicl_fast")
+    return Path(folder, f"{container.sections['plan'][2][:24]}.rtx")

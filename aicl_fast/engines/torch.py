@@ -1,0 +1,115 @@
+"""Trained weights as they are, without an export: torch on the CPU, our kernels in CUDA graphs on a GPU."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from aicl_fast.engines.base import Engine, EngineOutputs
+from aicl_fast.errors import ModelError, UnavailableError
+from aicl_fast.kernels import pack_two_branch, topk_pool
+from aicl_fast.kernels._triton_graph import TwoBranchRunner
+from aicl_fast.metadata import ModelInfo, Range
+from aicl_fast.weights import load_model, weights_hash
+
+_DTYPES = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp8": torch.float8_e4m3fn,
+}
+
+
+class TorchEngine(Engine):
+    """A safetensors model in torch.
+
+    On the CPU it is the reference that every other engine is measured against, in float32. On CUDA it is
+    :func:`aicl_fast.kernels.two_branch_infer` in one CUDA graph a batch size with pinned staging; a model of
+    one stream runs there as plain torch.
+
+    Args:
+        path: ``model.safetensors``.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: on CUDA ``fp16`` (if left out), ``bf16``, ``fp32`` (products in tf32) or ``fp8``; on the
+            CPU ``fp32``.
+        threads: torch's threads on the CPU. It is one number for the whole process.
+    Raises:
+        DataError: no such file.
+        ModelError: not a model of ours, or a precision that the device has not.
+        UnavailableError: torch finds no such GPU.
+    """
+
+    name = "torch"
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        device: str = "cpu",
+        precision: str | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self._device = _device(device)
+        on_gpu = self._device.type == "cuda"
+        net, config = load_model(path)
+        possible = ("fp16", "bf16", "fp32", "fp8") if on_gpu and config.data.modal == "both" else ("fp32",)
+        chosen = possible[0] if precision is None else precision
+        if chosen not in possible:
+            raise ModelError(
+                f"precision: expected {' or '.join(possible)} for {path} on {device}, got {precision!r}."
+            )
+        if threads is not None and not on_gpu:
+            torch.set_num_threads(threads)
+        self.path = Path(path)
+        length = config.data.segments
+        self.info = ModelInfo(
+            config,
+            precision="fp32",
+            batch=Range(1, 1, 64),
+            segments=Range(length, length, length),
+            weights=weights_hash(net.state_dict()),
+        )
+        self._net: Any = None
+        self._runner: TwoBranchRunner | None = None
+        if on_gpu and config.data.modal == "both":
+            weights = pack_two_branch(net.state_dict(), _DTYPES[chosen], device=self._device)
+            self._runner = TwoBranchRunner(weights, config.model.fusion_gamma, length, config.topk)
+        else:
+            self._net = net.to(self._device)
+        self._lock = threading.Lock()  # a batch size has one set of staging buffers
+
+    def run(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
+        """Run (B, T, D) float32 features. Calls from several threads take turns."""
+        with self._lock:
+            if self._runner is not None:
+                return EngineOutputs(*self._runner(features))
+            return self._plain(features)
+
+    @torch.inference_mode()
+    def _plain(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
+        outputs = self._net(torch.from_numpy(features).to(self._device))
+        pooled, _ = topk_pool(outputs.CAS, outputs.A_score, self.config.topk)
+        found = (outputs.A_score, pooled.softmax(1), outputs.A, outputs.A_ca)
+        return EngineOutputs(*(output.contiguous().cpu().numpy() for output in found))
+
+    def close(self) -> None:
+        """Let go of the weights and the graphs."""
+        self._net = self._runner = None
+
+
+def _device(name: str) -> torch.device:
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise UnavailableError(
+                f"device: torch {torch.__version__} finds {count} GPUs here, and {name!r} was asked for. "
+                "Without a GPU leave the device out; with one, install a CUDA build of torch."
+            )
+    return device

@@ -1,0 +1,181 @@
+"""From trained weights to a file in any format: what exists, and one function that makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from aicl_fast.config import Config
+from aicl_fast.errors import ConfigError
+from aicl_fast.export.onnx import build_onnx, model_info, require_onnx
+from aicl_fast.export.tensorrt import BuildOptions, check_options, export_tensorrt
+from aicl_fast.export.triton_repository import ServerOptions
+from aicl_fast.files import atomic_path
+from aicl_fast.metadata import ModelInfo, Precision, Range
+from aicl_fast.model import TwoBranchNet
+from aicl_fast.weights import load_model
+
+FORMATS: dict[str, tuple[Precision, ...]] = {
+    "onnx": ("fp32", "fp16", "bf16", "int8"),
+    "openvino": ("fp32", "fp16", "bf16", "int8"),
+    "tensorrt": ("fp32", "tf32", "fp16", "bf16", "int8"),
+    "tensorrt-rtx": ("fp32", "tf32", "fp16", "bf16", "int8"),
+    "triton-repository": ("fp32", "tf32", "fp16", "bf16", "int8"),
+}
+"""Format to the precisions that it can be written in."""
+
+SUFFIXES = {"onnx": ".onnx", "openvino": ".openvino", "tensorrt": ".engine", "tensorrt-rtx": ".engine"}
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to write.
+
+    Attributes:
+        format: one of :data:`FORMATS`.
+        precision: of the products; :data:`FORMATS` says which a format has.
+        batch: videos a run; None is 1 to 64.
+        segments: T; None is the settings'.
+        calibrate: data set folder whose training features calibrate int8.
+        calibrate_videos: how many of them at most.
+        seed: chooses which.
+        build: TensorRT's options.
+        server: the Triton Inference Server's options.
+    """
+
+    format: str = "onnx"
+    precision: str = "fp32"
+    batch: Range | None = None
+    segments: Range | None = None
+    calibrate: Path | None = None
+    calibrate_videos: int = 32
+    seed: int = 0
+    build: BuildOptions = field(default_factory=BuildOptions)
+    server: ServerOptions = field(default_factory=ServerOptions)
+
+
+def check_combination(options: ExportOptions) -> None:
+    """Refuse what cannot be written, before any work starts.
+
+    Raises:
+        ConfigError: a format, precision or option that does not exist or go together; with those that do.
+        UnavailableError: a package or device that the format needs is not here.
+    """
+    format_, precision = options.format, options.precision
+    if format_ not in FORMATS:
+        raise ConfigError(f"--format: expected one of {', '.join(FORMATS)}, got {format_!r}.")
+    possible = FORMATS[format_]
+    if format_ == "triton-repository" and options.server.backend == "onnx":
+        # The server runs ONNX in ONNX Runtime.
+        possible = ("fp32", "fp16", "int8")
+    if precision not in possible:
+        where = [name for name, precisions in FORMATS.items() if precision in precisions]
+        also = f" {precision} exists for {', '.join(where)}." if where else ""
+        raise ConfigError(
+            f"--precision: expected {' or '.join(possible)} for --format {format_}, got {precision!r}.{also}"
+        )
+    if precision == "int8" and options.calibrate is None:
+        raise ConfigError(
+            "--calibrate: int8 needs real features: name a data set folder, whose training videos are used."
+        )
+    if precision != "int8" and options.calibrate is not None:
+        raise ConfigError(f"--calibrate: is for --precision int8; got --precision {precision}.")
+    if precision == "int8" and options.segments is not None and not options.segments.fixed:
+        raise ConfigError("--segments: int8 is calibrated at one T; give one size.")
+    kind = _tensorrt_kind(options)
+    if kind is not None:
+        check_options(kind, options.build)
+    elif options.build != BuildOptions():
+        raise ConfigError(
+            "--workspace, --compute-capability, --timing-cache, --log and the other builder options are for "
+            f"--format tensorrt and tensorrt-rtx; got --format {format_}."
+        )
+    if format_ == "triton-repository":
+        from aicl_fast.export.triton_repository import check_server
+
+        check_server(options.server, options.batch)
+    if format_ == "openvino":
+        from aicl_fast.export.openvino import require_openvino
+
+        require_openvino()
+    if kind is not None:
+        from aicl_fast.engines.tensorrt_api import load_tensorrt
+
+        load_tensorrt(kind)
+    require_onnx()
+
+
+def export_model(
+    weights: Path,
+    out: Path | None = None,
+    options: ExportOptions | None = None,
+    *,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Path:
+    """Write trained weights in a format that runs without torch.
+
+    Args:
+        weights: ``model.safetensors``.
+        out: the file to write (a folder for ``triton-repository``); None is beside the weights, under their
+            name.
+        options: None is float32 ONNX.
+        progress: told (steps done, steps in all, phase) while TensorRT builds.
+    Returns:
+        What was written.
+    Raises:
+        AiclError: as :func:`check_combination`, :func:`aicl_fast.weights.load_model` and the format's own
+            function.
+    """
+    options = options or ExportOptions()
+    check_combination(options)
+    net, config = load_model(weights)
+    target = out
+    if target is None:
+        suffix = SUFFIXES.get(options.format)
+        target = weights.with_suffix(suffix) if suffix else weights.with_name("model_repository")
+    model, info = exported_onnx(net, config, options)
+    kind = _tensorrt_kind(options)
+    if options.format == "triton-repository":
+        from aicl_fast.export.triton_repository import export_triton_repository
+
+        export_triton_repository(model, info, target, options.server, options.build)
+    elif options.format == "openvino":
+        from aicl_fast.export.openvino import export_openvino
+
+        export_openvino(model, info, target)
+    elif kind is not None:
+        export_tensorrt(kind, model, info, target, options.build, progress=progress)
+    else:
+        with atomic_path(target) as temporary:
+            require_onnx().save(model, temporary)
+    return target
+
+
+def exported_onnx(net: TwoBranchNet, config: Config, options: ExportOptions) -> tuple[Any, ModelInfo]:
+    """The ONNX graph that a format is made from, and what the file will say about itself."""
+    if options.precision not in get_args(Precision):
+        raise ConfigError(f"--precision: expected one of {', '.join(get_args(Precision))}.")
+    precision: Any = options.precision
+    info = model_info(net, config, precision=precision, batch=options.batch, segments=options.segments)
+    in_graph = options.format != "openvino" and precision in ("fp16", "bf16")
+    # tf32 is a way to multiply float32; OpenVINO rounds a float32 graph itself, and faster than casts do.
+    model = build_onnx(net, info if in_graph else replace(info, precision="fp32"))
+    if precision == "int8":
+        from aicl_fast.export.quantize import calibration_features, quantize_onnx
+
+        assert options.calibrate is not None  # check_combination has seen to it
+        features = calibration_features(
+            options.calibrate, info.config, videos=options.calibrate_videos, seed=options.seed
+        )
+        return quantize_onnx(model, info, features), info
+    return model, info
+
+
+def _tensorrt_kind(options: ExportOptions) -> Any:
+    if options.format in ("tensorrt", "tensorrt-rtx"):
+        return options.format
+    if options.format == "triton-repository" and options.server.backend == "tensorrt":
+        return "tensorrt"
+    return None

@@ -1,0 +1,359 @@
+"""ONNX to a TensorRT or TensorRT-RTX engine, in small steps: parse, check, build, store.
+
+Precision is in the ONNX graph, so networks are strongly typed and the builder chooses nothing but kernels.
+TensorRT-RTX builds on a machine without a GPU; TensorRT needs the card that the engine is for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aicl_fast.engines.container import read_container, write_container
+from aicl_fast.engines.tensorrt import Cuda, check_builder, check_card
+from aicl_fast.engines.tensorrt_api import NAMES, Kind, last_error, load_tensorrt, make_logger
+from aicl_fast.errors import ConfigError, ModelError, UnavailableError
+from aicl_fast.export.onnx import INPUT, OUTPUTS
+from aicl_fast.files import atomic_path
+from aicl_fast.metadata import ModelInfo
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to build. None and False are TensorRT's own choices."""
+
+    workspace_mb: int | None = None
+    """Most memory that a layer may use while it runs, in MiB."""
+    compute_capability: tuple[str, ...] = ()
+    """TensorRT-RTX: the cards to compile for, as ``8.6``; empty is every card that it supports."""
+    hardware_compatible: bool = False
+    """TensorRT: runs on any card from Ampere on, somewhat slower, instead of this one alone."""
+    version_compatible: bool = False
+    """TensorRT: later versions of the same major one can run it, too."""
+    refittable: bool = False
+    """New weights can be put in without building again."""
+    timing_cache: Path | None = None
+    """TensorRT: file that keeps measured kernel times from one build to the next."""
+    log: Path | None = None
+    """File for all that the builder says."""
+
+
+class Network(NamedTuple):
+    """A parsed network and what must live as long as it does."""
+
+    network: Any
+    builder: Any
+    parser: Any
+    logger: Any
+    api: Any
+
+
+def check_options(kind: Kind, options: BuildOptions) -> None:
+    """Refuse options that this package does not have, before any work starts.
+
+    Raises:
+        ConfigError: an option of the other package.
+        UnavailableError: a refittable engine of TensorRT-RTX, and no GPU.
+    """
+    name = NAMES[kind]
+    if kind == "tensorrt-rtx":
+        for given, option, instead in (
+            (options.hardware_compatible, "--hardware-compatible", "its engines are portable already"),
+            (options.version_compatible, "--version-compatible", "build again with the new version"),
+            (options.timing_cache, "--timing-cache", "it measures nothing while building"),
+        ):
+            if given:
+                raise ConfigError(f"{option}: is an option of --format tensorrt; {name} has none, {instead}.")
+        if options.refittable:
+            if len(options.compute_capability) > 1:
+                raise ConfigError("--refittable: TensorRT-RTX builds such engines for one card at a time.")
+            # It folds constants on the card then, which it does not for other engines.
+            Cuda(0).close()
+    elif options.compute_capability:
+        raise ConfigError(
+            "--compute-capability: is an option of --format tensorrt-rtx; TensorRT builds for the card at "
+            "hand, or with --hardware-compatible for all from Ampere on."
+        )
+    if options.workspace_mb is not None and options.workspace_mb < 1:
+        raise ConfigError(f"--workspace: expected at least 1 MiB, got {options.workspace_mb}.")
+
+
+def network_from_onnx(kind: Kind, onnx: bytes, log: Path | None = None) -> Network:
+    """Parse an ONNX file as a strongly typed network.
+
+    Raises:
+        UnavailableError: the package is not installed, or (TensorRT) there is no GPU.
+        ModelError: the parser does not take the graph.
+    """
+    api = load_tensorrt(kind)
+    logger = make_logger(api, log)
+    try:
+        builder = api.Builder(logger)
+    except (TypeError, RuntimeError) as error:  # pybind11's "factory function returned nullptr"
+        raise UnavailableError(
+            f"{NAMES[kind]} {api.__version__} cannot make a builder here ({last_error(logger)}). TensorRT "
+            "builds on the card that the engine is for; --format tensorrt-rtx needs none."
+        ) from error
+    # From TensorRT 11 on every network is strongly typed, and the flag may go.
+    typed = getattr(api.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if typed is None else 1 << int(typed))
+    parser = api.OnnxParser(network, logger)
+    if not parser.parse(onnx):
+        reasons = "; ".join(str(parser.get_error(number)) for number in range(parser.num_errors))
+        raise ModelError(f"{NAMES[kind]} {api.__version__} cannot parse the network: {reasons}")
+    return Network(network, builder, parser, logger, api)
+
+
+def check_network(parsed: Network, info: ModelInfo) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Compare a parsed network with what every consumer relies on.
+
+    Returns:
+        name to (type, shape) of every input and output; a dynamic size is -1.
+    Raises:
+        ModelError: another name, type or shape.
+    """
+    network = parsed.network
+    tensors = [network.get_input(number) for number in range(network.num_inputs)]
+    tensors += [network.get_output(number) for number in range(network.num_outputs)]
+    found = {each.name: (each.dtype.name, tuple(each.shape)) for each in tensors}
+    batch = info.batch.opt if info.batch.fixed else -1
+    length = info.segments.opt if info.segments.fixed else -1
+    classes = info.config.model.num_classes
+    shapes = (
+        (batch, length, info.config.data.input_width),
+        (batch, length, classes),
+        (batch, classes),
+        (batch, length),
+        (batch, length),
+    )
+    expected = {name: ("FLOAT", shape) for name, shape in zip((INPUT, *OUTPUTS), shapes, strict=True)}
+    if found != expected:
+        raise ModelError(f"the parsed network differs: expected {expected}, got {found}.")
+    return found
+
+
+def build_plan(
+    parsed: Network,
+    info: ModelInfo,
+    options: BuildOptions | None = None,
+    *,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> bytes:
+    """Build the engine.
+
+    Args:
+        parsed: from :func:`network_from_onnx`.
+        info: its batch and segments become the optimisation profile.
+        options: None is the defaults.
+        progress: told (steps done, steps in all, phase) as the builder goes on.
+    Raises:
+        ConfigError: a compute capability that this version does not know.
+        ModelError: the builder failed; the message ends with its own.
+    """
+    options = options or BuildOptions()
+    api, builder = parsed.api, parsed.builder
+    config = builder.create_builder_config()
+    if options.workspace_mb is not None:
+        config.set_memory_pool_limit(api.MemoryPoolType.WORKSPACE, options.workspace_mb << 20)
+    _set_flags(api, config, info, options)
+    _set_capabilities(api, config, options.compute_capability)
+    profile = builder.create_optimization_profile()
+    width = info.config.data.input_width
+    shapes = [(b, t, width) for b, t in zip(info.batch, info.segments, strict=True)]
+    profile.set_shape(INPUT, *shapes)
+    if [tuple(shape) for shape in profile.get_shape(INPUT)] != shapes or not profile:
+        raise ModelError(f"TensorRT did not take the profile {shapes}: {last_error(parsed.logger)}")
+    config.add_optimization_profile(profile)
+    cache = _timing_cache(config, options.timing_cache)
+    monitor = _monitor(api, progress) if progress is not None else None
+    if monitor is not None:
+        config.progress_monitor = monitor
+    plan = builder.build_serialized_network(parsed.network, config)
+    if plan is None:
+        raise ModelError(f"{api.__name__} {api.__version__} could not build: {last_error(parsed.logger)}")
+    if cache is not None and options.timing_cache is not None:
+        with atomic_path(options.timing_cache) as temporary:
+            temporary.write_bytes(bytes(memoryview(cache.serialize())))
+    return bytes(memoryview(plan))
+
+
+def export_tensorrt(
+    kind: Kind,
+    model: Any,
+    info: ModelInfo,
+    path: str | os.PathLike[str],
+    options: BuildOptions | None = None,
+    *,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> None:
+    """Build an engine from an ONNX model and write it as one file of ours.
+
+    Args:
+        model: ``onnx.ModelProto`` from :func:`aicl_fast.export.onnx.build_onnx`.
+        info: what the file will say about itself.
+        path: the file to write, whole or not at all.
+    Raises:
+        AiclError: as :func:`check_options`, :func:`network_from_onnx` and :func:`build_plan`.
+    """
+    options = options or BuildOptions()
+    check_options(kind, options)
+    parsed = network_from_onnx(kind, model.SerializeToString(), options.log)
+    try:
+        check_network(parsed, info)
+        plan = build_plan(parsed, info, options, progress=progress)
+    finally:
+        parsed.logger.close()
+    builder = {
+        "name": kind,
+        "version": parsed.api.__version__,
+        "compute_capability": _built_for(kind, options),
+        "version_compatible": options.version_compatible,
+        "refittable": options.refittable,
+    }
+    write_container(path, kind, info, builder, {"plan": plan})
+
+
+def refit_tensorrt(
+    old: str | os.PathLike[str], model: Any, info: ModelInfo, path: str | os.PathLike[str]
+) -> None:
+    """Put new weights into an engine without building it again. Needs the GPU.
+
+    Args:
+        old: an ``.engine`` file that was built with ``refittable``.
+        model: ONNX of the new weights, exported with the same settings.
+        info: what the new file will say about itself.
+        path: the file to write, whole or not at all; may be ``old``.
+    Raises:
+        ModelError: not refittable, of another shape or precision, or TensorRT does not take the weights.
+        UnavailableError: no driver, or the package is not installed.
+    """
+    container = read_container(old)
+    if not container.builder.get("refittable"):
+        raise ModelError(f"{old}: was not built to take new weights. Build it with --refittable.")
+    mine, theirs = container.info, info
+    same = ("precision", "batch", "segments")
+    if any(getattr(mine, name) != getattr(theirs, name) for name in same) or (
+        mine.config.model != theirs.config.model or mine.config.data != theirs.config.data
+    ):
+        raise ModelError(
+            f"{old}: is of {mine.precision}, batch {mine.batch}, T {mine.segments}; the new weights' network "
+            "differs from it in these or in its widths. Build an engine for them."
+        )
+    kind: Kind = "tensorrt-rtx" if container.kind == "tensorrt-rtx" else "tensorrt"
+    api = load_tensorrt(kind)
+    check_builder(container, api.__version__)
+    cuda = Cuda(0)
+    try:
+        check_card(container, cuda.capability)
+        logger = make_logger(api)
+        engine = api.Runtime(logger).deserialize_cuda_engine(container.read("plan"))
+        if engine is None:
+            raise ModelError(f"{old}: {NAMES[kind]} cannot load the plan ({last_error(logger)}).")
+        refitter = api.Refitter(engine, logger)
+        parser = api.OnnxParserRefitter(refitter, logger)
+        if not parser.refit_from_bytes(model.SerializeToString()) or not refitter.refit_cuda_engine():
+            raise ModelError(f"{old}: does not take the new weights ({last_error(logger)}).")
+        plan = bytes(memoryview(engine.serialize()))
+        del parser, refitter, engine
+    finally:
+        cuda.close()
+    write_container(path, kind, info, container.builder, {"plan": plan})
+
+
+def parse_capabilities(text: str) -> tuple[str, ...]:
+    """``8.6,8.9`` as a tuple.
+
+    Raises:
+        ConfigError: another form.
+    """
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    for part in found:
+        major, dot, minor = part.partition(".")
+        if not (major.isdigit() and dot and minor.isdigit()):
+            raise ConfigError(f"--compute-capability: expected for example 8.6 or 8.6,8.9, got {text!r}.")
+    return found
+
+
+def _set_flags(api: Any, config: Any, info: ModelInfo, options: BuildOptions) -> None:
+    flags = api.BuilderFlag
+    # On by default in TensorRT; a float32 engine is float32 here.
+    (config.set_flag if info.precision == "tf32" else config.clear_flag)(flags.TF32)
+    if options.refittable:
+        config.set_flag(flags.REFIT)
+    if options.version_compatible:
+        config.set_flag(flags.VERSION_COMPATIBLE)
+    if options.hardware_compatible:
+        config.hardware_compatibility_level = api.HardwareCompatibilityLevel.AMPERE_PLUS
+
+
+def _set_capabilities(api: Any, config: Any, wanted: Sequence[str]) -> None:
+    if not wanted:
+        return
+    known = {
+        f"{name[2:-1]}.{name[-1]}": getattr(api.ComputeCapability, name)
+        for name in dir(api.ComputeCapability)
+        if name.startswith("SM") and name[2:].isdigit()
+    }
+    strange = [one for one in wanted if one not in known]
+    if strange:
+        order = sorted(known, key=lambda text: tuple(map(int, text.split("."))))
+        raise ConfigError(
+            f"--compute-capability: {api.__name__} {api.__version__} builds for {', '.join(order)}, not for "
+            f"{', '.join(strange)}."
+        )
+    config.num_compute_capabilities = len(wanted)
+    for number, one in enumerate(wanted):
+        config.set_compute_capability(known[one], number)
+
+
+def _timing_cache(config: Any, file: Path | None) -> Any:
+    if file is None:
+        return None
+    cache = config.create_timing_cache(file.read_bytes() if file.is_file() else b"")
+    config.set_timing_cache(cache, ignore_mismatch=False)
+    return cache
+
+
+def _built_for(kind: Kind, options: BuildOptions) -> list[str]:
+    """What :func:`aicl_fast.engines.tensorrt.check_card` compares with; empty is any card."""
+    if kind == "tensorrt-rtx":
+        return list(options.compute_capability)
+    if options.hardware_compatible:
+        return ["8.0+"]
+    cuda = Cuda(0)
+    try:
+        major, minor = cuda.capability
+    finally:
+        cuda.close()
+    return [f"{major}.{minor}"]
+
+
+def _monitor(api: Any, progress: Callable[[int, int, str], None]) -> Any:
+    class Monitor(api.IProgressMonitor):  # type: ignore[misc]
+        """Counts the steps of all phases, of which the builder names more as it goes on."""
+
+        def __init__(self) -> None:
+            api.IProgressMonitor.__init__(self)
+            self.phases: dict[str, tuple[int, int]] = {}
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            self.phases[phase] = (0, steps)
+            self.tell(phase)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            self.phases[phase] = (step + 1, self.phases[phase][1])
+            self.tell(phase)
+            return True
+
+        def phase_finish(self, phase: str) -> None:
+            self.phases[phase] = (self.phases[phase][1],) * 2
+            self.tell(phase)
+
+        def tell(self, phase: str) -> None:
+            done, every = (sum(part) for part in zip(*self.phases.values(), strict=True))
+            progress(done, every, phase)
+
+    return Monitor()
