@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from aicl_fast.cli.console import err, out, progress
 from aicl_fast.config import load_config, parse_overrides
@@ -93,19 +95,13 @@ def run_ablate(
     out.print(f"picture: {picture}\nresults: {folder / 'ablation.json'}", highlight=False, soft_wrap=True)
 
 
-def ablation_table(ablation: Ablation) -> Table:
+def ablation_table(ablation: Ablation) -> Group:
     """One row an arm: mean ± spread in percent of each measure, and the paper's where they belong beside."""
     from aicl_fast.train.ablate.picture import NAMES
 
     experiment, seeds = ablation.experiment, len(ablation.seeds)
     what = f"mean of {seeds} seeds ± their standard deviation" if seeds > 1 else "one seed"
-    table = Table(
-        title=f"{experiment.title}\n{ablation.data}; {ablation.config.train.steps} steps; {what}",
-        title_justify="left",
-        title_style="bold",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
     for measure in experiment.measures:
         table.add_column(NAMES[measure], justify="right")
@@ -121,7 +117,9 @@ def ablation_table(ablation: Ablation) -> Table:
             if _has_paper(ablation, measure):
                 cells.append(f"{100 * arm.paper[measure]:.1f}" if measure in arm.paper else "–")
         table.add_row(*cells)
-    return table
+    # A table's own title would be wrapped at the table's width.
+    note = f"{ablation.data}; {ablation.config.train.steps} steps; {what}"
+    return Group(Text(experiment.title, style="bold"), Text(note), table)
 
 
 def _has_paper(ablation: Ablation, measure: str) -> bool:
