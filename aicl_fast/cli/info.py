@@ -13,7 +13,8 @@ from aicl_fast.cli.console import out
 from aicl_fast.config import PRESETS, Config, load_config
 
 _PACKAGES = (
-    "numpy", "numba", "onnxruntime", "torch", "triton", "safetensors", "onnx", "tensorrt", "matplotlib",
+    "numpy", "numba", "onnxruntime", "torch", "triton", "safetensors", "onnx", "openvino", "tensorrt",
+    "tensorrt-rtx-cu13-bindings", "cuda-python", "matplotlib",
 )  # fmt: skip
 
 

@@ -83,27 +83,24 @@ class TensorRTEngine(Engine):
         self.path, self.info = container.path, container.info
         api = load_tensorrt("tensorrt-rtx" if container.kind == "tensorrt-rtx" else "tensorrt")
         check_builder(container, api.__version__)
-        self._closed = True  # until there is something to close
-        self.cuda = Cuda(device)
-        check_card(container, self.cuda.capability)
-        self._closed = False
-        self._logger = make_logger(api)
-        runtime = api.Runtime(self._logger)
-        if container.builder.get("version_compatible"):
-            runtime.engine_host_code_allowed = True
-        self._engine: Any = runtime.deserialize_cuda_engine(container.read("plan"))
-        if self._engine is None:
-            reason = last_error(self._logger)
-            self.close()
-            raise ModelError(f"{path}: {NAMES[container.kind]} cannot load the plan ({reason}).")
-        self._runtime = runtime
         self._api = api
+        self._logger = make_logger(api)
+        self._runtime: Any = None
+        self._engine: Any = None
+        self._settings: Any = None
         self._cache = _runtime_cache_file(container, cache) if container.kind == "tensorrt-rtx" else None
-        self._settings: Any = self._runtime_settings()
         self._pool = pool
         self._changed = threading.Condition()
         self._idle: dict[tuple[int, ...], list[_Slot]] = defaultdict(list)
         self._slots: list[_Slot] = []
+        self._closed = False
+        self.cuda = Cuda(device)
+        try:
+            check_card(container, self.cuda.capability)
+            self._load(container)
+        except BaseException:
+            self.close()
+            raise
 
     def __call__(self, features: Any) -> EngineOutputs:
         """Run any number of videos from the host, or one batch that lies on the GPU.
@@ -145,14 +142,24 @@ class TensorRTEngine(Engine):
             return
         self._closed = True
         self.cuda.make_current()
-        for slot in getattr(self, "_slots", ()):
+        for slot in self._slots:
             slot.close()
         self._slots, self._idle = [], defaultdict(list)
-        if getattr(self, "_cache", None) is not None:
-            self._save_runtime_cache()
+        self._save_runtime_cache()
         # Contexts before the engine, the engine before its runtime, all before the device.
         self._settings = self._engine = self._runtime = None
         self.cuda.close()
+
+    def _load(self, container: Container) -> None:
+        self._runtime = self._api.Runtime(self._logger)
+        if container.builder.get("version_compatible"):
+            # Such a plan carries its own small runtime, as host code. The checksum says it is as we wrote it.
+            self._runtime.engine_host_code_allowed = True
+        self._engine = self._runtime.deserialize_cuda_engine(container.read("plan"))
+        if self._engine is None:
+            reason = last_error(self._logger)
+            raise ModelError(f"{self.path}: {NAMES[container.kind]} cannot load the plan ({reason}).")
+        self._settings = self._runtime_settings()
 
     def _check_batch(self, shape: tuple[int, ...]) -> None:
         low, _, high = self.info.batch

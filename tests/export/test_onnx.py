@@ -34,14 +34,6 @@ from aicl_fast.model import TwoBranchNet  # noqa: E402
 from aicl_fast.weights import load_model, weights_hash  # noqa: E402
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def reference(net: TwoBranchNet, features: np.ndarray, k: int) -> EngineOutputs:
     """What torch says in float32."""
     with torch.no_grad():

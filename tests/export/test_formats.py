@@ -1,0 +1,380 @@
+"""Every format and precision that runs here: export, load, detect, and the same detections."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+from aicl_fast import Detector
+from aicl_fast.engines import EngineOutputs
+from aicl_fast.errors import AiclError, ConfigError, DataError, ModelError, UnavailableError
+from aicl_fast.export.formats import FORMATS, ExportOptions, check_combination, export_model
+from aicl_fast.export.parity import TOLERANCES, compare_detectors, differences
+from aicl_fast.export.quantize import calibration_features, quantize_onnx
+from aicl_fast.export.tensorrt import BuildOptions
+from aicl_fast.export.triton_repository import ServerOptions, check_config
+from aicl_fast.metadata import Range
+
+ENGINE_OF = {"onnx": "onnxruntime", "openvino": "openvino"}
+RUNS_HERE = [
+    ("onnx", "fp32", "onnxruntime"),
+    ("onnx", "fp16", "onnxruntime"),
+    ("onnx", "int8", "onnxruntime"),
+    ("onnx", "fp32", "openvino"),
+    ("onnx", "bf16", "openvino"),
+    ("openvino", "fp32", "openvino"),
+    ("openvino", "fp16", "openvino"),
+    ("openvino", "bf16", "openvino"),
+    ("openvino", "int8", "openvino"),
+]
+
+
+@pytest.mark.parametrize(("format_", "precision", "engine"), RUNS_HERE)
+def test_export_load_detect(
+    tmp_path: Path,
+    tiny_model: Path,
+    tiny_dataset: Path,
+    batch: np.ndarray,
+    expected: EngineOutputs,
+    format_: str,
+    precision: str,
+    engine: str,
+) -> None:
+    pytest.importorskip(engine)
+    calibrate = tiny_dataset if precision == "int8" else None
+    # A name that says nothing: what the file holds decides what runs it.
+    out = tmp_path / ("model.bin" if format_ == "openvino" else "model.onnx")
+    export_model(tiny_model, out, ExportOptions(format_, precision, calibrate=calibrate))
+    tolerance = TOLERANCES[precision].absolute
+    with Detector(out, engine=engine if engine != ENGINE_OF[format_] else None, threads=1) as detector:
+        assert detector.engine.name == engine
+        assert detector.engine.info.precision == precision
+        actual = detector.engine(batch)
+        for name, a, b in zip(EngineOutputs._fields, actual, expected, strict=True):
+            np.testing.assert_allclose(a, b, atol=tolerance, rtol=0, err_msg=name)
+        found = detector(batch[0])
+    wanted = Detector(tiny_model)(batch[0])
+    if precision == "fp32":
+        np.testing.assert_array_equal(found.labels, wanted.labels)
+        np.testing.assert_allclose(found.segments, wanted.segments, atol=0.02)
+        np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-4)
+    else:
+        best = np.flatnonzero(found.labels == wanted.labels[0])
+        assert len(best)
+        np.testing.assert_allclose(found.scores[best[0]], wanted.scores[0], atol=2 * tolerance)
+
+
+def test_openvino_settings(tmp_path: Path, tiny_model: Path, batch: np.ndarray) -> None:
+    pytest.importorskip("openvino")
+    out = export_model(tiny_model, tmp_path / "m.openvino", ExportOptions("openvino", "fp32"))
+    plain = Detector(out, threads=1, pin_threads=False).engine(batch)
+    again = Detector(out, threads=1, pin_threads=True, precision="fp32").engine(batch)
+    np.testing.assert_array_equal(plain.scores, again.scores)
+    with pytest.raises(ModelError, match="precision: expected fp32, bf16 or fp16 for OpenVINO, got 'int8'"):
+        Detector(out, precision="int8")
+
+
+def test_openvino_from_several_threads(tmp_path: Path, tiny_model: Path, batch: np.ndarray) -> None:
+    pytest.importorskip("openvino")
+    from concurrent.futures import ThreadPoolExecutor
+
+    out = export_model(tiny_model, tmp_path / "m.openvino", ExportOptions("openvino"))
+    engine = Detector(out, threads=1).engine
+    alone = [engine(batch[i : i + 1]).scores for i in range(5)]
+    with ThreadPoolExecutor(3) as pool:
+        for number, outputs in enumerate(pool.map(lambda n: engine(batch[n % 5][None]), range(30))):
+            np.testing.assert_allclose(outputs.scores, alone[number % 5], atol=1e-6)
+
+
+def test_detecting_with_openvino_imports_no_torch(tmp_path: Path, tiny_model: Path) -> None:
+    pytest.importorskip("openvino")
+    out = export_model(tiny_model, tmp_path / "m.openvino", ExportOptions("openvino", "bf16"))
+    code = (
+        "import sys, numpy; from aicl_fast import Detector\n"
+        f"d = Detector({str(out)!r}, threads=1)\n"
+        "d(numpy.ones((9, 11), numpy.float32))\n"
+        "heavy = {'torch', 'triton', 'onnx', 'onnxruntime', 'tensorrt_rtx_bindings'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_weights_as_they_are(tiny_model: Path, batch: np.ndarray) -> None:
+    detector = Detector(tiny_model)
+    assert detector.engine.name == "torch"
+    assert detector.engine.info.weights
+    onnx = Detector(tiny_model.with_suffix(".onnx"), threads=1)
+    np.testing.assert_allclose(detector.engine(batch).scores, onnx.engine(batch).scores, atol=1e-6)
+    assert len(detector.batch([batch[0], batch[1][:20]])) == 2
+    with pytest.raises(ModelError, match=r"precision: expected fp32 for .* on cpu, got 'fp16'"):
+        Detector(tiny_model, precision="fp16")
+
+
+def test_on_cuda_without_a_gpu(tiny_model: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(UnavailableError, match=r"finds 0 GPUs here, and 'cuda' was asked for"):
+        Detector(tiny_model, device="cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_on_cuda(tiny_model: Path, batch: np.ndarray, expected: EngineOutputs, precision: str) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    with Detector(tiny_model, device="cuda", precision=precision) as detector:
+        for _ in range(3):
+            actual = detector.engine(batch)
+    tolerance = TOLERANCES["tf32" if precision == "fp32" else precision].absolute
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=tolerance, rtol=0)
+
+
+def test_weights_without_torch(tiny_model: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from aicl_fast import AiclError, Detector\n"
+        f"try: Detector({str(tiny_model)!r})\n"
+        "except AiclError as error: assert 'torch cannot be imported' in str(error), error\n"
+        "else: raise SystemExit('no error')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"engine": "tvm"}, "expected one of onnxruntime, openvino, tensorrt, torch, got 'tvm'"),
+        ({"engine": "torch"}, "cannot run in torch; this kind of file runs in onnxruntime or openvino"),
+        ({"device": "gpu"}, "expected cpu, cuda or cuda:N, got 'gpu'"),
+        ({"engine": "openvino", "device": "cuda"}, "OpenVINO runs on the CPU here"),
+        ({"precision": "bf16"}, "precision: is not an option of the onnxruntime engine; it is of openvino"),
+        ({"pin_threads": True}, "pin_threads: is not an option of the onnxruntime engine"),
+        ({"device": "cuda"}, "no CUDAExecutionProvider"),
+    ],
+)
+def test_what_does_not_go_together_at_load(tiny_model: Path, arguments: dict, words: str) -> None:
+    with pytest.raises(AiclError, match=words):
+        Detector(tiny_model.with_suffix(".onnx"), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (ExportOptions("coreml"), "--format: expected one of onnx, openvino"),
+        (ExportOptions("onnx", "tf32"), "expected fp32 or fp16 or bf16 or int8.*tf32 exists for tensorrt"),
+        (ExportOptions("onnx", "fp8"), "got 'fp8'"),
+        (ExportOptions("triton-repository", "bf16"), "expected fp32 or fp16 or int8"),
+        (ExportOptions("onnx", "int8"), "--calibrate: int8 needs real features"),
+        (ExportOptions("onnx", "fp16", calibrate=Path("x")), "--calibrate: is for --precision int8"),
+        (ExportOptions(build=BuildOptions(workspace_mb=1)), "for --format tensorrt and tensorrt-rtx"),
+        (
+            ExportOptions("onnx", "int8", calibrate=Path("x"), segments=Range(8, 9, 10)),
+            "int8 is calibrated at one T",
+        ),
+        (ExportOptions("triton-repository", batch=Range(4, 4, 4)), "batches of 1 to a largest size"),
+        (
+            ExportOptions("triton-repository", server=ServerOptions(backend="onnx", kind="tpu")),
+            "--instance-kind: expected auto, cpu or gpu",
+        ),
+        (ExportOptions("triton-repository", server=ServerOptions(name="../x")), "--name"),
+        (
+            ExportOptions("tensorrt-rtx", build=BuildOptions(timing_cache=Path("x"))),
+            "--timing-cache: is an option of --format tensorrt",
+        ),
+        (
+            ExportOptions("tensorrt", build=BuildOptions(compute_capability=("8.6",))),
+            "--compute-capability: is an option of --format tensorrt-rtx",
+        ),
+    ],
+)
+def test_what_cannot_be_written_is_refused_first(options: ExportOptions, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=words):
+        export_model(tmp_path / "not even there.safetensors", None, options)
+
+
+def test_every_combination_is_known() -> None:
+    for format_, precisions in FORMATS.items():
+        for precision in precisions:
+            assert precision in TOLERANCES
+            calibrate = Path("x") if precision == "int8" else None
+            try:
+                check_combination(ExportOptions(format_, precision, calibrate=calibrate))
+            except UnavailableError:
+                pass  # a package or a GPU that is not here
+            except ConfigError:
+                assert format_ == "triton-repository"
+
+
+def test_calibration_is_reproducible(tiny_model: Path, tiny_dataset: Path, tiny_config) -> None:
+    from aicl_fast.export.formats import exported_onnx
+    from aicl_fast.weights import load_model
+
+    net, config = load_model(tiny_model)
+    first = calibration_features(tiny_dataset, config, videos=3, seed=7)
+    assert [each.shape for each in first] == [(1, 32, 11)] * 3
+    for a, b in zip(first, calibration_features(tiny_dataset, config, videos=3, seed=7), strict=True):
+        np.testing.assert_array_equal(a, b)
+    options = ExportOptions("onnx", "int8", calibrate=tiny_dataset, calibrate_videos=3, seed=7)
+    models = [exported_onnx(net, config, options)[0] for _ in range(2)]
+    assert models[0].SerializeToString() == models[1].SerializeToString()
+    # The heads are in float32: only the three embeddings' weights are int8.
+    import onnx
+
+    narrow = [
+        i for i in models[0].graph.initializer if i.data_type == onnx.TensorProto.INT8 and len(i.dims) == 3
+    ]
+    assert [tuple(i.dims)[2] for i in narrow] == [3, 3, 3]
+    with pytest.raises(DataError, match="no features to calibrate with"):
+        quantize_onnx(models[0], exported_onnx(net, config, options)[1], [])
+    wide = tiny_config.with_values({"rgb_width": 7})
+    with pytest.raises(DataError, match="7"):
+        calibration_features(tiny_dataset, wide)
+
+
+def test_server_repository(tmp_path: Path, tiny_model: Path, batch, expected) -> None:
+    options = ExportOptions(
+        "triton-repository",
+        segments=Range(8, 32, 64),
+        server=ServerOptions(name="actions", instances=2, kind="cpu", delay_us=500),
+    )
+    root = export_model(tiny_model, tmp_path / "repository", options)
+    root = export_model(tiny_model, root, options)  # over itself
+    assert [each.name for each in root.iterdir()] == ["actions"]
+    home = root / "actions"
+    assert {each.name for each in home.iterdir()} == {"1", "config.pbtxt", "labels.txt"}
+    assert (home / "labels.txt").read_text().split() == ["Jump", "Run", "Throw"]
+    config = check_config((home / "config.pbtxt").read_text())
+    assert (config.name, config.platform, config.max_batch_size) == ("actions", "onnxruntime_onnx", 64)
+    assert [(i.name, list(i.dims)) for i in config.input] == [("features", [-1, 11])]
+    assert [(o.name, list(o.dims)) for o in config.output] == [
+        ("scores", [-1, 3]),
+        ("video_scores", [3]),
+        ("actionness", [-1]),
+        ("actionness_agnostic", [-1]),
+    ]
+    assert (config.instance_group[0].count, config.dynamic_batching.max_queue_delay_microseconds) == (2, 500)
+    assert [list(warm.inputs["features"].dims) for warm in config.model_warmup] == [[32, 11]] * 2
+    actual = Detector(home / "1" / "model.onnx", threads=1).engine(batch)
+    np.testing.assert_allclose(actual.scores, expected.scores, atol=1e-6)
+    (tmp_path / "other" / "actions").mkdir(parents=True)
+    (tmp_path / "other" / "actions" / "thesis.txt").touch()
+    with pytest.raises(DataError, match="is not a model of a server"):
+        export_model(tiny_model, tmp_path / "other", options)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("max_batch_size", "max_batch"), "schema"),
+        (("TYPE_FP32", "TYPE_FLOAT"), "schema"),
+        (('name: "scores"', 'name: "features"'), "each input and output once"),
+        (("preferred_batch_size: 8", "preferred_batch_size: 99"), "preferred batch size"),
+        (("dims: 3\n", "dims: 0\n"), "has dims"),
+        (("platform", "backend"), "expected name, platform"),
+    ],
+)
+def test_server_configurations_are_checked(tiny_model: Path, change: tuple[str, str], words: str) -> None:
+    from aicl_fast.export.onnx import model_info
+    from aicl_fast.export.triton_repository import server_config
+    from aicl_fast.weights import load_model
+
+    text = server_config(model_info(*load_model(tiny_model)), ServerOptions())
+    assert change[0] in text
+    with pytest.raises(ConfigError, match=words):
+        check_config(text.replace(*change))
+
+
+def test_parity(tiny_model: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    from aicl_fast.dataset import Dataset
+
+    half = export_model(tiny_model, tmp_path / "half.onnx", ExportOptions(precision="fp16"))
+    detectors = [Detector(tiny_model), Detector(tiny_model.with_suffix(".onnx")), Detector(half)]
+    dataset = Dataset.open(tiny_dataset, detectors[0].config, splits=("test",))
+    results = compare_detectors(detectors, dataset, runs=2)
+    assert [each.passed for each in results] == [True, True, True]
+    assert results[0].differences == ()
+    assert results[0].mAP is not None
+    assert 0 < results[2].differences[0].absolute < 1e-3
+    assert results[1].tolerance == TOLERANCES["fp32"]
+    assert results[2].tolerance == TOLERANCES["fp16"]
+    assert all(each.milliseconds > 0 for each in results)
+    with pytest.raises(DataError, match="at least two"):
+        compare_detectors(detectors[:1])
+
+
+def test_differences_say_where(expected: EngineOutputs) -> None:
+    other = EngineOutputs(*(each.copy() for each in expected))
+    other.scores[3, 17, 2] += 0.25
+    other.actionness[1, 5] = np.nan
+    scores, video, actionness, agnostic = differences(expected, other)
+    assert (scores.where, round(scores.absolute, 6)) == ((3, 17, 2), 0.25)
+    assert scores.relative == pytest.approx(0.25 / expected.scores[3, 17, 2], rel=1e-4)
+    assert (video.absolute, agnostic.relative) == (0, 0)
+    assert (actionness.where, actionness.absolute) == ((1, 5), np.inf)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """``aicl-fast`` in this process: (exit status, stdout, stderr)."""
+    from aicl_fast.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["aicl-fast", *map(str, arguments)])
+        with pytest.raises(SystemExit) as status:
+            main()
+        return int(status.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+def test_parity_command(run, tiny_model: Path, tmp_path: Path, tiny_config) -> None:
+    import torch
+
+    from aicl_fast.model import TwoBranchNet
+    from aicl_fast.weights import save_model
+
+    onnx = tiny_model.with_suffix(".onnx")
+    status, out, _ = run("parity", onnx, f"onnxruntime:{onnx}", "--runs", 1)
+    assert status == 0
+    assert "reference" in out
+    assert "actionness_agnostic" in out
+    torch.manual_seed(1)
+    save_model(tmp_path / "other.safetensors", TwoBranchNet(tiny_config), tiny_config)
+    status, out, _ = run("parity", onnx, "other.safetensors", "--runs", 1)
+    assert status == 1
+    assert "FAILS" in out
+    assert "past tolerance: other.safetensors" in out
+
+
+def test_export_command(run, tiny_model: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    status, out, _ = run(
+        "export", tiny_model, "--precision", "fp16", "-o", "half.onnx", "--verify", "-d", tiny_dataset
+    )
+    assert status == 0
+    assert "half.onnx: 0.0 MB" in out
+    assert "mAP" in out
+    status, _, err = run("export", tiny_model, "--precision", "bf16", "-o", "brain.onnx", "--verify")
+    assert status == 2
+    assert "openvino:model.onnx" in err
+    assert not (tmp_path / "brain.onnx").exists()
+    status, _, err = run("export", tiny_model, "--data", tiny_dataset)
+    assert (status, "--data: is what --verify runs on" in err) == (2, True)
+    status, _, err = run("export", tiny_model, "--batch", "8:1")
+    assert (status, "--batch: expected one size" in err) == (2, True)
+    status, _, err = run("export", tiny_model, "--refit", "old.engine")
+    assert (status, "--refit: is for --format tensorrt" in err) == (2, True)

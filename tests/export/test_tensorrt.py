@@ -1,0 +1,526 @@
+"""TensorRT: real TensorRT-RTX builds, our container, and the runtime on a make-believe GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import importlib.util
+import struct
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+import aicl_fast.engines.tensorrt as runtime
+from aicl_fast import Detector
+from aicl_fast.engines import EngineOutputs
+from aicl_fast.engines.container import KINDS, MAGIC, read_container, write_container
+from aicl_fast.engines.gpu_array import gpu_array, is_gpu_array, read_capsule
+from aicl_fast.engines.tensorrt import TensorRTEngine, check_builder, check_card
+from aicl_fast.engines.tensorrt_api import load_tensorrt
+from aicl_fast.errors import AiclError, ConfigError, DataError, ModelError, UnavailableError
+from aicl_fast.export.formats import ExportOptions, export_model
+from aicl_fast.export.onnx import build_onnx, model_info
+from aicl_fast.export.tensorrt import (
+    BuildOptions,
+    build_plan,
+    check_network,
+    export_tensorrt,
+    network_from_onnx,
+    parse_capabilities,
+    refit_tensorrt,
+)
+from aicl_fast.metadata import ModelInfo, Range
+from aicl_fast.weights import load_model
+
+
+@pytest.fixture(scope="module")
+def rtx() -> Any:
+    try:
+        return load_tensorrt("tensorrt-rtx")
+    except UnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def graph(tiny_model: Path) -> tuple[Any, ModelInfo]:
+    """The tiny model as float32 ONNX."""
+    net, config = load_model(tiny_model)
+    info = model_info(net, config)
+    return build_onnx(net, info), info
+
+
+@pytest.fixture(scope="module")
+def engine_file(rtx: Any, graph: tuple[Any, ModelInfo], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real engine that TensorRT-RTX built."""
+    path = tmp_path_factory.mktemp("engine") / "model.engine"
+    export_tensorrt("tensorrt-rtx", *graph, path)
+    return path
+
+
+def no_driver() -> bool:
+    try:
+        runtime.Cuda(0).close()
+    except UnavailableError:
+        return True
+    return False
+
+
+SHAPES = [(None, None), (Range(4, 4, 4), None), (Range(1, 2, 16), Range(8, 32, 64))]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
+@pytest.mark.parametrize(("batch", "segments"), SHAPES, ids=["batch", "fixed", "both"])
+def test_build(rtx: Any, tiny_model: Path, tmp_path: Path, precision: str, batch, segments) -> None:
+    options = ExportOptions(
+        "tensorrt-rtx",
+        precision,
+        batch=batch,
+        segments=segments,
+        build=BuildOptions(workspace_mb=64, log=tmp_path / "build.log"),
+    )
+    seen: list[tuple[int, int]] = []
+    out = export_model(
+        tiny_model, tmp_path / "m.engine", options, progress=lambda done, every, _: seen.append((done, every))
+    )
+    assert seen[-1][0] == seen[-1][1] > 0
+    assert "Engine generation completed" in (tmp_path / "build.log").read_text()
+    container = read_container(out)
+    assert container.kind == "tensorrt-rtx"
+    assert container.builder["version"] == rtx.__version__
+    assert container.info.precision == precision
+    assert container.info.batch == (batch or Range(1, 8, 64))
+    assert container.info.segments == (segments or Range(32, 32, 32))
+    net, _ = load_model(tiny_model)
+    assert container.info.weights == model_info(net, container.info.config).weights
+    plan = container.read("plan")
+    # A C++ program finds the plan by the fixed part alone.
+    content = out.read_bytes()
+    magic, version, length, offset, size = struct.unpack("<8sIIQQ", content[:32])
+    assert (magic, version) == (MAGIC, 1)
+    assert hashlib.sha256(content[64 : 64 + length]).digest() == content[32:64]
+    assert content[offset : offset + size] == plan
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_the_parsed_network(rtx: Any, tiny_model: Path, precision) -> None:
+    net, config = load_model(tiny_model)
+    info = model_info(net, config, precision=precision, segments=Range(8, 32, 64))
+    parsed = network_from_onnx("tensorrt-rtx", build_onnx(net, info).SerializeToString())
+    assert check_network(parsed, info) == {
+        "features": ("FLOAT", (-1, -1, 11)),
+        "scores": ("FLOAT", (-1, -1, 3)),
+        "video_scores": ("FLOAT", (-1, 3)),
+        "actionness": ("FLOAT", (-1, -1)),
+        "actionness_agnostic": ("FLOAT", (-1, -1)),
+    }
+    layers = [parsed.network.get_layer(number) for number in range(parsed.network.num_layers)]
+    products = [one.get_output(0).dtype.name for one in layers if one.type == rtx.LayerType.CONVOLUTION]
+    narrow = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}[precision]
+    assert sorted(products) == sorted([narrow] * 3 + ["FLOAT"] * 3)
+    softmax = [one.get_output(0).dtype.name for one in layers if one.type == rtx.LayerType.SOFTMAX]
+    assert softmax == ["FLOAT"] * 2
+    with pytest.raises(ModelError, match="parsed network differs"):
+        check_network(parsed, model_info(net, config, precision=precision))
+    plan = build_plan(parsed, info)
+    assert len(plan) > 1000
+
+
+def test_int8(rtx: Any, tiny_model: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    options = ExportOptions("tensorrt-rtx", "int8", calibrate=tiny_dataset)
+    out = export_model(tiny_model, tmp_path / "m.engine", options)
+    assert read_container(out).info.precision == "int8"
+
+
+def test_cards(rtx: Any, graph: tuple[Any, ModelInfo], tmp_path: Path) -> None:
+    options = BuildOptions(compute_capability=parse_capabilities("8.6, 12.0"))
+    export_tensorrt("tensorrt-rtx", *graph, tmp_path / "m.engine", options)
+    container = read_container(tmp_path / "m.engine")
+    assert container.builder["compute_capability"] == ["8.6", "12.0"]
+    check_card(container, (8, 6))
+    with pytest.raises(ModelError, match=r"compute capability 8\.6, 12\.0; this card has 9\.0"):
+        check_card(container, (9, 0))
+    with pytest.raises(ConfigError, match=r"builds for .*8\.6.*, not for 3\.5"):
+        export_tensorrt(
+            "tensorrt-rtx", *graph, tmp_path / "n.engine", BuildOptions(compute_capability=("3.5",))
+        )
+    assert not (tmp_path / "n.engine").exists()
+    with pytest.raises(ConfigError, match=r"for example 8\.6 or 8\.6,8\.9, got '86'"):
+        parse_capabilities("86")
+
+
+def test_graphs_that_it_does_not_take(rtx: Any) -> None:
+    with pytest.raises(ModelError, match="cannot parse the network"):
+        network_from_onnx("tensorrt-rtx", b"no graph")
+
+
+def test_refitting_needs_the_card(rtx: Any, engine_file: Path, graph, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="was not built to take new weights"):
+        refit_tensorrt(engine_file, *graph, tmp_path / "new.engine")
+    options = BuildOptions(refittable=True, compute_capability=("8.6", "8.9"))
+    with pytest.raises(ConfigError, match="one card at a time"):
+        export_tensorrt("tensorrt-rtx", *graph, tmp_path / "m.engine", options)
+    if no_driver():
+        with pytest.raises(UnavailableError, match="driver does not start here"):
+            export_tensorrt("tensorrt-rtx", *graph, tmp_path / "m.engine", BuildOptions(refittable=True))
+
+
+def test_without_a_driver(engine_file: Path) -> None:
+    if not no_driver():
+        pytest.skip("there is a driver")
+    pytest.importorskip("cuda.bindings")
+    with pytest.raises(
+        UnavailableError, match=r"runs on an NVIDIA GPU, and CUDA's driver does not start here"
+    ):
+        Detector(engine_file)
+    with pytest.raises(ModelError, match="runs on a GPU only; got device='cpu'"):
+        Detector(engine_file, device="cpu")
+
+
+def test_the_full_tensorrt_is_asked_for_by_name() -> None:
+    if importlib.util.find_spec("tensorrt") is not None:
+        pytest.skip("TensorRT is installed")
+    with pytest.raises(UnavailableError, match=r"pip install 'aicl-fast\[tensorrt\]'"):
+        load_tensorrt("tensorrt")
+
+
+def _container(path: Path, info: ModelInfo, **builder: Any) -> Path:
+    write_container(
+        path, "tensorrt-rtx", info, {"name": "x", "version": "1.2.3", **builder}, {"plan": b"plan" * 50}
+    )
+    return path
+
+
+def test_versions(tmp_path: Path, graph: tuple[Any, ModelInfo]) -> None:
+    exact = read_container(_container(tmp_path / "a.engine", graph[1]))
+    check_builder(exact, "1.2.3")
+    with pytest.raises(ModelError, match=r"expected TensorRT-RTX 1\.2\.3.*; version 1\.2\.4 is installed"):
+        check_builder(exact, "1.2.4")
+    loose = read_container(_container(tmp_path / "b.engine", graph[1], version_compatible=True))
+    check_builder(loose, "1.10.0")
+    for version in ("1.1.0", "2.0.0"):
+        with pytest.raises(ModelError, match=r"1\.2\.3 or later"):
+            check_builder(loose, version)
+    anywhere = read_container(_container(tmp_path / "c.engine", graph[1], compute_capability=["8.0+"]))
+    check_card(anywhere, (9, 0))
+    with pytest.raises(ModelError, match=r"this card has 7\.5"):
+        check_card(anywhere, (7, 5))
+    check_card(exact, (12, 0))
+
+
+def test_damaged_containers(tmp_path: Path, graph: tuple[Any, ModelInfo]) -> None:
+    whole = _container(tmp_path / "whole.engine", graph[1]).read_bytes()
+    path = tmp_path / "m.engine"
+    for cut in [*range(8, 64, 7), 64, 200, len(whole) - 1]:
+        path.write_bytes(whole[:cut])
+        with pytest.raises(ModelError, match=r"m\.engine: (expected \d+ bytes, found \d+|.*damaged)"):
+            read_container(path)
+    path.write_bytes(whole + b"more")
+    with pytest.raises(ModelError, match="cut off or changed"):
+        read_container(path)
+    rng = np.random.default_rng(0)
+    for place in rng.integers(0, len(whole), 200):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x40]) + whole[place + 1 :])
+        with contextlib.suppress(AiclError):  # a changed byte between sections means nothing
+            assert read_container(path).read("plan") == b"plan" * 50
+    path.write_bytes(whole[:-1] + b"?")
+    with pytest.raises(ModelError, match="its plan is damaged"):
+        read_container(path).read("plan")
+    path.write_bytes(whole.replace(struct.pack("<I", 1), struct.pack("<I", 7), 1))
+    with pytest.raises(ModelError, match=r"has layout 7; this aicl_fast reads layout 1\. Upgrade"):
+        read_container(path)
+    with pytest.raises(ModelError, match="has no section 'bin', only plan"):
+        read_container(tmp_path / "whole.engine").read("bin")
+    write_container(path, "abacus", graph[1], {}, {"plan": b"x"})
+    with pytest.raises(ModelError, match=f"holds a 'abacus' engine; .*{', '.join(KINDS)}"):
+        Detector(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"ftrt plan", b"\x00" * 4096])
+def test_foreign_engines(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "foreign.engine"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"foreign\.engine: is not a file that `aicl-fast export` wrote"):
+        Detector(path)
+
+
+# --- the runtime, on memory of the host in the place of a GPU's
+
+
+class MakeBelieveCuda:
+    """What ``Cuda`` of the engine offers. A stream runs what it was given when it is waited for."""
+
+    def __init__(self, number: int) -> None:
+        self.number, self.capability = number, (8, 6)
+        self.memory: dict[int, Any] = {}
+        self.queues: dict[int, list[Any]] = {}
+        self.captured: dict[int, list[Any]] = {}
+        self.captures = self.launches = self.waits = 0
+        self.closed = False
+        self.lock = threading.Lock()
+
+    def make_current(self) -> None:
+        assert not self.closed
+
+    def stream(self) -> int:
+        with self.lock:
+            self.queues[len(self.queues) + 1] = []
+            return len(self.queues)
+
+    def event(self) -> str:
+        return "event"
+
+    def allocate(self, size: int) -> int:
+        buffer = ctypes.create_string_buffer(size)
+        self.memory[ctypes.addressof(buffer)] = buffer
+        return ctypes.addressof(buffer)
+
+    def pinned(self, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
+        address = self.allocate(4 * int(np.prod(shape)))
+        count = int(np.prod(shape))
+        array = np.ctypeslib.as_array((ctypes.c_float * count).from_address(address))
+        array[:] = np.nan
+        return array.reshape(shape), address
+
+    def put(self, stream: int, work: Any) -> None:
+        (self.captured if stream in self.captured else self.queues)[stream].append(work)
+
+    def copy_in(self, device: int, host: int, size: int, stream: int) -> None:
+        self.put(stream, lambda: ctypes.memmove(device, host, size))
+
+    copy_out = copy_in
+
+    def synchronize(self, stream: int) -> None:
+        time.sleep(0.001)
+        queue, self.queues[stream] = self.queues[stream], []
+        for work in queue:
+            work()
+
+    def wait_for(self, stream: int, other: int, event: str) -> None:
+        self.waits += 1
+
+    def capture(self, stream: int) -> Any:
+        cuda = self
+
+        class Capture:
+            graph: Any = None
+
+            def __enter__(self) -> Any:
+                cuda.captured[stream] = []
+                cuda.captures += 1
+                return self
+
+            def __exit__(self, *_: object) -> None:
+                self.graph = cuda.captured.pop(stream)
+
+        return Capture()
+
+    def launch(self, graph: list[Any], stream: int) -> None:
+        self.launches += 1
+        self.queues[stream].extend(graph)
+
+    def destroy_graph(self, graph: Any) -> None:
+        pass
+
+    def free(self, *addresses: int) -> None:
+        for address in addresses:
+            del self.memory[address]
+
+    free_pinned = free
+
+    def destroy(self, stream: int, event: str) -> None:
+        del self.queues[stream]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class MakeBelieveContext:
+    """An execution context that asks the reference."""
+
+    def __init__(self, reference: Any, cuda: MakeBelieveCuda) -> None:
+        self.reference, self.cuda = reference, cuda
+        self.addresses: dict[str, int] = {}
+        self.shape: tuple[int, ...] = ()
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        assert name == "features"
+        self.shape = shape
+        return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        batch, length, _ = self.shape
+        last = {"scores": (length, 3), "video_scores": (3,)}.get(name, (length,))
+        return (batch, *last)
+
+    def set_tensor_address(self, name: str, address: int) -> None:
+        self.addresses[name] = address
+
+    def execute_async_v3(self, stream: int) -> bool:
+        addresses = dict(self.addresses)
+
+        def work() -> None:
+            count = int(np.prod(self.shape))
+            features = np.ctypeslib.as_array((ctypes.c_float * count).from_address(addresses["features"]))
+            outputs = self.reference(features.reshape(self.shape).copy())
+            for name, output in zip(EngineOutputs._fields, outputs, strict=True):
+                output = np.ascontiguousarray(output)
+                ctypes.memmove(addresses[name], output.ctypes.data, output.nbytes)
+
+        self.cuda.put(stream, work)
+        return True
+
+
+@pytest.fixture
+def engine(tiny_model: Path, tmp_path: Path, graph: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    from aicl_fast.engines.torch import TorchEngine
+
+    reference = TorchEngine(tiny_model)
+    devices: list[MakeBelieveCuda] = []
+
+    def cuda(number: int) -> MakeBelieveCuda:
+        devices.append(MakeBelieveCuda(number))
+        return devices[-1]
+
+    plan = SimpleNamespace(
+        create_execution_context=lambda *_: MakeBelieveContext(reference, devices[-1]),
+    )
+    api = SimpleNamespace(
+        __version__="1.2.3", Runtime=lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda data: plan)
+    )
+    monkeypatch.setattr(runtime, "Cuda", cuda)
+    monkeypatch.setattr(runtime, "load_tensorrt", lambda kind: api)
+    monkeypatch.setattr(runtime, "make_logger", lambda api: SimpleNamespace(errors=["no reason"]))
+    path = _container(tmp_path / "m.engine", graph[1])
+    opened = TensorRTEngine(path, pool=2)
+    yield opened
+    opened.close()
+
+
+def close_to(actual: EngineOutputs, expected: EngineOutputs) -> None:
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_one_graph_a_shape(engine: Any, batch: np.ndarray, expected: EngineOutputs) -> None:
+    for _ in range(4):
+        close_to(engine(batch), expected)
+    assert (engine.cuda.captures, engine.cuda.launches) == (1, 3)  # the first run prepares
+    engine(batch[:2])
+    assert len(engine._slots) == 2
+    many = np.concatenate([batch] * 20)
+    close_to(EngineOutputs(*(each[60:65] for each in engine(many))), expected)  # 64 and 36
+
+
+def test_submitting(engine: Any, batch: np.ndarray, expected: EngineOutputs) -> None:
+    features = batch.copy()
+    first, second = engine.submit(features), engine.submit(features[::-1].copy())
+    features[:] = 0  # staged already
+    close_to(second.result(), EngineOutputs(*(each[::-1] for each in expected)))
+    close_to(first.result(), expected)
+    with pytest.raises(RuntimeError, match="taken already"):
+        first.result()
+    with pytest.raises(DataError, match="takes 1:8:64 videos a run, got 65"):
+        engine.submit(np.zeros((65, 32, 11), np.float32))
+    with pytest.raises(DataError, match="T 32 and D 11"):
+        engine.submit(np.zeros((1, 33, 11), np.float32))
+
+
+def test_threads_share_the_pool(engine: Any, batch: np.ndarray, expected: EngineOutputs) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(6) as pool:
+        for number, outputs in enumerate(pool.map(lambda n: engine(batch[n % 5][None]), range(40))):
+            np.testing.assert_allclose(outputs.scores[0], expected.scores[number % 5], atol=1e-6)
+    assert len(engine._slots) == 2
+    assert sum(len(idle) for idle in engine._idle.values()) == 2
+
+
+class OnGpu:
+    """An array of the host that says it is on a GPU."""
+
+    def __init__(self, array: np.ndarray, **changes: Any) -> None:
+        self.array, self.shape = array, array.shape
+        self.__cuda_array_interface__ = {
+            "shape": array.shape,
+            "typestr": array.dtype.str,
+            "data": (array.ctypes.data, False),
+            "strides": None,
+            "version": 3,
+            **changes,
+        }
+
+
+def test_arrays_on_the_gpu_are_read_in_place(engine: Any, batch, expected: EngineOutputs) -> None:
+    close_to(engine(OnGpu(batch)), expected)
+    close_to(engine(batch), expected)  # the slot reads its own buffer again
+    close_to(engine(OnGpu(batch, stream=77)), expected)
+    assert engine.cuda.waits == 1
+    with pytest.raises(DataError, match="expected float32 on the GPU, got type <f8"):
+        engine(OnGpu(batch.astype(np.float64)))
+    with pytest.raises(DataError, match="in C order"):
+        engine(OnGpu(batch, strides=(4, 20, 640)))
+    close_to(engine(OnGpu(batch, strides=batch.strides)), expected)
+    close_to(engine(batch), expected)
+
+
+def test_closing(engine: Any, batch: np.ndarray) -> None:
+    engine.submit(batch)  # never asked for
+    with engine:
+        engine(batch)
+    assert engine.cuda.closed
+    assert not engine.cuda.memory
+    assert not engine.cuda.queues
+    engine.close()
+    with pytest.raises(UnavailableError, match="is closed"):
+        engine(batch)
+
+
+def test_a_plan_that_does_not_load(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = SimpleNamespace(
+        __version__="1.2.3", Runtime=lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda data: None)
+    )
+    monkeypatch.setattr(runtime, "load_tensorrt", lambda kind: api)
+    with pytest.raises(ModelError, match=r"TensorRT-RTX cannot load the plan \(no reason\)"):
+        TensorRTEngine(engine.path)
+
+
+def test_detecting_on_it(engine: Any, tiny_model: Path, batch: np.ndarray) -> None:
+    detector = Detector(engine.path)
+    found, wanted = detector(batch[0]), Detector(tiny_model)(batch[0])
+    np.testing.assert_array_equal(found.labels, wanted.labels)
+    np.testing.assert_allclose(found.segments, wanted.segments, atol=1e-6)
+    detector.close()
+
+
+def test_dlpack_says_where_memory_is() -> None:
+    array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    capsule = array.__dlpack__()
+    tensor = read_capsule(capsule)
+    assert (tensor.ndim, [tensor.shape[i] for i in range(3)]) == (3, [2, 3, 4])
+    assert (tensor.data or 0) + tensor.byte_offset == array.ctypes.data
+    assert not is_gpu_array(array)
+    with pytest.raises(DataError, match="is not on a GPU; give it as a numpy array"):
+        gpu_array(array, 1)
+
+    class Fake:
+        shape = array.shape
+
+        def __dlpack__(self, stream: int) -> Any:
+            assert stream == 5
+            return array.__dlpack__()
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return (2, 3)
+
+    assert is_gpu_array(Fake())
+    found = gpu_array(Fake(), 5)
+    assert (found.pointer, found.shape, found.device) == (array.ctypes.data, (2, 3, 4), 3)
