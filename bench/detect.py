@@ -28,12 +28,13 @@ from aicl_fast.bench.measure import take_turns
 from aicl_fast.bench.record import write_result
 from aicl_fast.bench.textbook_detect import TextbookDetector
 from aicl_fast.config import load_config
-from aicl_fast.errors import AiclError
+from aicl_fast.errors import AiclError, ModelError, UnavailableError
 from aicl_fast.features import Array
 from aicl_fast.model import TwoBranchNet
 from aicl_fast.weights import load_model, save_model
 
 BASELINE = "textbook"
+EXACT = "ONNX Runtime, fp32"
 _COLD = """
 import sys, time
 start = time.perf_counter()
@@ -63,6 +64,19 @@ def thumos_model(folder: Path) -> Path:
     return folder / "model.onnx"
 
 
+def open_detectors(model: Path, threads: int) -> dict[str, Detector]:
+    """Every engine and precision that this processor runs the file in, by name."""
+    found = {EXACT: Detector(model, threads=threads)}
+    for precision in ("fp32", "bf16"):
+        try:
+            found[f"OpenVINO, {precision}"] = Detector(
+                model, engine="openvino", precision=precision, threads=threads
+            )
+        except (UnavailableError, ModelError) as error:
+            sys.stderr.write(f"OpenVINO, {precision}: left out ({error})\n")
+    return found
+
+
 def measure_warm(model: Path, segments: int, threads: int, seconds: float) -> list[dict[str, Any]]:
     """One recording at a time, by every contender, over recordings larger than the caches."""
     net, config = load_model(model.with_suffix(".safetensors"))
@@ -72,8 +86,9 @@ def measure_warm(model: Path, segments: int, threads: int, seconds: float) -> li
         tuple(rng.random((segments, width), dtype=np.float32) for width in (data.rgb_width, data.flow_width))
         for _ in range(16)
     ]
-    ours, textbook = Detector(model, threads=threads), TextbookDetector(net, config)
-    expected, found = textbook(*recordings[0])[1], ours(*recordings[0])
+    textbook = TextbookDetector(net, config)
+    detectors = open_detectors(model, threads)
+    expected, found = textbook(*recordings[0])[1], detectors[EXACT](*recordings[0])
     if len(found) != len(expected) or np.abs(found.scores - expected[:, 2]).max(initial=0) > 1e-4:
         raise AiclError("the two pipelines' detections differ, so their times mean nothing")
 
@@ -82,7 +97,7 @@ def measure_warm(model: Path, segments: int, threads: int, seconds: float) -> li
         return lambda: call(*recordings[next(numbers) % len(recordings)])
 
     rows = []
-    contenders = {BASELINE: turn(textbook), "aicl_fast, ONNX Runtime": turn(ours)}
+    contenders = {BASELINE: turn(textbook), **{name: turn(each) for name, each in detectors.items()}}
     for name, timing in take_turns(contenders, BASELINE, seconds=seconds).items():
         row = {"pipeline": name, **timing.row(), "videos_per_second": 1 / timing.median}
         rows.append({**row, "detections": len(found)})
