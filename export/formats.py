@@ -65,7 +65,7 @@ def check_combination(options: ExportOptions) -> None:
     """
     format_, precision = options.format, options.precision
     if format_ not in FORMATS:
-        raise ConfigError(f"--format: expected one of {', '.join(FORMATS)}, got {format_!r}.")
+        raise ConfigError(f"--format: expected {', '.join(FORMATS)}, got {format_!r}.")
     possible = FORMATS[format_]
     if format_ == "triton-repository" and options.server.backend == "onnx":
         # The server runs ONNX in ONNX Runtime.

@@ -76,7 +76,7 @@ def parity_table(title: str, results: Sequence[Parity]) -> Table:
         title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
     table.add_column("file and output", min_width=21, overflow="fold")
-    for name in ("absolute", "relative", "at", "mAP %", "ms", "speed", ""):
+    for name in ("absolute", "relative", "at", "mAP %", "ms", "speed"):
         table.add_column(name, justify="right", no_wrap=True)
     first = results[0]
     for result in results:
@@ -84,14 +84,13 @@ def parity_table(title: str, results: Sequence[Parity]) -> Table:
         speed = f"{first.milliseconds / result.milliseconds:.2f}x"
         verdict = "reference" if result is first else "ok" if result.passed else "FAILS"
         table.add_row(
-            f"{result.name}, {result.engine} {result.precision}",
+            f"{result.name}, {result.engine} {result.precision}: {verdict}",
             "" if result is first else f"≤ {result.tolerance.absolute:.0e}",
             "",
             "",
             average,
             f"{result.milliseconds:.2f}",
             speed,
-            verdict,
         )
         for each in result.differences:
             where = ",".join(map(str, each.where))

@@ -40,10 +40,13 @@ class Pending:
 
         Raises:
             RuntimeError: asked for a second time, or the GPU failed.
+            UnavailableError: the engine was closed meanwhile.
         """
         slot, self._slot = self._slot, None
         if slot is None:
             raise RuntimeError("TensorRTEngine: the result of this batch was taken already.")
+        if self._engine._closed:
+            raise UnavailableError(f"{self._engine.path}: was closed before this result was asked for.")
         try:
             return slot.finish()
         finally:
@@ -203,7 +206,7 @@ class TensorRTEngine(Engine):
     def _release(self, slot: _Slot) -> None:
         with self._changed:
             self._idle[slot.shape].append(slot)
-            self._changed.notify()
+            self._changed.notify_all()  # they may wait for different shapes
 
     def _runtime_settings(self) -> Any:
         """TensorRT-RTX compiles kernels for the card at first use; they are kept from one run to the next."""
@@ -276,7 +279,7 @@ class _Slot:
             self.cuda.launch(self.graph, self.stream)
             return
         self.context.set_tensor_address(INPUT, int(self.features))
-        if not self.prepared:
+        if not self.prepared or not self._capturable():
             self._enqueue(copy_in=True)
             self.prepared = True
             return
@@ -284,6 +287,11 @@ class _Slot:
             self._enqueue(copy_in=True)
         self.graph = captured.graph
         self.cuda.launch(self.graph, self.stream)
+
+    def _capturable(self) -> bool:
+        # TensorRT-RTX says no while it still compiles kernels; TensorRT has no such question.
+        ask = getattr(self.context, "is_stream_capturable", None)
+        return ask is None or bool(ask(self.stream_number))
 
     def launch_on(self, array: GpuArray) -> None:
         """Run on features where they lie; their address differs from call to call, so there is no graph."""

@@ -88,7 +88,8 @@ class TorchEngine(Engine):
         """Run (B, T, D) float32 features. Calls from several threads take turns."""
         with self._lock:
             if self._runner is not None:
-                return EngineOutputs(*self._runner(features))
+                with torch.cuda.device(self._device):
+                    return EngineOutputs(*self._runner(features))
             return self._plain(features)
 
     @torch.inference_mode()

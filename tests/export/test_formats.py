@@ -28,6 +28,8 @@ RUNS_HERE = [
     ("onnx", "fp16", "onnxruntime"),
     ("onnx", "int8", "onnxruntime"),
     ("onnx", "fp32", "openvino"),
+    ("onnx", "fp16", "openvino"),
+    ("onnx", "int8", "openvino"),
     ("onnx", "bf16", "openvino"),
     ("openvino", "fp32", "openvino"),
     ("openvino", "fp16", "openvino"),
@@ -172,7 +174,7 @@ def test_what_does_not_go_together_at_load(tiny_model: Path, arguments: dict, wo
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (ExportOptions("coreml"), "--format: expected one of onnx, openvino"),
+        (ExportOptions("coreml"), "--format: expected onnx, openvino"),
         (ExportOptions("onnx", "tf32"), "expected fp32 or fp16 or bf16 or int8.*tf32 exists for tensorrt"),
         (ExportOptions("onnx", "fp8"), "got 'fp8'"),
         (ExportOptions("triton-repository", "bf16"), "expected fp32 or fp16 or int8"),

@@ -473,7 +473,7 @@ def test_arrays_on_the_gpu_are_read_in_place(engine: Any, batch, expected: Engin
 
 
 def test_closing(engine: Any, batch: np.ndarray) -> None:
-    engine.submit(batch)  # never asked for
+    pending = engine.submit(batch)
     with engine:
         engine(batch)
     assert engine.cuda.closed
@@ -482,6 +482,8 @@ def test_closing(engine: Any, batch: np.ndarray) -> None:
     engine.close()
     with pytest.raises(UnavailableError, match="is closed"):
         engine(batch)
+    with pytest.raises(UnavailableError, match="was closed before this result"):
+        pending.result()
 
 
 def test_a_plan_that_does_not_load(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
