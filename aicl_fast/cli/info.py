@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from rich.table import Table
 
 from aicl_fast.cli.console import out
 from aicl_fast.config import PRESETS, Config, load_config
+from aicl_fast.errors import ModelError
+from aicl_fast.metadata import METADATA_KEY, ModelInfo, parse_info
 
 _PACKAGES = (
     "numpy", "numba", "onnxruntime", "torch", "triton", "safetensors", "onnx", "openvino", "tensorrt",
@@ -21,31 +24,59 @@ _PACKAGES = (
 def run_info(model: Path | None, preset: str | None) -> None:
     """``aicl-fast info``."""
     if model is not None:
-        _print_config(str(model), _model_config(model))
+        _print_model(model)
     elif preset is not None:
         _print_config(f"preset {preset}", load_config(preset))
     else:
         _print_installation()
 
 
-def _model_config(path: Path) -> Config:
+def _print_model(path: Path) -> None:
+    """What a file says about itself, also where nothing here could run it."""
     if path.suffix == ".safetensors":
         from aicl_fast.weights import load_model
 
-        return load_model(path)[1]
+        _print_config(str(path), load_model(path)[1])
+        return
+    info = _read_info(path)
+    rows = {
+        "precision": info.precision,
+        "batch": str(info.batch),
+        "segments": str(info.segments),
+        "weights, SHA-256": info.weights or "not recorded",
+        "written by": f"aicl_fast {info.version}",
+    }
+    _print_config(str(path), info.config, rows)
+
+
+def _read_info(path: Path) -> ModelInfo:
     from aicl_fast.engines.container import is_container, read_container
 
-    if path.is_file() and is_container(path):  # also where its engine could not run
-        return read_container(path).info.config
+    if path.is_file() and is_container(path):
+        return read_container(path).info
     from aicl_fast.engines.ort import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(path).config
+    try:
+        return OnnxRuntimeEngine(path).info
+    except ModelError:
+        try:  # ONNX Runtime does not open bfloat16 files
+            import onnx
+
+            properties = onnx.load(path).metadata_props
+        except Exception:  # whatever protobuf says, ONNX Runtime's error is the better one
+            properties = []
+        for each in properties:
+            if each.key == METADATA_KEY:
+                return parse_info(each.value, path)
+        raise
 
 
-def _print_config(title: str, config: Config) -> None:
+def _print_config(title: str, config: Config, more: Mapping[str, str] | None = None) -> None:
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("setting")
     table.add_column("value")
+    for name, text in (more or {}).items():
+        table.add_row(name, text)
     table.add_row("preset", config.preset)
     table.add_row("classes", ", ".join(config.classes) or "the data set's own")
     for section in ("data", "model", "loss", "train", "decode", "evaluate"):

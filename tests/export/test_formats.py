@@ -380,3 +380,19 @@ def test_export_command(run, tiny_model: Path, tiny_dataset: Path, tmp_path: Pat
     assert (status, "--batch: expected one size" in err) == (2, True)
     status, _, err = run("export", tiny_model, "--refit", "old.engine")
     assert (status, "--refit: is for --format tensorrt" in err) == (2, True)
+
+
+def test_info_command(tiny_model: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    """Also of files that nothing here can run."""
+    from aicl_fast.cli.info import run_info
+
+    monkeypatch.setenv("COLUMNS", "200")
+    brain = export_model(tiny_model, tmp_path / "brain.onnx", ExportOptions(precision="bf16"))
+    run_info(brain, None)
+    text = capsys.readouterr().out
+    assert "bf16" in text
+    assert "1:8:64" in text
+    assert Detector(tiny_model).engine.info.weights in text
+    brain.write_bytes(b"nothing")
+    with pytest.raises(ModelError, match=r"brain\.onnx: ONNX Runtime cannot load it"):
+        run_info(brain, None)
