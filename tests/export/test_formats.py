@@ -382,17 +382,16 @@ def test_export_command(run, tiny_model: Path, tiny_dataset: Path, tmp_path: Pat
     assert (status, "--refit: is for --format tensorrt" in err) == (2, True)
 
 
-def test_info_command(tiny_model: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_info_command(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Also of files that nothing here can run."""
     from aicl_fast.cli.info import run_info
 
-    monkeypatch.setenv("COLUMNS", "200")
-    brain = export_model(tiny_model, tmp_path / "brain.onnx", ExportOptions(precision="bf16"))
+    brain = export_model(tiny_model, tmp_path / "b.onnx", ExportOptions(precision="bf16"))
     run_info(brain, None)
     text = capsys.readouterr().out
     assert "bf16" in text
     assert "1:8:64" in text
-    assert Detector(tiny_model).engine.info.weights in text
+    assert Detector(tiny_model).engine.info.weights[:16] in text
     brain.write_bytes(b"nothing")
-    with pytest.raises(ModelError, match=r"brain\.onnx: ONNX Runtime cannot load it"):
+    with pytest.raises(ModelError, match=r"b\.onnx: ONNX Runtime cannot load it"):
         run_info(brain, None)
