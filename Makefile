@@ -50,7 +50,7 @@ test: lint types check
 
 # Results go to $OUT where it is set, else to bench/results. -P keeps the source folder off the path.
 gpu: view
-	PYTHONPATH=$(CURDIR)/build/view $(GPU_PYTHON) -P -m pytest tests/kernels tests/train -m gpu
+	PYTHONPATH=$(CURDIR)/build/view $(GPU_PYTHON) -P -m pytest tests/kernels tests/train tests/export -m gpu
 	PYTHONPATH=$(CURDIR)/build/view $(GPU_PYTHON) -P -m aicl_fast.bench.kernels --sanitize
 	PYTHONPATH=$(CURDIR)/build/view $(GPU_PYTHON) -P -m aicl_fast.bench.kernels
 	PYTHONPATH=$(CURDIR)/build/view $(GPU_PYTHON) -P -m aicl_fast.bench.train --device cuda \
