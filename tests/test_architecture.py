@@ -1,0 +1,58 @@
+"""The arrows between the rooms run one way, as docs/architecture.md says."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("kernels", "train", "export", "bench")
+ALLOWED = {
+    "kernels": {"kernels"},
+    "aicl_fast": {"aicl_fast", "kernels"},
+    "train": {"train", "aicl_fast", "kernels"},
+    "export": {"export", "aicl_fast", "kernels"},
+    "bench": {"bench", "train", "export", "aicl_fast", "kernels"},
+}
+FILES = [path for room in ALLOWED for path in sorted((ROOT / room).rglob("*.py"))]
+TORCH = {"aicl_fast/model.py", "aicl_fast/weights.py", "aicl_fast/engines/torch.py"}
+
+
+def _imports(path: Path, *, top: bool = False) -> set[str]:
+    """Modules that a file imports; with ``top``, only those imported as the file is loaded."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if top else list(ast.walk(tree))
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def _room(module: str) -> str | None:
+    parts = module.split(".")
+    if parts[0] != "aicl_fast":
+        return None
+    return parts[1] if len(parts) > 1 and parts[1] in ROOMS else "aicl_fast"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_arrows_run_one_way(path: Path) -> None:
+    name = path.relative_to(ROOT)
+    if name.parts[:2] == ("aicl_fast", "cli"):
+        return  # the roof
+    for module in _imports(path):
+        room = _room(module)
+        if room is not None and not module.startswith("aicl_fast.errors"):
+            assert room in ALLOWED[name.parts[0]], f"{name} imports {module}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "aicl_fast").rglob("*.py")), ids=str)
+def test_torch_is_imported_where_it_is_named(path: Path) -> None:
+    name = path.relative_to(ROOT).as_posix()
+    heavy = {module.split(".")[0] for module in _imports(path, top=True)} & {"torch", "triton", "numba"}
+    assert not heavy or name in TORCH
