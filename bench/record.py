@@ -70,14 +70,23 @@ def write_result(
 
 
 def _commit() -> str:
-    """The commit of the source, with a mark where files differ from it; empty outside a checkout."""
-    here = Path(__file__).resolve().parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    """The commit of the source, with a mark where the source differs from it; empty outside a checkout."""
+    root = Path(__file__).resolve().parents[1]
+    commands = (
+        ["rev-parse", "--short=12", "HEAD"],
+        # Results that were just written do not make the source another one.
+        ["status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results"],
+    )
+    said = []
+    for command in commands:
+        try:
+            done = subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=False)
+        except OSError:
+            return ""
+        if done.returncode != 0:
+            return ""
+        said.append(done.stdout.strip())
+    return said[0] + ("-dirty" if said[1] else "")
 
 
 def _without_folder(argument: str) -> str:
