@@ -89,7 +89,10 @@ def _train_and_export(folder: Path, dataset: Dataset) -> tuple[Dataset, Detector
 
     with progress("training") as bar:
         trained = train(
-            dataset, folder, training=lambda step, steps, loss: bar(step, steps, f"loss {loss:.3f}")
+            dataset,
+            folder,
+            overwrite=True,
+            training=lambda step, steps, loss: bar(step, steps, f"loss {loss:.3f}"),
         )
     export_onnx(trained.net, trained.config, folder / "model.onnx")
     return dataset, Detector(folder / "model.onnx"), trained.history

@@ -24,7 +24,23 @@ def run(*arguments: object, cwd: Path, expect: int = 0) -> str:
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "train", "detect", "evaluate", "compare", "plot", "report", "export", "info", "bench"]
+    "command",
+    [
+        "demo",
+        "train",
+        "detect",
+        "evaluate",
+        "compare",
+        "plot",
+        "report",
+        "export",
+        "parity",
+        "info",
+        "bench",
+        "import-checkpoint",
+        "synthetic",
+        "ablate",
+    ],
 )
 def test_help_has_examples(command: str, tmp_path: Path) -> None:
     text = run(command, "--help", cwd=tmp_path)
@@ -133,6 +149,8 @@ def test_a_bad_recording_writes_no_detections(tiny_model: Path, tiny_dataset: Pa
 def test_the_demo_in_short(tmp_path: Path) -> None:
     """Every artefact of the demo, with a training too short to be good."""
     pytest.importorskip("seglearn")
+    run("demo", "--set", "steps=5", "-o", "out", cwd=tmp_path)
+    # A second run takes the prepared data as they are and trains anew.
     text = run("demo", "--set", "steps=20", "--seeds", 2, "--ablate", "-o", "out", cwd=tmp_path)
     assert "L_a alone" in text
     assert "timeline.png" in text
