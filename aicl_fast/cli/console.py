@@ -45,11 +45,17 @@ def progress(description: str, *, show: bool = True) -> Iterator[Callable[..., N
 def map_table(title: str, tious: Sequence[float], rows: Sequence[tuple[str, Sequence[str], str]]) -> Table:
     """A table of mAP: one column a tIoU threshold and the average. ``rows``: (name, cells, average)."""
     table = Table(
-        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+        pad_edge=False,
     )
     table.add_column("mAP (%) at tIoU", no_wrap=True)
     for tiou in tious:
-        table.add_column(f"{tiou:g}", justify="right")
+        table.add_column(f"{tiou:g}", justify="right", no_wrap=True)
     table.add_column("average", justify="right", style="bold", no_wrap=True)
     for name, cells, average in rows:
         table.add_row(name, *cells, average)
