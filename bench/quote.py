@@ -81,6 +81,19 @@ def decode(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def evaluate(result: Mapping[str, Any]) -> list[str]:
+    """mAP of real detections: milliseconds and ratio by evaluator."""
+    return [
+        "| evaluator | median, ms | fastest, ms | aicl_fast is faster by |",
+        "|---|---:|---:|---:|",
+        *(
+            f"| {row['evaluator']} | {row['milliseconds']:.1f} | {row['fastest_milliseconds']:.1f} "
+            f"| {row['aicl_fast_times_faster']:.1f}x |"
+            for row in result["rows"]
+        ),
+    ]
+
+
 def train(result: Mapping[str, Any]) -> list[str]:
     """A training step: milliseconds and ratio by variant."""
     lines = [
@@ -101,6 +114,7 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "accuracy": accuracy,
     "decode": decode,
     "detect": detect,
+    "evaluate": evaluate,
     "train": train,
 }
 
