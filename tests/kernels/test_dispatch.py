@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 
 import pytest
@@ -35,8 +36,9 @@ def _python(code: str, **environment: str) -> str:
     """What a new interpreter prints, run outside the tree so that the installed package is the one found."""
     keep = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code],
+        [sys.executable, "-c", code],
         env=keep | environment,
+        cwd=tempfile.gettempdir(),
         capture_output=True,
         text=True,
         check=False,
