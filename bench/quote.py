@@ -94,6 +94,26 @@ def evaluate(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def ablation(result: Mapping[str, Any]) -> list[str]:
+    """An experiment's arms: mAP, agreement of the branches and accuracy of both, mean and deviation."""
+    measures = {
+        "average_mAP": "average mAP",
+        "consistent": "consistent segments",
+        "accuracy_A_bin": "A_bin right",
+        "accuracy_A_ca_bin": "A_ca_bin right",
+    }
+    lines = [
+        f"In percent, {result['steps']} steps, mean of {len(result['seeds'])} seeds ± their standard deviation:",
+        "",
+        "| | " + " | ".join(measures.values()) + " |",
+        "|---|" + "---:|" * len(measures),
+    ]
+    for row in result["rows"]:
+        cells = [f"{100 * row['mean'][name]:.1f} ± {100 * row['spread'][name]:.1f}" for name in measures]
+        lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
+    return lines
+
+
 def train(result: Mapping[str, Any]) -> list[str]:
     """A training step: milliseconds and ratio by variant."""
     lines = [
@@ -111,6 +131,7 @@ def train(result: Mapping[str, Any]) -> list[str]:
 
 
 TABLES: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
+    "ablation": ablation,
     "accuracy": accuracy,
     "decode": decode,
     "detect": detect,
