@@ -102,8 +102,9 @@ def ablation(result: Mapping[str, Any]) -> list[str]:
         "accuracy_A_bin": "A_bin right",
         "accuracy_A_ca_bin": "A_ca_bin right",
     }
+    seeds = len(result["seeds"])
     lines = [
-        f"In percent, {result['steps']} steps, mean of {len(result['seeds'])} seeds ± their standard deviation:",
+        f"In percent, {result['steps']} steps, mean of {seeds} seeds ± their standard deviation:",
         "",
         "| | " + " | ".join(measures.values()) + " |",
         "|---|" + "---:|" * len(measures),
