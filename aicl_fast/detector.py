@@ -173,8 +173,12 @@ class Detector:
         data = replace(
             self.config.data, segments=self._segments, fps=self.config.data.fps if fps is None else fps
         )
-        joined = [self._join(item, name) for item, name in zip(recordings, names, strict=True)]
-        sampled = np.stack([video[sample_indices(len(video), data.segments)] for video in joined])
+        checked = [self._checked(item, name) for item, name in zip(recordings, names, strict=True)]
+        sampled = np.empty((len(checked), data.segments, data.input_width), np.float32)
+        for row, streams in zip(sampled, checked, strict=True):
+            # Sampled before they are joined: the segments that are not seen need not be copied.
+            indices = sample_indices(len(streams[0]), data.segments)
+            np.concatenate([stream[indices] for stream in streams], axis=1, out=row)
         outputs = self._engine(sampled)
         return [
             Scores(
@@ -182,7 +186,7 @@ class Detector:
                 video=outputs.video_scores[row],
                 actionness=outputs.actionness[row],
                 actionness_agnostic=outputs.actionness_agnostic[row],
-                num_segments=len(joined[row]),
+                num_segments=len(checked[row][0]),
                 data=data,
                 classes=self.classes,
                 name=names[row],
@@ -202,7 +206,7 @@ class Detector:
             video=scores.name,
         )
 
-    def _join(self, recording: Recording, name: str) -> Floats:
+    def _checked(self, recording: Recording, name: str) -> tuple[Floats, ...]:
         data = self.config.data
         if isinstance(recording, tuple):
             rgb, flow = recording
@@ -211,16 +215,15 @@ class Detector:
                     f"{name}: the model reads {data.modal} alone; expected one array of shape "
                     f"(segments, {data.input_width}), got two."
                 )
-            streams = (
+            streams: tuple[Floats, ...] = (
                 check_features(rgb, f"{name}: rgb", width=data.rgb_width),
                 check_features(flow, f"{name}: flow", width=data.flow_width),
             )
             check_lengths(*streams, name=name)
-            joined = np.concatenate(streams, axis=1)
         else:
-            joined = check_features(recording, f"{name}: features", width=data.input_width)
-        if len(joined) < 2:
+            streams = (check_features(recording, f"{name}: features", width=data.input_width),)
+        if len(streams[0]) < 2:
             raise DataError(
-                f"{name}: has {len(joined)} segment; expected at least 2 to localise anything in."
+                f"{name}: has {len(streams[0])} segment; expected at least 2 to localise anything in."
             )
-        return joined
+        return streams

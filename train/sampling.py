@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from aicl_fast.dataset import Dataset, Split
+from aicl_fast.dataset import Dataset, Split, feature_files
 from aicl_fast.features import Floats, sample_indices, sample_indices_random
 
 Progress = Callable[[int, int], None]
@@ -146,8 +146,6 @@ class BatchOrder:
 
 def _size_gb(dataset: Dataset, split: Split, names: Sequence[str]) -> float:
     """Gigabytes of the videos' files, an upper bound of what they take as float32 but for float16 files."""
-    from aicl_fast.dataset import feature_files
-
     folder = dataset.folder(split)
     files = (path for name in names for path in feature_files(folder, name, dataset.config.data))
     return sum(path.stat().st_size for path in files) / 1e9

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from aicl_fast.dataset import Split
 from aicl_fast.errors import DataError, UnavailableError
-from aicl_fast.files import atomic_folder, write_json, write_text
+from aicl_fast.files import atomic_folder, read_json, write_json, write_text
 
 Samples = npt.NDArray[np.float64]
 
@@ -171,8 +171,6 @@ def prepare_watch(
     stamp = {"made_by": "aicl_fast.train.watch", "version": _VERSION, "seed": seed}
     marker = target / "prepared.json"
     if marker.is_file():
-        from aicl_fast.files import read_json
-
         if read_json(marker, "preparation record") == stamp:
             return target
         shutil.rmtree(target)
