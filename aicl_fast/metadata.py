@@ -14,6 +14,8 @@ from aicl_fast.errors import ConfigError, ModelError
 METADATA_KEY = "aicl_fast"
 """The header or property that holds our JSON, in every kind of model file."""
 FORMAT = 1
+DETECTOR = "detector"
+"""The kind of a model file that names none."""
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
 """What an exported file's products are computed in; sums, softmax and sigmoids are float32 in all."""
@@ -103,6 +105,26 @@ def parse_info(text: str | None, source: str | os.PathLike[str]) -> ModelInfo:
     Raises:
         ModelError: there is none (the file is not ours), or a newer version wrote it.
     """
+    kind, document = read_document(text, source)
+    if kind != DETECTOR:
+        raise ModelError(
+            f"{source}: is a network of kind {kind!r}, which reads video; expected a detector's model, which "
+            "reads features. Open it with aicl_fast.video.networks.open_network."
+        )
+    try:
+        return _info(document, source)
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"{source}: its settings cannot be read ({error}). Export it again.") from error
+
+
+def read_document(text: str | None, source: str | os.PathLike[str]) -> tuple[str, Mapping[str, Any]]:
+    """A model file's metadata as it is, and the kind of model: :data:`DETECTOR`, or a segment network's.
+
+    Raises:
+        ModelError: there is none (the file is not ours), it is damaged, or a newer version wrote it.
+    """
     if text is None:
         raise ModelError(
             f"{source}: is not an aicl_fast model: it carries no settings. Expected a file written by "
@@ -115,8 +137,8 @@ def parse_info(text: str | None, source: str | os.PathLike[str]) -> ModelInfo:
                 f"{source}: has metadata format {document['format']}, written by aicl_fast "
                 f"{document.get('version')}; this version reads format {FORMAT}. Upgrade aicl_fast."
             )
-        return _info(document, source)
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        return str(document.get("kind", DETECTOR)), document
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, ModelError):
             raise
         raise ModelError(f"{source}: its settings cannot be read ({error}). Export it again.") from error

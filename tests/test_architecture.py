@@ -17,7 +17,13 @@ ALLOWED = {
     "bench": {"bench", "train", "export", "aicl_fast", "kernels"},
 }
 FILES = [path for room in ALLOWED for path in sorted((ROOT / room).rglob("*.py"))]
-TORCH = {"aicl_fast/model.py", "aicl_fast/weights.py", "aicl_fast/engines/torch.py"}
+TORCH = {
+    "aicl_fast/model.py",
+    "aicl_fast/weights.py",
+    "aicl_fast/engines/torch.py",
+    "aicl_fast/video/i3d.py",
+    "aicl_fast/video/i3d_weights.py",
+}
 
 
 def _imports(path: Path, *, top: bool = False) -> set[str]:

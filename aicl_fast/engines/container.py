@@ -24,8 +24,9 @@ import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from aicl_fast.errors import ModelError
 from aicl_fast.files import atomic_path, require_file
@@ -38,6 +39,13 @@ _PREFACE = struct.Struct("<8sIIQQ32s")
 _ALIGN = 4096
 
 
+class Describes(Protocol):
+    """What a file says about itself: :class:`aicl_fast.metadata.ModelInfo`, or a segment network's."""
+
+    def to_json(self) -> str:
+        """The metadata."""
+
+
 @dataclass(frozen=True)
 class Container:
     """A container's header, checked; its sections are read when asked for.
@@ -46,15 +54,24 @@ class Container:
         path: the file.
         kind: one of :data:`KINDS`.
         builder: who built the engine and for what: ``name``, ``version``, and more by kind.
-        info: our settings.
+        metadata: our settings as JSON; :attr:`info` is a detector's.
         sections: name to (offset, size, SHA-256).
     """
 
     path: Path
     kind: str
     builder: Mapping[str, Any]
-    info: ModelInfo
+    metadata: str
     sections: Mapping[str, tuple[int, int, str]]
+
+    @cached_property
+    def info(self) -> ModelInfo:
+        """The settings of a detector's model.
+
+        Raises:
+            ModelError: it is a model of another kind, or its settings cannot be read.
+        """
+        return parse_info(self.metadata, self.path)
 
     def read(self, name: str) -> bytes:
         """One section.
@@ -79,7 +96,7 @@ class Container:
 def write_container(
     path: str | os.PathLike[str],
     kind: str,
-    info: ModelInfo,
+    info: Describes,
     builder: Mapping[str, Any],
     sections: Mapping[str, bytes],
 ) -> None:
@@ -87,6 +104,7 @@ def write_container(
 
     Args:
         kind: one of :data:`KINDS`.
+        info: what the file will say about itself.
         builder: at least ``name`` and ``version``; values that JSON can hold.
         sections: name to content. The first is the one that the fixed part of the header points at.
     """
@@ -163,7 +181,7 @@ def read_container(path: str | os.PathLike[str]) -> Container:
         path=target,
         kind=kind,
         builder=document["builder"],
-        info=parse_info(json.dumps(document["metadata"]), target),
+        metadata=json.dumps(document["metadata"]),
         sections={
             name: (offset, length, document["sections"][name]["sha256"])
             for name, offset, length in zip(names, offsets, sizes, strict=True)

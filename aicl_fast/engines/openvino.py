@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from aicl_fast.engines.base import Engine, EngineOutputs
 from aicl_fast.engines.container import is_container, read_container
 from aicl_fast.errors import ModelError, UnavailableError
 from aicl_fast.files import require_file
-from aicl_fast.metadata import METADATA_KEY, ModelInfo, parse_info
+from aicl_fast.metadata import METADATA_KEY, parse_info
 
 # Left to itself OpenVINO computes float32 files in bfloat16 wherever the processor can, so the type is
 # always said. A processor without float16 products runs such a file in float32.
@@ -44,28 +45,12 @@ class OpenVinoEngine(Engine):
         pin_threads: bool | None = None,
         precision: str | None = None,
     ) -> None:
-        target = require_file(path, "model file")
-        try:
-            import openvino
-        except ImportError as error:
-            raise UnavailableError(
-                f"{target}: openvino cannot be imported ({error}): pip install 'aicl-fast[openvino]'"
-            ) from error
-        core: Any = openvino.Core()
-        model, self.info = _read(core, openvino, target)
-        self.path = target
-        settings: dict[str, Any] = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": _hint(core, self.info.precision, precision),
-        }
-        if threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = threads
-        if pin_threads is not None:
-            settings["ENABLE_CPU_PINNING"] = pin_threads
-        try:
-            self._compiled: Any = core.compile_model(model, "CPU", settings)
-        except RuntimeError as error:
-            raise ModelError(f"{target}: OpenVINO cannot compile it ({_last_line(error)}).") from error
+        self.path = require_file(path, "model file")
+        model, metadata = read_model(self.path)
+        self.info = parse_info(metadata, self.path)
+        self._compiled: Any = compile_model(
+            model, self.path, self.info.precision, precision, threads=threads, pin_threads=pin_threads
+        )
         self._idle: list[Any] = []  # requests that no thread is using
         self._outputs = [self._compiled.output(name) for name in EngineOutputs._fields]
 
@@ -81,17 +66,26 @@ class OpenVinoEngine(Engine):
         return outputs
 
 
-def _read(core: Any, openvino: Any, path: Any) -> tuple[Any, ModelInfo]:
+def read_model(path: Path) -> tuple[Any, str | None]:
+    """Read a container of ours, an ONNX file or OpenVINO's own.
+
+    Returns:
+        The ``openvino.Model``, and our metadata in it, if there is.
+    Raises:
+        ModelError: damaged, of another kind, or not to be read by this OpenVINO.
+        UnavailableError: OpenVINO is not installed.
+    """
+    openvino = _openvino(path)
+    core: Any = openvino.Core()
     if is_container(path):
         container = read_container(path)
         if container.kind != "openvino":
             raise ModelError(f"{path}: holds a {container.kind} engine, not an OpenVINO model.")
-        info = container.info
         xml, weights = container.read("xml"), container.read("bin")
         try:
             # Without a path, the weights must be a tensor.
             blob = openvino.Tensor(np.frombuffer(weights, np.uint8))
-            return core.read_model(xml, blob), info
+            return core.read_model(xml, blob), container.metadata
         except RuntimeError as error:
             raise ModelError(
                 f"{path}: this OpenVINO {openvino.__version__} cannot read the model, written by "
@@ -105,8 +99,51 @@ def _read(core: Any, openvino: Any, path: Any) -> tuple[Any, ModelInfo]:
             "export`; if it was cut off while being copied, copy it again."
         ) from error
     key = ["framework", METADATA_KEY]
-    text = model.get_rt_info(key).value if model.has_rt_info(key) else None
-    return model, parse_info(text, path)
+    return model, model.get_rt_info(key).value if model.has_rt_info(key) else None
+
+
+def compile_model(
+    model: Any,
+    path: Path,
+    own: str,
+    asked: str | None = None,
+    *,
+    threads: int | None = None,
+    pin_threads: bool | None = None,
+) -> Any:
+    """Compile a model for the CPU.
+
+    Args:
+        model: from :func:`read_model`.
+        path: its file, for messages.
+        own: the precision that the file asks for.
+        asked: the precision that the caller asks for.
+    Raises:
+        ModelError: OpenVINO cannot compile it, or a precision that this processor has no products in.
+    """
+    core: Any = _openvino(path).Core()
+    settings: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": _hint(core, own, asked),
+    }
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    if pin_threads is not None:
+        settings["ENABLE_CPU_PINNING"] = pin_threads
+    try:
+        return core.compile_model(model, "CPU", settings)
+    except RuntimeError as error:
+        raise ModelError(f"{path}: OpenVINO cannot compile it ({_last_line(error)}).") from error
+
+
+def _openvino(path: Path) -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise UnavailableError(
+            f"{path}: openvino cannot be imported ({error}): pip install 'aicl-fast[openvino]'"
+        ) from error
+    return openvino
 
 
 def _hint(core: Any, own: str, asked: str | None) -> str:

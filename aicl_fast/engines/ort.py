@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,42 +41,55 @@ class OnnxRuntimeEngine(Engine):
         threads: int | None = None,
         providers: Sequence[str] | None = None,
     ) -> None:
-        target = require_file(path, "model file")
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise UnavailableError(
-                f"onnxruntime cannot be imported ({error}): pip install onnxruntime"
-            ) from error
-        wanted = list(providers) if providers is not None else ["CPUExecutionProvider"]
-        there = onnxruntime.get_available_providers()
-        lacking = [name for name in wanted if name not in there]
-        if lacking:
-            raise UnavailableError(
-                f"providers: this ONNX Runtime has no {', '.join(lacking)}; it has {', '.join(there)}."
-            )
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        try:
-            self._session: Any = onnxruntime.InferenceSession(str(target), options, providers=wanted)
-        except Exception as error:  # ONNX Runtime raises bare classes of its own for damaged files
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            if "NOT_IMPLEMENTED" in first:
-                raise ModelError(
-                    f"{target}: ONNX Runtime has no kernels for it on {', '.join(wanted)} ({first}). "
-                    "bfloat16 files are meant for TensorRT and OpenVINO: open it with engine='openvino', or "
-                    "export with --precision fp32 or fp16."
-                ) from error
-            raise ModelError(
-                f"{target}: ONNX Runtime cannot load it ({first}). Expected a file written by "
-                "`aicl-fast export`; if it was cut off while being copied, copy it again."
-            ) from error
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        self.info = parse_info(metadata.get(METADATA_KEY), target)
-        self.path = target
+        self.path = require_file(path, "model file")
+        self._session, metadata = open_session(self.path, threads=threads, providers=providers)
+        self.info = parse_info(metadata, self.path)
 
     def run(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
         """Run (B, T, D) float32 features."""
         return EngineOutputs(*self._session.run(EngineOutputs._fields, {"features": features}))
+
+
+def open_session(
+    path: Path, *, threads: int | None = None, providers: Sequence[str] | None = None
+) -> tuple[Any, str | None]:
+    """Load an ONNX file.
+
+    Returns:
+        The ``InferenceSession``, and our metadata in it, if there is.
+    Raises:
+        ModelError: as :class:`OnnxRuntimeEngine`.
+        UnavailableError: as :class:`OnnxRuntimeEngine`.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UnavailableError(
+            f"onnxruntime cannot be imported ({error}): pip install onnxruntime"
+        ) from error
+    wanted = list(providers) if providers is not None else ["CPUExecutionProvider"]
+    there = onnxruntime.get_available_providers()
+    lacking = [name for name in wanted if name not in there]
+    if lacking:
+        raise UnavailableError(
+            f"providers: this ONNX Runtime has no {', '.join(lacking)}; it has {', '.join(there)}."
+        )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        session: Any = onnxruntime.InferenceSession(str(path), options, providers=wanted)
+    except Exception as error:  # ONNX Runtime raises bare classes of its own for damaged files
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "NOT_IMPLEMENTED" in first:
+            raise ModelError(
+                f"{path}: ONNX Runtime has no kernels for it on {', '.join(wanted)} ({first}). "
+                "bfloat16 files are meant for TensorRT and OpenVINO: open it with engine='openvino', or "
+                "export with --precision fp32 or fp16."
+            ) from error
+        raise ModelError(
+            f"{path}: ONNX Runtime cannot load it ({first}). Expected a file written by "
+            "`aicl-fast export`; if it was cut off while being copied, copy it again."
+        ) from error
+    return session, session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)

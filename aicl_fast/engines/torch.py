@@ -55,7 +55,7 @@ class TorchEngine(Engine):
         precision: str | None = None,
         threads: int | None = None,
     ) -> None:
-        self._device = _device(device)
+        self._device = torch_device(device)
         on_gpu = self._device.type == "cuda"
         net, config = load_model(path)
         possible = ("fp16", "bf16", "fp32", "fp8") if on_gpu and config.data.modal == "both" else ("fp32",)
@@ -104,7 +104,12 @@ class TorchEngine(Engine):
         self._net = self._runner = None
 
 
-def _device(name: str) -> torch.device:
+def torch_device(name: str) -> torch.device:
+    """A device by its name.
+
+    Raises:
+        UnavailableError: torch finds no such GPU.
+    """
     device = torch.device(name)
     if device.type == "cuda":
         count = torch.cuda.device_count()

@@ -1,0 +1,151 @@
+"""Weights of I3D as people have them: the PyTorch port's state dict, or the Flax layout. Imports torch."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aicl_fast.errors import ModelError
+from aicl_fast.files import require_file
+from aicl_fast.metadata import METADATA_KEY
+from aicl_fast.video.i3d import I3D
+from aicl_fast.video.networks import TORCH_SUFFIXES, Stream
+from aicl_fast.weights import weights_hash
+
+_HEAD = "logits.conv3d.weight"
+_STEM = "Conv3d_1a_7x7.conv3d.weight"
+_BRANCHES = {"0/0a": "b0", "1/0a": "b1a", "1/0b": "b1b", "2/0a": "b2a", "2/0b": "b2b", "3/0b": "b3b"}
+_PARAMETERS = {
+    "Conv_0/kernel": "conv3d.weight",
+    "Conv_0/bias": "conv3d.bias",
+    "BatchNorm_0/scale": "bn.weight",
+    "BatchNorm_0/bias": "bn.bias",
+    "BatchNorm_0/mean": "bn.running_mean",
+    "BatchNorm_0/var": "bn.running_var",
+}
+
+
+def load_i3d(path: str | os.PathLike[str], *, stream: Stream | None = None) -> I3D:
+    """Read trained weights: the network on the CPU in evaluation mode, BatchNorm not folded.
+
+    Args:
+        path: ``.pt`` or ``.safetensors``, a state dict of the PyTorch port (``rgb_imagenet.pt``); or
+            ``.npz``, arrays of the Flax layout (``params/Mixed_3b/Branch_0/Conv3d_0a_1x1/Conv_0/kernel``,
+            channels last).
+        stream: what the weights must be for; None takes what they are for.
+    Raises:
+        DataError: no such file.
+        ModelError: damaged, not I3D, lacking a parameter, or of the other stream.
+    """
+    target = require_file(path, "weights of I3D")
+    state = _read(target)
+    missing = [name for name in (_STEM, _HEAD) if name not in state]
+    if missing:
+        raise ModelError(
+            f"{target}: is not I3D: it lacks {' and '.join(missing)}. Expected the PyTorch port's state dict "
+            "(rgb_imagenet.pt, flow_imagenet.pt) or the arrays of the Flax layout (.npz)."
+        )
+    found: Stream = "flow" if state[_STEM].shape[1] == 2 else "rgb"
+    if stream not in (None, found):
+        raise ModelError(f"{target}: holds weights of the {found} stream, not of {stream!r}.")
+    net = I3D(found, classes=len(state[_HEAD]))
+    own = net.state_dict()
+    for name in own:
+        # The release has no scale: its BatchNorm is followed by ReLU and a convolution.
+        if name.endswith("bn.weight"):
+            state.setdefault(name, torch.ones_like(own[name]))
+    state = {name: value.float() for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    wrong = [
+        name
+        for name, value in own.items()
+        if not name.endswith("num_batches_tracked")
+        and (name not in state or state[name].shape != value.shape)
+    ]
+    wrong += [name for name in state if name not in own]
+    if wrong:
+        listed = ", ".join(wrong[:3]) + (", …" if len(wrong) > 3 else "")
+        raise ModelError(
+            f"{target}: {len(wrong)} parameters are missing, unknown or of another shape than I3D's: "
+            f"{listed}. Expected the weights of the two-stream inflated Inception-v1."
+        )
+    net.load_state_dict(state, strict=False)
+    return net.eval()
+
+
+def i3d_hash(net: I3D) -> str:
+    """SHA-256 of the weights in hexadecimal, the same for every file format that they came in."""
+    state = net.state_dict()
+    return weights_hash(
+        {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    )
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".npz":
+            return _from_flax(path)
+        if path.suffix == ".safetensors":
+            return _from_safetensors(path)
+        if path.suffix == ".pt":
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            if isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values()):
+                return dict(state)
+            raise ModelError(f"{path}: is not a state dict, but {type(state).__name__}.")
+    except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        if isinstance(error, ModelError):
+            raise
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"{path}: cannot be read ({first}). If it was cut off while being copied, copy it again."
+        ) from error
+    raise ModelError(f"{path}: expected weights of I3D in one of {', '.join(TORCH_SUFFIXES)}.")
+
+
+def _from_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            if METADATA_KEY in (file.metadata() or {}):
+                raise ModelError(
+                    f"{path}: is a detector's model, which reads features; expected weights of I3D, which "
+                    "reads video. Open it with aicl_fast.Detector."
+                )
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+
+
+def _from_flax(path: Path) -> dict[str, Tensor]:
+    state = {}
+    with np.load(path, allow_pickle=False) as arrays:
+        for key in arrays.files:
+            value = torch.from_numpy(np.ascontiguousarray(arrays[key]))
+            name = _port_name(key)
+            # (T, H, W, in, out) is (out, in, T, H, W) here; statistics keep their ones for broadcasting.
+            state[name] = value.permute(4, 3, 0, 1, 2) if key.endswith("kernel") else value.flatten()
+    return state
+
+
+def _port_name(key: str) -> str:
+    """``params/Mixed_3b/Branch_1/Conv3d_0b_3x3/Conv_0/kernel`` as ``Mixed_3b.b1b.conv3d.weight``.
+
+    A name of another form is kept, for the error that lists it.
+    """
+    match = re.fullmatch(r"(?:params|batch_stats)/(.+)/(\w+_0/\w+)", key)
+    if match is None or match[2] not in _PARAMETERS:
+        return key
+    layer, parameter = match[1], _PARAMETERS[match[2]]
+    branch = re.fullmatch(r"(Mixed_\w+)/Branch_(\d)/Conv3d_(0\w)_\dx\d", layer)
+    if branch is not None:
+        # The release itself calls one 3x3 convolution 0a.
+        place = "0b" if layer.endswith("3x3") else branch[3]
+        return f"{branch[1]}.{_BRANCHES.get(f'{branch[2]}/{place}', layer)}.{parameter}"
+    return f"{'logits' if layer.startswith('Logits/') else layer}.{parameter}"

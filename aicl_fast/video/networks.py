@@ -1,0 +1,368 @@
+"""A segment of video to 1024 features, by whatever runs the file. Imports no torch unless it is to run.
+
+====================================  =================================================
+files                                 run by
+====================================  =================================================
+``.npz``, ``.pt``, ``.safetensors``   torch, CPU or GPU
+``.onnx``                             ONNX Runtime
+``.openvino``, ``.xml``               OpenVINO
+====================================  =================================================
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from aicl_fast.errors import DataError, ModelError, UnavailableError
+from aicl_fast.features import Floats
+from aicl_fast.files import require_file
+from aicl_fast.metadata import BATCH, FORMAT, Precision, Range, read_document
+
+Stream = Literal["rgb", "flow"]
+KIND = "i3d"
+FRAMES = 16
+SIZE = 224
+WIDTH = 1024
+INPUT = "clips"
+TORCH_SUFFIXES = (".npz", ".pt", ".safetensors")
+
+
+class SegmentOutputs(NamedTuple):
+    """What a segment network gives for N clips, float32."""
+
+    features: Floats
+    """(N, 1024)"""
+    logits: Floats
+    """(N, classes), before softmax"""
+
+
+@dataclass(frozen=True)
+class SegmentInfo:
+    """What an exported segment network says about itself.
+
+    Attributes:
+        stream: ``rgb`` or ``flow``.
+        weights: SHA-256 of the weights in hexadecimal, the same for every file made of them.
+        precision: what its convolutions are computed in.
+        batch: segments a run.
+        classes: of the head.
+        frames: of a segment.
+        size: height and width of a frame.
+        width: features a segment.
+        version: the aicl_fast that wrote it.
+    """
+
+    stream: Stream
+    weights: str
+    precision: Precision = "fp32"
+    batch: Range = BATCH
+    classes: int = 400
+    frames: int = FRAMES
+    size: int = SIZE
+    width: int = WIDTH
+    version: str = ""
+
+    @property
+    def channels(self) -> int:
+        """Of a frame."""
+        return 3 if self.stream == "rgb" else 2
+
+    @property
+    def name(self) -> str:
+        """Of the network, as ``aicl-fast export --model`` has it."""
+        return f"{KIND}-{self.stream}"
+
+    def to_json(self) -> str:
+        """What a file carries under :data:`aicl_fast.metadata.METADATA_KEY`."""
+        from aicl_fast import __version__
+
+        document = {"format": FORMAT, "kind": KIND, **asdict(self), "version": __version__}
+        document["weights_sha256"] = document.pop("weights")
+        return json.dumps(document)
+
+
+def parse_segment_info(text: str | None, source: str | os.PathLike[str]) -> SegmentInfo:
+    """What a segment network's metadata says.
+
+    Raises:
+        ModelError: there is none, it is a detector's, or a newer version wrote it.
+    """
+    kind, document = read_document(text, source)
+    if kind != KIND:
+        raise ModelError(
+            f"{source}: is a detector's model, which reads features; expected a network that reads video, as "
+            "`aicl-fast export --model i3d-rgb` writes. Open it with aicl_fast.Detector."
+        )
+    try:
+        return SegmentInfo(
+            stream=document["stream"],
+            weights=str(document["weights_sha256"]),
+            precision=document["precision"],
+            batch=Range(*map(int, document["batch"])),
+            classes=int(document["classes"]),
+            frames=int(document["frames"]),
+            size=int(document["size"]),
+            width=int(document["width"]),
+            version=str(document["version"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{source}: its settings cannot be read ({error}). Export it again.") from error
+
+
+class SegmentNetwork(ABC):
+    """A network that turns segments of raw video into features.
+
+    Normalisation is inside, so that frames and flow go in as they come.
+
+    Attributes:
+        path: the file.
+        stream: ``rgb`` or ``flow``.
+        frames: of a segment.
+        size: height and width of a frame.
+        width: features a segment.
+        weights_hash: SHA-256 of the weights in hexadecimal, the same for every file made of them.
+        name: ``i3d-rgb`` or ``i3d-flow``.
+        precision: what convolutions are computed in.
+    """
+
+    def __init__(self, path: Path, info: SegmentInfo) -> None:
+        self.path = path
+        self.info = info
+        self.stream: Stream = info.stream
+        self.frames = info.frames
+        self.size = info.size
+        self.width = info.width
+        self.weights_hash = info.weights
+        self.name = info.name
+        self.precision: str = info.precision
+
+    @abstractmethod
+    def run(self, clips: npt.NDArray[Any]) -> SegmentOutputs:
+        """Run contiguous clips that were checked, as many as the file allows."""
+
+    def __call__(self, clips: npt.NDArray[Any]) -> Floats:
+        """Features of N segments.
+
+        Args:
+            clips: RGB: (N, 16, 224, 224, 3) uint8. Flow: (N, 16, 224, 224, 2) float32, (dx, dy) in pixels a
+                frame, not clipped.
+        Returns:
+            (N, 1024) float32.
+        Raises:
+            DataError: another shape or type, or flow that is not finite.
+        """
+        return self._outputs(clips).features
+
+    def classify(self, clips: npt.NDArray[Any]) -> Floats:
+        """(N, classes) float32 logits of N segments; for Kinetics, :func:`kinetics_classes` names them.
+
+        Args:
+            clips: as :meth:`__call__` takes them; trained weights in torch take longer ones, too.
+        Raises:
+            DataError: as :meth:`__call__`.
+        """
+        return self._outputs(clips, longer=self.any_length).logits
+
+    any_length = False
+    """Whether :meth:`classify` takes clips of more frames than a segment has."""
+
+    def _outputs(self, clips: npt.NDArray[Any], *, longer: bool = False) -> SegmentOutputs:
+        clips = np.ascontiguousarray(self._checked(clips, longer=longer))
+        low, _, high = self.info.batch
+        found = [self._padded(clips[start : start + high], low) for start in range(0, len(clips), high)]
+        if len(found) == 1:
+            return found[0]
+        return SegmentOutputs(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+    def _checked(self, clips: Any, *, longer: bool) -> npt.NDArray[Any]:
+        dtype = np.uint8 if self.stream == "rgb" else np.float32
+        inner = (self.size, self.size, self.info.channels)
+        shape, kind = getattr(clips, "shape", None), getattr(clips, "dtype", None)
+        if not isinstance(clips, np.ndarray) or clips.dtype != dtype:
+            raise DataError(
+                f"clips: {self.name} takes a {np.dtype(dtype).name} array of {self._meaning}, got "
+                f"{type(clips).__name__ if kind is None else kind}."
+            )
+        fits = clips.ndim == 5 and len(clips) > 0 and clips.shape[2:] == inner
+        if not fits or not (clips.shape[1] == self.frames or (longer and clips.shape[1] > self.frames)):
+            raise DataError(
+                f"clips: {self.name} takes (N, {self.frames}, {', '.join(map(str, inner))}) with N at least "
+                f"1, {self._meaning}; got {shape}. Resize and crop the frames, and cut them into segments."
+            )
+        if self.stream == "flow" and not np.isfinite(clips).all():
+            raise DataError("clips: the flow is NaN or infinite in places; expected pixels a frame.")
+        return clips
+
+    @property
+    def _meaning(self) -> str:
+        return "RGB in 0 to 255" if self.stream == "rgb" else "flow in pixels a frame"
+
+    def _padded(self, clips: npt.NDArray[Any], low: int) -> SegmentOutputs:
+        count = len(clips)
+        if count >= low:
+            return self.run(clips)
+        filler = np.zeros((low - count, *clips.shape[1:]), clips.dtype)
+        return SegmentOutputs(*(output[:count] for output in self.run(np.concatenate([clips, filler]))))
+
+    def close(self) -> None:
+        """Give back what runs the network. It cannot be called afterwards; closing twice does no harm."""
+        return None
+
+    def __enter__(self) -> SegmentNetwork:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class TorchNetwork(SegmentNetwork):
+    """Trained weights in torch. Arguments as :func:`open_network`."""
+
+    any_length = True
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        device: str = "cpu",
+        precision: str | None = None,
+        threads: int | None = None,
+    ) -> None:
+        try:
+            import torch
+
+            from aicl_fast.engines.torch import torch_device
+            from aicl_fast.video.i3d import DeployedI3D
+            from aicl_fast.video.i3d_weights import i3d_hash, load_i3d
+        except ImportError as error:
+            raise UnavailableError(
+                f"{path}: holds weights, which torch runs, and torch cannot be imported ({error}). pip "
+                f"install 'aicl-fast[train]', or export it: aicl-fast export --model i3d-rgb {path}"
+            ) from error
+        self._device = torch_device(device)
+        on_gpu = self._device.type == "cuda"
+        possible = ("fp16", "bf16", "fp32") if on_gpu else ("fp32", "bf16")
+        chosen: Any = possible[0] if precision is None else precision
+        if chosen not in possible:
+            raise ModelError(
+                f"precision: expected {' or '.join(possible)} for {path} on {device}, got {precision!r}."
+            )
+        if threads is not None and not on_gpu:
+            torch.set_num_threads(threads)
+        net = load_i3d(path)
+        # A float32 segment takes about 100 MB while it runs.
+        batch = Range(1, 8, 64) if on_gpu else Range(1, 1, 8)
+        classes = net.logits.conv3d.out_channels
+        super().__init__(path, SegmentInfo(net.stream, i3d_hash(net), chosen, batch, classes))
+        dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[chosen]
+        self._net = DeployedI3D(net, dtype).to(self._device)
+
+    def run(self, clips: npt.NDArray[Any]) -> SegmentOutputs:
+        """Run N clips of any length."""
+        import torch
+
+        with torch.inference_mode():
+            found = self._net(torch.from_numpy(clips).to(self._device))
+            return SegmentOutputs(*(output.cpu().numpy() for output in found))
+
+
+class OnnxRuntimeNetwork(SegmentNetwork):
+    """An exported ``.onnx`` in ONNX Runtime. Arguments as :func:`open_network`."""
+
+    def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
+        from aicl_fast.engines.ort import open_session
+
+        providers = ["CPUExecutionProvider"]
+        if device != "cpu":
+            providers.insert(0, "CUDAExecutionProvider")
+        self._session, metadata = open_session(path, threads=threads, providers=providers)
+        super().__init__(path, parse_segment_info(metadata, path))
+
+    def run(self, clips: npt.NDArray[Any]) -> SegmentOutputs:
+        """Run N clips."""
+        return SegmentOutputs(*self._session.run(SegmentOutputs._fields, {INPUT: clips}))
+
+
+class OpenVinoNetwork(SegmentNetwork):
+    """An exported ``.openvino``, ``.xml`` or ``.onnx`` in OpenVINO. Arguments as :func:`open_network`."""
+
+    def __init__(self, path: Path, *, precision: str | None = None, threads: int | None = None) -> None:
+        from aicl_fast.engines.openvino import compile_model, read_model
+
+        model, metadata = read_model(path)
+        super().__init__(path, parse_segment_info(metadata, path))
+        self._compiled = compile_model(model, path, self.precision, precision, threads=threads)
+        self.precision = precision or self.precision
+        self._results = [self._compiled.output(name) for name in SegmentOutputs._fields]
+
+    def run(self, clips: npt.NDArray[Any]) -> SegmentOutputs:
+        """Run N clips."""
+        found = self._compiled.create_infer_request().infer({INPUT: clips}, share_inputs=True)
+        return SegmentOutputs(*(np.array(found[output]) for output in self._results))
+
+
+def open_network(
+    path: str | os.PathLike[str],
+    *,
+    stream: Stream | None = None,
+    device: str = "cpu",
+    precision: str | None = None,
+    threads: int | None = None,
+) -> SegmentNetwork:
+    """Open a network that turns segments of video into features.
+
+    Args:
+        path: weights of I3D (``.npz``, ``.pt``, ``.safetensors``; torch runs them), or what ``aicl-fast
+            export --model i3d-rgb`` made of them (``.onnx``, ``.openvino``, ``.xml``; no torch is needed).
+        stream: what the file must be for; None takes what it is for.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: what convolutions are computed in, where that is chosen at load: torch and OpenVINO on the
+            CPU fp32 or bf16, torch on a GPU fp16 (if left out), bf16 or fp32. None is the file's own.
+        threads: of the CPU; None takes every core. torch has one number for the whole process.
+    Raises:
+        DataError: no such file.
+        ModelError: not I3D, damaged, of the other stream, or a device or precision that is not for it.
+        UnavailableError: what runs it, or the device, is not here.
+    """
+    if stream not in (None, *get_args(Stream)):
+        raise ModelError(f"stream: expected rgb or flow, got {stream!r}.")
+    target = require_file(path, "network")
+    network: SegmentNetwork
+    if target.suffix in TORCH_SUFFIXES:
+        network = TorchNetwork(target, device=device, precision=precision, threads=threads)
+    elif target.suffix == ".onnx":
+        if precision is not None:
+            raise ModelError(
+                f"precision: is in the file for ONNX Runtime; got {precision!r} for {target}. Export with "
+                "--precision, or to --format openvino."
+            )
+        network = OnnxRuntimeNetwork(target, device=device, threads=threads)
+    elif target.suffix in (".openvino", ".xml"):
+        if device != "cpu":
+            raise ModelError(f"{target}: OpenVINO runs on the CPU here; got device={device!r}.")
+        network = OpenVinoNetwork(target, precision=precision, threads=threads)
+    else:
+        raise ModelError(
+            f"{target}: expected weights of I3D ({', '.join(TORCH_SUFFIXES)}) or an exported network (.onnx, "
+            ".openvino, .xml)."
+        )
+    if stream not in (None, network.stream):
+        network.close()
+        raise ModelError(f"{target}: is of the {network.stream} stream, not of {stream}.")
+    return network
+
+
+@cache
+def kinetics_classes() -> tuple[str, ...]:
+    """The 400 classes of Kinetics in alphabetical order, which is that of the released head."""
+    text = Path(__file__).with_name("kinetics400.txt").read_text(encoding="utf-8")
+    return tuple(text.splitlines())
