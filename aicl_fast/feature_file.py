@@ -1,0 +1,291 @@
+"""``<video>.npz``: the features of one video and how they were made, as ``aicl-fast features`` writes it.
+
+The arrays are ``rgb`` and ``flow`` (n, width) float32, one of which may be absent, and ``meta``, a JSON text.
+They are stored uncompressed, so that a data set larger than memory can be mapped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aicl_fast.config import DataConfig
+from aicl_fast.errors import DataError
+from aicl_fast.features import Floats, check_features, check_lengths
+from aicl_fast.files import atomic_path, require_file
+
+SUFFIX = ".npz"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How features were made. Files of one data set must have the same, but for ``precision``.
+
+    Attributes:
+        fps: frames a second that the video was read at.
+        stride: frames from one segment's start to the next one's.
+        frames_per_segment: frames that the networks see of a segment.
+        transform: resizing and crop, in words.
+        rgb_weights: SHA-256 of the RGB network's weights; empty without that stream.
+        flow_weights: of the flow network's.
+        flow_algorithm: ``tvl1`` or ``dis``; empty without that stream.
+        precision: what the networks computed in.
+    """
+
+    fps: float
+    stride: int
+    frames_per_segment: int
+    transform: str
+    rgb_weights: str = ""
+    flow_weights: str = ""
+    flow_algorithm: str = ""
+    precision: str = "fp32"
+
+    def differences(self, other: Recipe) -> list[str]:
+        """What is not the same in ``other``, each as ``name: this and that``; precision is left aside."""
+        found = []
+        for field in fields(self):
+            mine, theirs = getattr(self, field.name), getattr(other, field.name)
+            if field.name != "precision" and mine != theirs:
+                found.append(f"{field.name.replace('_', ' ')}: {_short(mine)} and {_short(theirs)}")
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class VideoFeatures:
+    """The features of one video.
+
+    Attributes:
+        video: its name.
+        rgb: (n, width) float32, one row a segment, or None.
+        flow: the same of the flow stream.
+        recipe: how they were made.
+        frames: of the video, at ``recipe.fps``.
+        source: name and size in bytes of the video file.
+    """
+
+    video: str
+    rgb: Floats | None
+    flow: Floats | None
+    recipe: Recipe
+    frames: int
+    source: tuple[str, int] = ("", 0)
+
+    def __len__(self) -> int:
+        stream = self.rgb if self.rgb is not None else self.flow
+        return 0 if stream is None else len(stream)
+
+    @property
+    def duration(self) -> float:
+        """Seconds of the video."""
+        return self.frames / self.recipe.fps
+
+    def streams(self, data: DataConfig, name: str | None = None) -> tuple[Floats, ...]:
+        """The streams that a model with these settings reads.
+
+        Args:
+            name: of the file, for messages.
+        Raises:
+            DataError: a stream is absent, or has another width.
+        """
+        name = name or self.video
+        found = []
+        for stream, width in (("rgb", data.rgb_width), ("flow", data.flow_width)):
+            if data.modal not in ("both", stream):
+                continue
+            array: Floats | None = getattr(self, stream)
+            if array is None:
+                there = "rgb" if stream == "flow" else "flow"
+                raise DataError(
+                    f"{name}: holds {there} features alone, and the model reads "
+                    f"{'rgb and flow' if data.modal == 'both' else stream}. Extract them again with "
+                    f"--{stream}-weights, or train a model with --set modal={there}."
+                )
+            found.append(check_features(array, f"{name}: {stream}", width=width))
+        return tuple(found)
+
+
+def save_video_features(path: str | os.PathLike[str], features: VideoFeatures) -> None:
+    """Write one video's features, whole or not at all.
+
+    Raises:
+        DataError: another suffix than .npz, no stream, streams that cannot be used, or a folder that cannot
+            be written to.
+    """
+    target = Path(path)
+    if target.suffix != SUFFIX:
+        raise DataError(f"{target}: expected a name that ends in {SUFFIX}.")
+    arrays = {name: array for name in ("rgb", "flow") if (array := getattr(features, name)) is not None}
+    if not arrays:
+        raise DataError(f"{target}: no features to write; expected rgb, flow or both.")
+    checked = {name: check_features(array, f"{target}: {name}") for name, array in arrays.items()}
+    if len(checked) == 2:
+        check_lengths(*checked.values(), name=str(target))
+    with atomic_path(target) as temporary, temporary.open("wb") as file:
+        np.savez(file, meta=np.array(_to_json(features)), **checked)  # type: ignore[arg-type]
+
+
+def load_video_features(path: str | os.PathLike[str], *, mapped: bool = False) -> VideoFeatures:
+    """Read what :func:`save_video_features` wrote.
+
+    Args:
+        path: the file.
+        mapped: leave the arrays on disk; their pages are read when they are used.
+    Raises:
+        DataError: no such file, not such a file, truncated, or arrays that do not belong together.
+    """
+    target, meta, names = _open(path)
+    arrays: dict[str, Floats] = {}
+    for name in ("rgb", "flow"):
+        if name in names:
+            array = _mapped(target, name) if mapped else _read(target, name)
+            arrays[name] = check_features(array, f"{target}: {name}")
+    if not arrays:
+        raise DataError(f"{target}: holds neither rgb nor flow features. Extract them again.")
+    if len(arrays) == 2:
+        check_lengths(*arrays.values(), name=str(target))
+    return VideoFeatures(rgb=arrays.get("rgb"), flow=arrays.get("flow"), **meta)
+
+
+def read_recipe(path: str | os.PathLike[str]) -> Recipe:
+    """How a file's features were made, without reading them.
+
+    Raises:
+        DataError: as :func:`load_video_features`.
+    """
+    recipe: Recipe = _open(path)[1]["recipe"]
+    return recipe
+
+
+def check_recipes(recipes: Mapping[Path, Recipe]) -> Recipe | None:
+    """The one recipe of several files, None if there is no file.
+
+    Raises:
+        DataError: two files were made differently; both are named, and what differs.
+    """
+    first: tuple[Path, Recipe] | None = None
+    for path, recipe in recipes.items():
+        if first is None:
+            first = path, recipe
+        elif differences := first[1].differences(recipe):
+            raise DataError(
+                f"{first[0]} and {path}: were not extracted alike ({'; '.join(differences)}), so they cannot "
+                "be used together. Extract one of them again with the other's settings."
+            )
+    return None if first is None else first[1]
+
+
+def _to_json(features: VideoFeatures) -> str:
+    from aicl_fast import __version__
+
+    name, size = features.source
+    document = {
+        "format": FORMAT,
+        "version": __version__,
+        "video": features.video,
+        "frames": features.frames,
+        "source": {"name": name, "bytes": size},
+        **asdict(features.recipe),
+    }
+    return json.dumps(document)
+
+
+def _from_json(text: str, source: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+        if document["format"] != FORMAT:
+            raise DataError(
+                f"{source}: has format {document['format']}, written by aicl_fast {document.get('version')}; "
+                f"this version reads format {FORMAT}. Upgrade aicl_fast."
+            )
+        recipe = Recipe(**{field.name: document[field.name] for field in fields(Recipe)})
+        if not (recipe.fps > 0 and recipe.stride >= 1):
+            raise ValueError(f"fps {recipe.fps}, stride {recipe.stride}")
+        origin = (str(document["source"]["name"]), int(document["source"]["bytes"]))
+        return {
+            "video": str(document["video"]),
+            "frames": int(document["frames"]),
+            "recipe": recipe,
+            "source": origin,
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"{source}: what it says of its features cannot be read ({type(error).__name__}: {error}). "
+            "Extract them again."
+        ) from error
+
+
+def _open(path: str | os.PathLike[str]) -> tuple[Path, dict[str, Any], set[str]]:
+    target = require_file(path, "feature file")
+    try:
+        with zipfile.ZipFile(target) as archive:
+            names = {name.removesuffix(".npy") for name in archive.namelist()}
+            text = _member(archive, "meta") if "meta" in names else None
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError) as error:
+        raise _unreadable(target, error) from error
+    if text is None or text.dtype.kind != "U" or text.ndim:
+        raise DataError(
+            f"{target}: is an archive of several arrays that does not say how they were made; expected one "
+            "that `aicl-fast features` wrote, or a single .npy array."
+        )
+    return target, _from_json(str(text), target), names
+
+
+def _read(path: Path, name: str) -> Any:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _member(archive, name)
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> Any:
+    with archive.open(f"{name}.npy") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _mapped(path: Path, name: str) -> Any:
+    """An uncompressed member as pages of the file; one that another program compressed is read."""
+    try:
+        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+            member = archive.getinfo(f"{name}.npy")
+            if member.compress_type != zipfile.ZIP_STORED:
+                return _member(archive, name)
+            # The local header's own lengths: its extra field may differ from the directory's.
+            file.seek(member.header_offset + 26)
+            name_length, extra_length = struct.unpack("<2H", file.read(4))
+            file.seek(name_length + extra_length, os.SEEK_CUR)
+            if np.lib.format.read_magic(file) != (1, 0):
+                return _member(archive, name)
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+            if fortran or dtype.hasobject:
+                return _member(archive, name)
+            return np.memmap(path, dtype, "r", file.tell(), shape)
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return DataError(
+        f"{path}: cannot be read as a features file ({text}). It is truncated ({path.stat().st_size} bytes) "
+        "or of another format: copy it or extract it again."
+    )
+
+
+def _short(value: Any) -> str:
+    """A hash by its beginning, which is enough to tell two apart."""
+    if value == "":
+        return "none"
+    return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)

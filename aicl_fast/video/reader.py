@@ -1,0 +1,316 @@
+"""Frames of a video file at a steady rate, one after another: memory does not grow with the file's length."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from aicl_fast.errors import DataError
+from aicl_fast.files import require_file
+
+Image = npt.NDArray[np.uint8]
+"""(height, width, 3) RGB."""
+Picture = TypeVar("Picture")
+
+VIDEO_SUFFIXES = (
+    ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
+    ".webm", ".wmv",
+)  # fmt: skip
+"""What a folder of videos is searched for. A file that is named itself may end in anything."""
+
+_NOT_VIDEO = ("image2", "_pipe", "tty", "bin", "txd")
+"""Parts of FFmpeg's names for formats that hold pictures or text, which it would show as a short film."""
+_TIMES_MAY_JUMP = av.format.Flags.ts_discont.value
+_TOLERANCE = (0.25, 0.005)
+"""How much earlier than its header says a whole file may end: seconds, and a share of its length."""
+_JUMP, _JUMP_ELSEWHERE = Fraction(10), Fraction(30 * 3600)
+"""Seconds without a picture that mean another clock, where a format allows that, and in all others."""
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video file says about itself.
+
+    Attributes:
+        path: the file.
+        width: pixels, as shown (after rotation).
+        height: the same.
+        fps: mean frames a second, or None where the file does not say.
+        duration: seconds of the video stream, or None where the file does not say.
+        rotation: quarter turns anticlockwise, 0 to 3, that bring the stored frames upright.
+        codec: of the video stream.
+        audio: codec of the first audio stream, or None.
+    """
+
+    path: Path
+    width: int
+    height: int
+    fps: float | None
+    duration: float | None
+    rotation: int
+    codec: str
+    audio: str | None
+
+
+class Timed(NamedTuple):
+    """A decoded picture in time."""
+
+    start: Fraction
+    """Seconds from the first picture."""
+    length: Fraction
+    """Seconds it is shown, by the file; it is shown longer if the next one is late."""
+    picture: Any
+
+
+def probe(path: str | os.PathLike[str]) -> VideoInfo:
+    """What a file says about itself; its first frame is decoded, for the rotation.
+
+    Raises:
+        DataError: as :func:`read_frames`.
+    """
+    with open_video(path) as (container, stream):
+        frame = next(_decoded(container, stream, _Damage(allowed=True)), None)
+        if frame is None:
+            raise _no_frames(path)
+        turns = quarter_turns(frame)
+        shown = (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
+        rate = stream.average_rate or stream.guessed_rate
+        audio = container.streams.audio
+        length = _stream_seconds(stream) or _container_seconds(container)
+        return VideoInfo(
+            path=Path(path),
+            width=shown[0],
+            height=shown[1],
+            fps=float(rate) if rate else None,
+            duration=None if length is None else float(length),
+            rotation=turns,
+            codec=stream.codec_context.name,
+            audio=audio[0].codec_context.name if audio and audio[0].codec_context else None,
+        )
+
+
+def read_frames(
+    path: str | os.PathLike[str],
+    *,
+    fps: float = 25.0,
+    transform: Callable[[Image], Picture] | None = None,
+    allow_damaged: bool = False,
+) -> Iterator[Picture]:
+    """The frames of a video at a steady rate, upright, in RGB.
+
+    Frame k is what is shown ``k / fps`` seconds after the first frame, to the nearest multiple of
+    ``1 / fps``, as FFmpeg's filter ``fps`` has it: a slower video's frames come several times (the same
+    object), a faster one's are left out. So a variable frame rate is no special case. A clock that jumps back
+    goes on from where it was, and so does one that jumps ahead by more than ten seconds in a format that
+    allows it, as MPEG-TS.
+
+    A file that was cut off is told by its header, which states its length; AVI and MPEG-TS have no such
+    thing, and what is left of them counts as the whole.
+
+    Args:
+        path: anything that FFmpeg decodes, on this machine: names that begin with a protocol are files like
+            others, and a playlist cannot lead to the network.
+        fps: frames a second.
+        transform: applied once to each frame that is used; None gives (height, width, 3) uint8.
+        allow_damaged: take what can be decoded of a file that is cut off or corrupt.
+    Raises:
+        DataError: no such file, no video in it, nothing that can be decoded; or, but for ``allow_damaged``, a
+            packet that cannot be decoded or an end before the one that the header states.
+    """
+    if not fps > 0 or not math.isfinite(fps):
+        raise DataError(f"fps: expected a positive number of frames a second, got {fps}.")
+    with open_video(path) as (container, stream):
+        damage = _Damage(allow_damaged, str(path))
+        last: Any = None
+        picture: Any = None
+        for frame in steady(_timed(container, stream, damage), Fraction(fps)):
+            if frame is not last:
+                last, picture = frame, upright(frame)
+                if transform is not None:
+                    picture = transform(picture)
+            yield picture
+        if last is None:
+            raise _no_frames(path)
+
+
+@contextmanager
+def open_video(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
+    """PyAV's container and its video stream.
+
+    Raises:
+        DataError: no such file, not a media file, or one without video.
+    """
+    target = require_file(path, "video")
+    try:
+        # The prefix keeps FFmpeg from reading a protocol into the name, the list a playlist from the network.
+        container = av.open(
+            f"file:{target}", options={"protocol_whitelist": "file"}, metadata_errors="replace"
+        )
+    except (av.FFmpegError, OSError) as error:
+        size = target.stat().st_size
+        raise DataError(
+            f"{target}: cannot be opened as a video ({_said(error)}; {size} bytes). It is another kind of "
+            "file, or was cut off: an .mp4 whose recording or download broke off lacks the index at its end. "
+            "Copy or download it again."
+        ) from error
+    try:
+        format_name = container.format.name
+        if any(part in format_name for part in _NOT_VIDEO):
+            raise DataError(f"{target}: is a picture or a text ({format_name}); expected a video.")
+        stream = next((each for each in container.streams.video if not _is_cover(each)), None)
+        if stream is None or stream.codec_context is None:
+            kinds = sorted({str(each.type) for each in container.streams}) or ["nothing"]
+            raise DataError(
+                f"{target}: has no video stream that can be decoded (holds {', '.join(kinds)}). Expected a "
+                "video; check which file was given."
+            )
+        stream.thread_type = "AUTO"
+        yield container, stream
+    finally:
+        container.close()
+
+
+def steady(frames: Iterable[Timed], fps: Fraction) -> Iterator[Any]:
+    """Pictures at ``k / fps`` seconds for k in 0, 1, 2 …, by the rule of FFmpeg's filter ``fps``.
+
+    A picture's time is rounded to the nearest multiple of ``1 / fps``; there it takes the place of the one
+    before, which is repeated up to there. The last one is repeated to the end of its length.
+    """
+    held: Any = None
+    position = shown = 0
+    end = Fraction(0)
+    for frame in frames:
+        index = _nearest(frame.start * fps)
+        while held is not None and position < index:
+            yield held
+            position, shown = position + 1, shown + 1
+        held, end = frame.picture, frame.start + frame.length
+    while held is not None and (position < _nearest(end * fps) or not shown):
+        yield held
+        position, shown = position + 1, shown + 1
+
+
+def quarter_turns(frame: Any) -> int:
+    """How many quarter turns anticlockwise bring a decoded frame upright."""
+    turns: int = round(frame.rotation / 90) % 4
+    return turns
+
+
+def upright(frame: Any) -> Image:
+    """A decoded frame as (height, width, 3) RGB, turned as its file asks."""
+    image: Image = frame.to_ndarray(format="rgb24")
+    turns = quarter_turns(frame)
+    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+
+
+class _Damage:
+    """What to do about a file that is not whole."""
+
+    def __init__(self, allowed: bool, source: str = "") -> None:
+        self.allowed = allowed
+        self.source = source
+
+    def found(self, what: str) -> None:
+        if not self.allowed:
+            raise DataError(
+                f"{self.source}: {what}: the file is cut off or corrupt. Copy or download it again, or take "
+                "what can be read of it with --allow-damaged (allow_damaged=True)."
+            )
+
+
+def _timed(container: Any, stream: Any, damage: _Damage) -> Iterator[Timed]:
+    """Decoded frames with a clock that starts at 0 and never goes back."""
+    rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+    usual = 1 / Fraction(rate)
+    longest = _JUMP if container.format.flags & _TIMES_MAY_JUMP else _JUMP_ELSEWHERE
+    shift: Fraction | None = None
+    last = -usual
+    for frame in _decoded(container, stream, damage):
+        expected = last + usual
+        time = None if frame.pts is None else frame.pts * Fraction(frame.time_base)
+        if time is None:
+            time = expected
+        elif shift is None:
+            shift, time = -time, Fraction(0)
+        else:
+            time += shift
+            if time < last or time > last + longest:
+                shift += expected - time
+                time = expected
+        length = (frame.duration or 0) * Fraction(frame.time_base or 0)
+        yield Timed(time, length if length > 0 else usual, frame)
+        last = time
+
+
+def _decoded(container: Any, stream: Any, damage: _Damage) -> Iterator[Any]:
+    """The video's frames in the order they are shown. Of other streams, packets' times are looked at."""
+    begin = Fraction(container.start_time or 0, av.time_base)
+    reached = Fraction(0)
+    started = False
+    packets = container.demux()
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError as error:
+            damage.found(f"cannot be read on after {float(reached):.1f} s ({_said(error)})")
+            break
+        if packet is None:
+            break
+        stamp = packet.pts if packet.pts is not None else packet.dts
+        if stamp is not None:
+            reached = max(reached, (stamp + (packet.duration or 0)) * Fraction(packet.time_base) - begin)
+        if packet.stream is not stream:
+            continue
+        try:
+            frames = packet.decode()
+        except av.FFmpegError as error:
+            # A recording may begin between key frames: what comes before the first one says nothing.
+            if started:
+                damage.found(f"cannot be decoded at {float(reached):.1f} s ({_said(error)})")
+            continue
+        for frame in frames:
+            started = True
+            yield frame
+    stated = _container_seconds(container)
+    if stated is not None and started:
+        short = stated - reached
+        if short > _TOLERANCE[0] + _TOLERANCE[1] * float(stated):
+            damage.found(f"ends after {float(reached):.1f} of {float(stated):.1f} s")
+
+
+def _stream_seconds(stream: Any) -> Fraction | None:
+    return stream.duration * Fraction(stream.time_base) if stream.duration else None
+
+
+def _container_seconds(container: Any) -> Fraction | None:
+    return Fraction(container.duration, av.time_base) if container.duration else None
+
+
+def _is_cover(stream: Any) -> bool:
+    """Whether a video stream is the cover of a piece of music."""
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _nearest(value: Fraction) -> int:
+    return math.floor(value + Fraction(1, 2))
+
+
+def _said(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _no_frames(path: str | os.PathLike[str]) -> DataError:
+    return DataError(
+        f"{path}: not one frame of its video can be decoded. Copy or download it again, or convert it with a "
+        "program that plays it."
+    )

@@ -1,0 +1,268 @@
+"""Reading: a steady rate from any clock, upright, and every kind of broken file."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+av = pytest.importorskip("av")
+pytest.importorskip("cv2")
+
+from aicl_fast.errors import DataError  # noqa: E402
+from aicl_fast.video import probe, read_frames  # noqa: E402
+from aicl_fast.video.reader import Timed, steady  # noqa: E402
+
+MakeClip = Callable[..., Path]
+
+
+def grey(number: int) -> int:
+    return 20 + (number * 37) % 200
+
+
+def seen(path: Path, frames: int, **options: Any) -> list[int]:
+    """Which of the clip's frames come out."""
+    return recognised((float(image.mean()) for image in read_frames(path, **options)), frames)
+
+
+def recognised(shown: Iterable[float], frames: int) -> list[int]:
+    """Frame numbers by grey levels: of those with such a level, the first that is not before the last."""
+    levels = np.array([grey(number) for number in range(frames)])
+    found = [0]
+    for level in shown:
+        near = np.flatnonzero(np.abs(levels - level) < 4)
+        assert len(near), level
+        found.append(int(min(near, key=lambda index: (index < found[-1], index))))
+    return found[1:]
+
+
+# --- the clock -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fps", [10, 24, 25, 30, 50, Fraction(30000, 1001)])
+def test_constant_rates_become_25(make_clip: MakeClip, fps: int | Fraction) -> None:
+    path = make_clip(frames=40, fps=fps)
+    expected = through_ffmpeg(path, 40)
+    assert seen(path, 40) == expected
+    assert len(expected) == pytest.approx(40 / fps * 25, abs=1)
+
+
+def through_ffmpeg(path: Path, frames: int) -> list[int]:
+    """The same by FFmpeg's own filter."""
+    shown: list[float] = []
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        graph = av.filter.Graph()
+        source = graph.add_buffer(template=stream)
+        source.link_to(rate := graph.add("fps", "25"))
+        rate.link_to(sink := graph.add("buffersink"))
+        graph.configure()
+
+        def drain() -> Iterator[Any]:
+            while True:
+                try:
+                    yield sink.pull()
+                except (av.BlockingIOError, av.error.EOFError):
+                    return
+
+        for frame in itertools.chain(container.decode(stream), [None]):
+            source.push(frame)
+            shown.extend(float(out.to_ndarray(format="rgb24").mean()) for out in drain())
+    return recognised(shown, frames)
+
+
+def test_a_variable_rate(make_clip: MakeClip) -> None:
+    times = [0, 40, 80, 400, 410, 420, 430, 440, 1000, 1480]
+    path = make_clip(frames=10, times=times)
+    found = seen(path, 10)
+    assert found == through_ffmpeg(path, 10)
+    assert found[:4] == [0, 1, 2, 2]
+    assert found[24] == 7
+    assert found[25] == 8
+
+
+def test_another_rate_is_read_as_asked(make_clip: MakeClip) -> None:
+    path = make_clip(frames=30, fps=30)
+    assert seen(path, 30, fps=30) == list(range(30))
+    assert seen(path, 30, fps=15) == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28]
+    with pytest.raises(DataError, match="fps: expected a positive number"):
+        next(read_frames(path, fps=0))
+
+
+@given(
+    st.lists(st.integers(1, 400), min_size=1, max_size=40),
+    st.sampled_from([Fraction(25), Fraction(10), Fraction(30000, 1001)]),
+)
+def test_every_instant_shows_the_nearest_frame(steps: list[int], fps: Fraction) -> None:
+    starts = [Fraction(sum(steps[:number]), 1000) for number in range(len(steps))]
+    lengths = [Fraction(step, 1000) for step in steps]
+    shown = list(steady(map(Timed, starts, lengths, range(len(steps))), fps))
+    assert shown == sorted(shown)
+    assert abs(len(shown) - sum(lengths) * fps) <= 1
+    for position, number in enumerate(shown[:-1]):
+        # It has begun by then, and the next one has not, to within half a frame.
+        assert starts[number] <= (position + Fraction(1, 2)) / fps
+        if number + 1 < len(starts):
+            assert starts[number + 1] > (position - Fraction(1, 2)) / fps
+
+
+def test_repeated_frames_are_transformed_once(make_clip: MakeClip) -> None:
+    path = make_clip(frames=10, fps=5)
+    calls: list[int] = []
+    found = list(read_frames(path, transform=lambda image: calls.append(1) or len(calls)))
+    assert len(calls) == 10
+    assert found == [number for number in range(1, 11) for _ in range(5)]
+
+
+def test_a_clock_that_jumps(make_clip: MakeClip, tmp_path: Path) -> None:
+    """Two recordings one after the other: the second's clock starts again."""
+    first = make_clip("a.ts", frames=20)
+    second = make_clip("b.ts", frames=20)
+    both = tmp_path / "both.ts"
+    both.write_bytes(first.read_bytes() + second.read_bytes())
+    assert 38 <= len(list(read_frames(both, allow_damaged=True))) <= 42
+
+
+# --- upright ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_rotation_flags_are_followed(make_clip: MakeClip, turns: int) -> None:
+    image = np.zeros((48, 64, 3), np.uint8)
+    image[:16, :16] = 255  # white in the top left corner
+    path = make_clip(frames=5, quarter_turns=turns, draw=lambda _: image)
+    shown = next(read_frames(path))
+    expected = np.rot90(image, -turns)
+    assert shown.shape == expected.shape
+    assert np.abs(shown.astype(int) - expected).mean() < 5
+    info = probe(path)
+    assert (info.height, info.width) == expected.shape[:2]
+    assert info.rotation == (-turns) % 4
+
+
+def test_what_a_file_says_of_itself(make_clip: MakeClip) -> None:
+    info = probe(make_clip(frames=50, audio=2.0))
+    assert (info.width, info.height, info.fps, info.codec, info.audio) == (64, 48, 25, "h264", "aac")
+    assert info.duration == pytest.approx(2, abs=0.05)
+
+
+# --- files that are not what they should be --------------------------------------------------------------
+
+
+def test_not_a_video(make_clip: MakeClip, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.mp4: the video does not exist"):
+        next(read_frames(tmp_path / "none.mp4"))
+    with pytest.raises(DataError, match="found a folder"):
+        next(read_frames(tmp_path))
+    for name, content in (("text.mp4", b"hello"), ("empty.mp4", b""), ("zeros.mp4", bytes(5000))):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=f"{name}: cannot be opened as a video"):
+            next(read_frames(tmp_path / name))
+    (tmp_path / "notes.txt").write_text("a text is not a film\n" * 50)
+    with pytest.raises(DataError, match=r"notes\.txt"):
+        next(read_frames(tmp_path / "notes.txt"))
+    with pytest.raises(DataError, match=r"no video stream.*holds audio"):
+        next(read_frames(make_clip("sound.mp4", frames=0, audio=1.0)))
+
+
+def test_a_picture_is_not_a_video(tmp_path: Path) -> None:
+    frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+    with av.open(str(tmp_path / "still.png"), "w", format="image2") as container:
+        stream = container.add_stream("png")
+        stream.width = stream.height = 32
+        stream.pix_fmt = "rgb24"
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(DataError, match="is a picture"):
+        next(read_frames(tmp_path / "still.png"))
+
+
+def test_a_playlist_cannot_reach_the_network(tmp_path: Path) -> None:
+    (tmp_path / "list.m3u8").write_text(
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n"
+    )
+    with pytest.raises(DataError, match=r"list\.m3u8"):
+        next(read_frames(tmp_path / "list.m3u8"))
+
+
+def test_names_that_look_like_protocols(make_clip: MakeClip, tmp_path: Path) -> None:
+    path = tmp_path / "http:clip é.mp4"
+    make_clip(frames=3).rename(path)
+    assert len(list(read_frames(path))) == 3
+
+
+@pytest.mark.parametrize("name", ["cut.mp4", "cut.mkv", "cut.webm", "cut.flv"])
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.9])
+def test_cut_off_files_are_refused(make_clip: MakeClip, name: str, share: float) -> None:
+    options = {"movflags": "faststart"} if name.endswith("mp4") else {}
+    path = make_clip(name, frames=200, options=options)
+    whole = path.read_bytes()
+    assert len(list(read_frames(path))) == 200
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(DataError, match=name):
+        list(read_frames(path))
+    try:
+        taken = len(list(read_frames(path, allow_damaged=True)))
+    except DataError:
+        assert share < 0.5  # the header itself is cut off, or not one frame is left
+    else:
+        assert 0 < taken < 200
+
+
+@pytest.mark.parametrize("name", ["cut.avi", "cut.ts"])
+def test_formats_that_do_not_state_their_length_end_where_they_end(make_clip: MakeClip, name: str) -> None:
+    path = make_clip(name, frames=200)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert 50 < len(list(read_frames(path, allow_damaged=True))) < 150
+
+
+def test_an_mp4_without_its_index_is_refused(make_clip: MakeClip) -> None:
+    path = make_clip(frames=100)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(DataError, match="lacks the index"):
+        list(read_frames(path, allow_damaged=True))
+
+
+def test_bytes_changed_inside(make_clip: MakeClip) -> None:
+    """Whatever noise does to a file, it ends in frames or in a DataError."""
+    path = make_clip("noise.mkv", frames=100, size=(128, 96))
+    whole = path.read_bytes()
+    refused = 0
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        content = np.frombuffer(whole, np.uint8).copy()
+        start = int(rng.integers(1000, len(content) - 400))
+        content[start : start + 300] = rng.integers(0, 256, 300)
+        path.write_bytes(content.tobytes())
+        try:
+            assert list(read_frames(path))
+        except DataError:
+            refused += 1
+            assert list(read_frames(path, allow_damaged=True))
+    assert refused > 0
+
+
+def test_one_frame(make_clip: MakeClip) -> None:
+    assert len(list(read_frames(make_clip(frames=1)))) == 1
+
+
+def test_an_iterator_that_is_left_closes_the_file(make_clip: MakeClip) -> None:
+    frames = read_frames(make_clip(frames=100))
+    next(frames)
+    frames.close()  # type: ignore[attr-defined]
+
+
+def test_real_clips(shared_data: Path) -> None:
+    expected = {"clean_and_jerk": (452, 18.04), "arm_wrestling": (250, 10.0)}
+    for name, (frames, seconds) in expected.items():
+        path = shared_data / "i3d" / f"{name}.mp4"
+        assert sum(1 for _ in read_frames(path)) == frames
+        assert probe(path).duration == pytest.approx(seconds, abs=0.01)
