@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -154,24 +155,47 @@ def build_onnx(net: TwoBranchNet, info: ModelInfo) -> Any:
         shapes[0] = torch.export.Dim("batch", min=1)
     if dynamic:
         shapes[1] = torch.export.Dim("segments", min=info.segments.min, max=info.segments.max)
-    with _quiet():
-        program: Any = torch.onnx.export(
-            module,
-            (example,),
-            input_names=[INPUT],
-            output_names=list(OUTPUTS),
-            dynamic_shapes={"features": shapes},
-            opset_version=OPSET_BF16 if info.precision == "bf16" else OPSET,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-    model = program.model_proto
+    opset = OPSET_BF16 if info.precision == "bf16" else OPSET
+    model = traced(module, example, INPUT, OUTPUTS, shapes, opset=opset)
     _drop_repeated_relu(model)
     set_metadata(model, info)
     onnx.checker.check_model(model, full_check=True)
     check_interface(model, info)
     return model
+
+
+def traced(
+    module: nn.Module,
+    example: Tensor,
+    name: str,
+    outputs: Sequence[str],
+    shapes: Mapping[int, Any],
+    *,
+    opset: int,
+) -> Any:
+    """A module of one input as an ``onnx.ModelProto``.
+
+    Args:
+        module: in evaluation mode.
+        example: an input.
+        name: of the input.
+        outputs: their names.
+        shapes: dimension to ``torch.export.Dim``, for those that are dynamic.
+        opset: of the file.
+    """
+    with _quiet():
+        program: Any = torch.onnx.export(
+            module,
+            (example,),
+            input_names=[name],
+            output_names=list(outputs),
+            dynamic_shapes=(dict(shapes),),
+            opset_version=opset,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    return program.model_proto
 
 
 def export_onnx(

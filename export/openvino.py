@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from aicl_fast.engines.container import write_container
+from aicl_fast.engines.container import Describes, write_container
 from aicl_fast.errors import UnavailableError
-from aicl_fast.metadata import ModelInfo
+from aicl_fast.export.quantize import slices_first
 
 
 def require_openvino() -> Any:
@@ -27,12 +27,12 @@ def require_openvino() -> Any:
     return openvino
 
 
-def export_openvino(model: Any, info: ModelInfo, path: str | os.PathLike[str]) -> None:
+def export_openvino(model: Any, info: Describes, path: str | os.PathLike[str]) -> None:
     """Write an OpenVINO model as one file of ours.
 
     fp32 and bf16 files hold float32 weights; a bf16 one asks for bfloat16 products when it is opened, which
-    leaves the last layers in float32. fp16 files hold float16 weights and are half as large. int8 ones hold
-    what quantisation left.
+    leaves the last layers in float32. fp16 files hold float16 weights and are half as large. int8 and fp8
+    ones hold what quantisation left.
 
     Args:
         model: ``onnx.ModelProto`` with float32 products, or quantised.
@@ -45,7 +45,7 @@ def export_openvino(model: Any, info: ModelInfo, path: str | os.PathLike[str]) -
     # OpenVINO saves a model as two files with paths of its own.
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "model.onnx")
-        source.write_bytes(model.SerializeToString())
+        source.write_bytes(slices_first(model).SerializeToString())
         converted = openvino.convert_model(str(source))
         target = Path(folder, "model.xml")
         openvino.save_model(converted, str(target), compress_to_fp16=info.precision == "fp16")

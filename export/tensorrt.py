@@ -18,7 +18,9 @@ from aicl_fast.engines.tensorrt_api import NAMES, Kind, last_error, load_tensorr
 from aicl_fast.errors import ConfigError, ModelError, UnavailableError
 from aicl_fast.export.onnx import INPUT, OUTPUTS
 from aicl_fast.files import atomic_path
-from aicl_fast.metadata import ModelInfo
+from aicl_fast.metadata import ModelInfo, Range
+from aicl_fast.video import networks as segments
+from aicl_fast.video.networks import SegmentInfo
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,32 @@ def network_from_onnx(kind: Kind, onnx: bytes, log: Path | None = None) -> Netwo
     return Network(network, builder, parser, logger, api)
 
 
-def check_network(parsed: Network, info: ModelInfo) -> dict[str, tuple[str, tuple[int, ...]]]:
+class Tensor(NamedTuple):
+    """An input or output as every consumer relies on it."""
+
+    type: str
+    """As TensorRT calls it."""
+    shape: tuple[Range, ...]
+
+
+def interface(info: ModelInfo | SegmentInfo) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Inputs and outputs of an exported network, by name."""
+
+    def tensor(*sizes: Range | int, of: str = "FLOAT") -> Tensor:
+        return Tensor(of, tuple(Range(size, size, size) if isinstance(size, int) else size for size in sizes))
+
+    if isinstance(info, SegmentInfo):
+        clips = tensor(info.batch, *info.clip_shape, of="UINT8" if info.stream == "rgb" else "FLOAT")
+        found = (tensor(info.batch, info.width), tensor(info.batch, info.classes))
+        return {segments.INPUT: clips}, dict(zip(segments.SegmentOutputs._fields, found, strict=True))
+    classes = info.config.model.num_classes
+    curve = tensor(info.batch, info.segments)
+    outputs = (tensor(info.batch, info.segments, classes), tensor(info.batch, classes), curve, curve)
+    features = tensor(info.batch, info.segments, info.config.data.input_width)
+    return {INPUT: features}, dict(zip(OUTPUTS, outputs, strict=True))
+
+
+def check_network(parsed: Network, info: ModelInfo | SegmentInfo) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Compare a parsed network with what every consumer relies on.
 
     Returns:
@@ -119,17 +146,11 @@ def check_network(parsed: Network, info: ModelInfo) -> dict[str, tuple[str, tupl
     tensors = [network.get_input(number) for number in range(network.num_inputs)]
     tensors += [network.get_output(number) for number in range(network.num_outputs)]
     found = {each.name: (each.dtype.name, tuple(each.shape)) for each in tensors}
-    batch = info.batch.opt if info.batch.fixed else -1
-    length = info.segments.opt if info.segments.fixed else -1
-    classes = info.config.model.num_classes
-    shapes = (
-        (batch, length, info.config.data.input_width),
-        (batch, length, classes),
-        (batch, classes),
-        (batch, length),
-        (batch, length),
-    )
-    expected = {name: ("FLOAT", shape) for name, shape in zip((INPUT, *OUTPUTS), shapes, strict=True)}
+    inputs, outputs = interface(info)
+    expected = {
+        name: (each.type, tuple(size.opt if size.fixed else -1 for size in each.shape))
+        for name, each in {**inputs, **outputs}.items()
+    }
     if found != expected:
         raise ModelError(f"the parsed network differs: expected {expected}, got {found}.")
     return found
@@ -137,7 +158,7 @@ def check_network(parsed: Network, info: ModelInfo) -> dict[str, tuple[str, tupl
 
 def build_plan(
     parsed: Network,
-    info: ModelInfo,
+    info: ModelInfo | SegmentInfo,
     options: BuildOptions | None = None,
     *,
     progress: Callable[[int, int, str], None] | None = None,
@@ -146,7 +167,7 @@ def build_plan(
 
     Args:
         parsed: from :func:`network_from_onnx`.
-        info: its batch and segments become the optimisation profile.
+        info: its ranges of sizes become the optimisation profile.
         options: None is the defaults.
         progress: told (steps done, steps in all, phase) as the builder goes on.
     Raises:
@@ -161,11 +182,11 @@ def build_plan(
     _set_flags(api, config, info, options)
     _set_capabilities(api, config, options.compute_capability)
     profile = builder.create_optimization_profile()
-    width = info.config.data.input_width
-    shapes = [(b, t, width) for b, t in zip(info.batch, info.segments, strict=True)]
-    profile.set_shape(INPUT, *shapes)
-    if [tuple(shape) for shape in profile.get_shape(INPUT)] != shapes or not profile:
-        raise ModelError(f"TensorRT did not take the profile {shapes}: {last_error(parsed.logger)}")
+    for name, each in interface(info)[0].items():
+        shapes = list(zip(*each.shape, strict=True))
+        profile.set_shape(name, *shapes)
+        if [tuple(shape) for shape in profile.get_shape(name)] != shapes or not profile:
+            raise ModelError(f"TensorRT did not take the profile {shapes}: {last_error(parsed.logger)}")
     config.add_optimization_profile(profile)
     cache = _timing_cache(config, options.timing_cache)
     monitor = _monitor(api, progress) if progress is not None else None
@@ -183,7 +204,7 @@ def build_plan(
 def export_tensorrt(
     kind: Kind,
     model: Any,
-    info: ModelInfo,
+    info: ModelInfo | SegmentInfo,
     path: str | os.PathLike[str],
     options: BuildOptions | None = None,
     *,
@@ -277,7 +298,7 @@ def parse_capabilities(text: str) -> tuple[str, ...]:
     return found
 
 
-def _set_flags(api: Any, config: Any, info: ModelInfo, options: BuildOptions) -> None:
+def _set_flags(api: Any, config: Any, info: ModelInfo | SegmentInfo, options: BuildOptions) -> None:
     flags = api.BuilderFlag
     # On by default in TensorRT; a float32 engine is float32 here.
     (config.set_flag if info.precision == "tf32" else config.clear_flag)(flags.TF32)

@@ -280,11 +280,16 @@ _SERVER = "Triton Inference Server"
 
 @app.command()
 def export(
-    model: Annotated[Path, typer.Argument(help="Trained weights (model.safetensors).")],
+    model: Annotated[
+        Path, typer.Argument(help="Trained weights (model.safetensors; of I3D also .pt and .npz).")
+    ],
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--out", "-o", help="File (or folder) to write; beside the weights if left out."),
     ] = None,
+    network: Annotated[
+        str, typer.Option("--model", help="What the weights are of: aicl, i3d-rgb or i3d-flow.")
+    ] = "aicl",
     format_: Annotated[
         str,
         typer.Option("--format", "-f", help="onnx, openvino, tensorrt, tensorrt-rtx or triton-repository."),
@@ -358,6 +363,8 @@ def export(
       aicl-fast export model.safetensors --format openvino --precision bf16 --verify --data THUMOS14
 
       aicl-fast export model.safetensors --format tensorrt-rtx --precision fp16 --batch 1:8:64
+
+      aicl-fast export --model i3d-rgb rgb_imagenet.pt --format openvino --precision bf16 --verify
     """
     from aicl_fast.cli.exporting import run_export
 
@@ -387,7 +394,7 @@ def export(
             ServerOptions(name, backend, instances, instance_kind, queue_delay),
         )
 
-    run_export(model, out, options, verify=verify, data=data, refit=refit)
+    run_export(model, out, options, network=network, verify=verify, data=data, refit=refit)
 
 
 @app.command()

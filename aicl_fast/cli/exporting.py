@@ -24,6 +24,7 @@ def run_export(
     file: Path | None,
     options: Callable[[], ExportOptions],
     *,
+    network: str,
     verify: bool,
     data: Path | None,
     refit: Path | None,
@@ -32,6 +33,11 @@ def run_export(
     from aicl_fast.export.formats import check_combination, export_model
 
     chosen = options()
+    if network != "aicl":
+        if data is not None or refit is not None:
+            raise ConfigError(f"--data, --refit: are for a detector's weights; got --model {network}.")
+        _export_i3d(network, model, file, chosen, verify=verify)
+        return
     if data is not None and not verify:
         raise ConfigError("--data: is what --verify runs on; give both, or neither.")
     _check_verify(chosen, verify=verify)
@@ -42,8 +48,7 @@ def run_export(
         show = chosen.format in ("tensorrt", "tensorrt-rtx")
         with progress("building", show=show) as bar:
             target = export_model(model, file, chosen, progress=bar if show else None)
-    size = sum(each.stat().st_size for each in [target, *target.rglob("*")] if each.is_file())
-    out.print(f"{target}: {size / 1e6:.1f} MB", highlight=False, soft_wrap=True)
+    _print_size(target)
     if verify:
         written = target / chosen.server.name / "1" / "model.onnx" if target.is_dir() else target
         run_parity([str(model), str(written)], data, threads=None, runs=20, seed=0)
@@ -110,6 +115,39 @@ def _open(text: str, threads: int | None) -> Detector:
     if Path(text).suffix == ".engine":
         return Detector(text)
     return Detector(text, threads=threads)
+
+
+def _export_i3d(
+    network: str, weights: Path, file: Path | None, options: ExportOptions, *, verify: bool
+) -> None:
+    """A segment network; verified on random clips."""
+    from aicl_fast.export.i3d import check_i3d_options, export_i3d, verify_i3d
+
+    check_i3d_options(network, options)
+    show = options.format in ("tensorrt", "tensorrt-rtx")
+    if verify and show:
+        raise ConfigError("--verify: is for --format onnx and openvino with --model i3d-rgb and i3d-flow.")
+    _check_verify(options, verify=verify)
+    with progress("building", show=show) as bar:
+        target = export_i3d(network, weights, file, options, progress=bar if show else None)
+    _print_size(target)
+    if not verify:
+        return
+    found = verify_i3d(weights, target)
+    verdict = "ok" if found.passed else "FAILS"
+    out.print(
+        f"{found.name}, {found.precision}: features differ from float32 torch by {found.apart:.1e} of the "
+        f"largest: {verdict}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+def _print_size(target: Path) -> None:
+    size = sum(each.stat().st_size for each in [target, *target.rglob("*")] if each.is_file())
+    out.print(f"{target}: {size / 1e6:.1f} MB", highlight=False, soft_wrap=True)
 
 
 def _check_verify(options: ExportOptions, *, verify: bool) -> None:

@@ -42,6 +42,10 @@ _ALIGN = 4096
 class Describes(Protocol):
     """What a file says about itself: :class:`aicl_fast.metadata.ModelInfo`, or a segment network's."""
 
+    @property
+    def precision(self) -> str:
+        """What products are computed in."""
+
     def to_json(self) -> str:
         """The metadata."""
 

@@ -77,6 +77,11 @@ class SegmentInfo:
         return 3 if self.stream == "rgb" else 2
 
     @property
+    def clip_shape(self) -> tuple[int, int, int, int]:
+        """Of one segment: frames, height, width, channels."""
+        return self.frames, self.size, self.size, self.channels
+
+    @property
     def name(self) -> str:
         """Of the network, as ``aicl-fast export --model`` has it."""
         return f"{KIND}-{self.stream}"

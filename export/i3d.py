@@ -1,0 +1,208 @@
+"""I3D to ONNX, OpenVINO and TensorRT: raw clips in, features and Kinetics' logits out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from aicl_fast.errors import ConfigError
+from aicl_fast.export.formats import SUFFIXES, ExportOptions, check_combination
+from aicl_fast.export.onnx import OPSET, OPSET_BF16, require_onnx, traced
+from aicl_fast.export.tensorrt import export_tensorrt, interface
+from aicl_fast.files import atomic_path
+from aicl_fast.metadata import BATCH, METADATA_KEY, Precision, Range
+from aicl_fast.video.i3d import I3D, DeployedI3D
+from aicl_fast.video.i3d_weights import i3d_hash, load_i3d
+from aicl_fast.video.networks import INPUT, SegmentInfo, SegmentNetwork, SegmentOutputs, open_network
+
+NETWORKS = ("i3d-rgb", "i3d-flow")
+"""What ``aicl-fast export --model`` takes beside a detector's weights."""
+FORMATS = ("onnx", "openvino", "tensorrt", "tensorrt-rtx")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+
+TOLERANCES = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 1e-2, "bf16": 6e-2}
+"""How far features may be from those of float32 torch, as a share of the largest."""
+
+_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def export_i3d(
+    network: str,
+    weights: Path,
+    out: Path | None = None,
+    options: ExportOptions | None = None,
+    *,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Path:
+    """Write trained weights of I3D in a format that runs without torch.
+
+    Args:
+        network: one of :data:`NETWORKS`; the weights must be of that stream.
+        weights: as :func:`aicl_fast.video.i3d_weights.load_i3d` takes them.
+        out: the file to write; None is beside the weights, under their name.
+        options: of :data:`FORMATS` and :data:`PRECISIONS`; None is float32 ONNX.
+        progress: told (steps done, steps in all, phase) while TensorRT builds.
+    Returns:
+        What was written.
+    Raises:
+        AiclError: as :func:`check_i3d_options`, ``load_i3d`` and the format's own function.
+    """
+    options = options or ExportOptions()
+    check_i3d_options(network, options)
+    net = load_i3d(weights, stream="flow" if network == "i3d-flow" else "rgb")
+    target = weights.with_suffix(SUFFIXES[options.format]) if out is None else out
+    precision: Any = options.precision
+    info = i3d_info(net, precision=precision, batch=options.batch)
+    in_graph = options.format != "openvino" and precision in _DTYPES
+    # tf32 is a way to multiply float32; OpenVINO rounds a float32 graph itself.
+    model = build_i3d_onnx(net, info if in_graph else replace(info, precision="fp32"))
+    set_i3d_metadata(model, info)
+    if options.format == "openvino":
+        from aicl_fast.export.openvino import export_openvino
+
+        export_openvino(model, info, target)
+    elif options.format == "onnx":
+        with atomic_path(target) as temporary:
+            require_onnx().save(model, temporary)
+    else:
+        kind: Any = options.format
+        export_tensorrt(kind, model, info, target, options.build, progress=progress)
+    return target
+
+
+def check_i3d_options(network: str, options: ExportOptions) -> None:
+    """Refuse what cannot be written, before any work starts.
+
+    Raises:
+        ConfigError: an unknown network, or a format, precision or option that I3D does not have.
+        UnavailableError: a package or device that the format needs is not here.
+    """
+    if network not in NETWORKS:
+        raise ConfigError(f"--model: expected {' or '.join(NETWORKS)}, got {network!r}.")
+    for option, given, possible in (
+        ("--format", options.format, FORMATS),
+        ("--precision", options.precision, PRECISIONS),
+    ):
+        if given not in possible:
+            raise ConfigError(f"{option}: expected {', '.join(possible)} for {network}, got {given!r}.")
+    if options.segments is not None:
+        raise ConfigError(f"--segments: is not of {network}, which takes one segment of 16 frames at a time.")
+    check_combination(options)
+
+
+def i3d_info(net: I3D, *, precision: Precision = "fp32", batch: Range | None = None) -> SegmentInfo:
+    """What an exported file will say about itself."""
+    from aicl_fast import __version__
+
+    classes = net.logits.conv3d.out_channels
+    return SegmentInfo(
+        net.stream, i3d_hash(net), precision, BATCH if batch is None else batch, classes, version=__version__
+    )
+
+
+def build_i3d_onnx(net: I3D, info: SegmentInfo) -> Any:
+    """The network as an ``onnx.ModelProto``, checked by onnx and by strict shape inference.
+
+    Normalisation is in the graph and BatchNorm in the convolutions.
+
+    Args:
+        net: trained weights.
+        info: from :func:`i3d_info`; of precision fp32, fp16 or bf16.
+    Raises:
+        UnavailableError: onnx or onnxscript is not installed.
+    """
+    onnx = require_onnx()
+    module = DeployedI3D(net, _DTYPES.get(info.precision, torch.float32)).eval()
+    # The exporter takes a dimension of size one for a constant.
+    count = info.batch.opt if info.batch.fixed else 2
+    dtype = torch.uint8 if info.stream == "rgb" else torch.float32
+    example = torch.zeros(count, *info.clip_shape, dtype=dtype)
+    shapes = {} if info.batch.fixed else {0: torch.export.Dim("batch", min=1)}
+    opset = OPSET_BF16 if info.precision == "bf16" else OPSET
+    model = traced(module, example, INPUT, SegmentOutputs._fields, shapes, opset=opset)
+    set_i3d_metadata(model, info)
+    onnx.checker.check_model(model, full_check=True)
+    _check_interface(model, info)
+    return model
+
+
+def set_i3d_metadata(model: Any, info: SegmentInfo) -> None:
+    """Write what the file says about itself into an ONNX model's properties."""
+    properties = {
+        METADATA_KEY: info.to_json(),
+        "normalisation": "in the graph",
+        "precision": info.precision,
+        "weights_sha256": info.weights,
+    }
+    require_onnx().helper.set_model_props(model, properties)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far an exported network's features are from those of float32 torch."""
+
+    name: str
+    precision: str
+    apart: float
+    """Largest difference, as a share of the largest feature."""
+
+    @property
+    def passed(self) -> bool:
+        """Within the tolerance of the file's precision."""
+        return self.apart <= TOLERANCES[self.precision]
+
+
+def verify_i3d(weights: Path, exported: Path, *, segments: int = 2, seed: int = 0) -> Agreement:
+    """Run the same segments through the weights in torch and through what was made of them.
+
+    The segments are smooth noise that drifts, so that neither space nor time is all alike.
+
+    Raises:
+        AiclError: as :func:`aicl_fast.video.networks.open_network`.
+    """
+    with open_network(weights) as reference, open_network(exported, stream=reference.stream) as other:
+        clips = random_clips(reference, segments, seed)
+        expected, found = reference(clips), other(clips)
+        apart = float(np.abs(expected - found).max() / np.abs(expected).max())
+        return Agreement(exported.name, other.precision, apart if np.isfinite(apart) else np.inf)
+
+
+def random_clips(network: SegmentNetwork, count: int, seed: int = 0) -> np.ndarray[Any, Any]:
+    """Segments of smooth noise that drifts, as a :class:`SegmentNetwork` takes them."""
+    info = network.info
+    rng = np.random.default_rng(seed)
+    cell = 16
+    shape = (count, 1, info.size // cell + 2, info.size // cell + 2, info.channels)
+    coarse = rng.random(shape, dtype=np.float32).repeat(cell, 2).repeat(cell, 3)
+    views = [coarse[:, 0, frame : frame + info.size, : info.size] for frame in range(info.frames)]
+    drifting = np.stack(views, 1)
+    if info.stream == "rgb":
+        return (255 * drifting).astype(np.uint8)
+    return 50 * (drifting - 0.5)
+
+
+def _check_interface(model: Any, info: SegmentInfo) -> None:
+    """Infer every shape strictly and compare inputs and outputs with what consumers rely on.
+
+    Raises:
+        RuntimeError: the exporter wrote something else; a fault of ours, not of the user's.
+    """
+    onnx = require_onnx()
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    inputs, outputs = interface(info)
+    expected = {
+        name: (each.type, [size.opt if size.fixed else "batch" for size in each.shape])
+        for name, each in {**inputs, **outputs}.items()
+    }
+    found = {}
+    for value in [*inferred.graph.input, *inferred.graph.output]:
+        tensor = value.type.tensor_type
+        type_ = onnx.TensorProto.DataType.Name(tensor.elem_type)
+        found[value.name] = (type_, [dim.dim_param or dim.dim_value for dim in tensor.shape.dim])
+    if found != expected:
+        raise RuntimeError(f"ONNX export: expected inputs and outputs {expected}, got {found}")
