@@ -17,7 +17,7 @@ FORMAT = 1
 DETECTOR = "detector"
 """The kind of a model file that names none."""
 
-Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
 """What an exported file's products are computed in; sums, softmax and sigmoids are float32 in all."""
 
 

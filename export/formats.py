@@ -18,13 +18,16 @@ from aicl_fast.model import TwoBranchNet
 from aicl_fast.weights import load_model
 
 FORMATS: dict[str, tuple[Precision, ...]] = {
-    "onnx": ("fp32", "fp16", "bf16", "int8"),
-    "openvino": ("fp32", "fp16", "bf16", "int8"),
-    "tensorrt": ("fp32", "tf32", "fp16", "bf16", "int8"),
-    "tensorrt-rtx": ("fp32", "tf32", "fp16", "bf16", "int8"),
-    "triton-repository": ("fp32", "tf32", "fp16", "bf16", "int8"),
+    "onnx": ("fp32", "fp16", "bf16", "int8", "fp8"),
+    "openvino": ("fp32", "fp16", "bf16", "int8", "fp8"),
+    "tensorrt": ("fp32", "tf32", "fp16", "bf16", "int8", "fp8"),
+    "tensorrt-rtx": ("fp32", "tf32", "fp16", "bf16", "int8", "fp8"),
+    "triton-repository": ("fp32", "tf32", "fp16", "bf16", "int8", "fp8"),
 }
 """Format to the precisions that it can be written in."""
+
+CALIBRATED = ("int8", "fp8")
+"""The precisions that need real features."""
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".openvino", "tensorrt": ".engine", "tensorrt-rtx": ".engine"}
 
@@ -38,7 +41,7 @@ class ExportOptions:
         precision: of the products; :data:`FORMATS` says which a format has.
         batch: videos a run; None is 1 to 64.
         segments: T; None is the settings'.
-        calibrate: data set folder whose training features calibrate int8.
+        calibrate: data set folder whose training features calibrate int8 and fp8.
         calibrate_videos: how many of them at most.
         seed: chooses which.
         build: TensorRT's options.
@@ -69,24 +72,26 @@ def check_combination(options: ExportOptions) -> None:
     possible = FORMATS[format_]
     if format_ == "triton-repository" and options.server.backend == "onnx":
         # The server runs ONNX in ONNX Runtime.
-        possible = ("fp32", "fp16", "int8")
+        possible = ("fp32", "fp16", "int8", "fp8")
     if precision not in possible:
         where = [name for name, precisions in FORMATS.items() if precision in precisions]
         also = f" {precision} exists for {', '.join(where)}." if where else ""
         raise ConfigError(
             f"--precision: expected {' or '.join(possible)} for --format {format_}, got {precision!r}.{also}"
         )
-    if precision == "int8" and options.calibrate is None:
+    calibrated = precision in CALIBRATED
+    if calibrated and options.calibrate is None:
         raise ConfigError(
-            "--calibrate: int8 needs real features: name a data set folder, whose training videos are used."
+            f"--calibrate: {precision} needs real features: name a data set folder, whose training videos "
+            "are used."
         )
-    if precision != "int8" and options.calibrate is not None:
-        raise ConfigError(f"--calibrate: is for --precision int8; got --precision {precision}.")
-    if precision == "int8" and options.segments is not None and not options.segments.fixed:
-        raise ConfigError("--segments: int8 is calibrated at one T; give one size.")
+    if not calibrated and options.calibrate is not None:
+        raise ConfigError(f"--calibrate: is for --precision int8 and fp8; got --precision {precision}.")
+    if calibrated and options.segments is not None and not options.segments.fixed:
+        raise ConfigError(f"--segments: {precision} is calibrated at one T; give one size.")
     kind = _tensorrt_kind(options)
     if kind is not None:
-        check_options(kind, options.build)
+        check_options(kind, options.build, precision)
     elif options.build != BuildOptions():
         raise ConfigError(
             "--workspace, --compute-capability, --timing-cache, --log and the other builder options are for "
@@ -162,7 +167,7 @@ def exported_onnx(net: TwoBranchNet, config: Config, options: ExportOptions) -> 
     in_graph = options.format != "openvino" and precision in ("fp16", "bf16")
     # tf32 is a way to multiply float32; OpenVINO rounds a float32 graph itself, and faster than casts do.
     model = build_onnx(net, info if in_graph else replace(info, precision="fp32"))
-    if precision == "int8":
+    if precision in CALIBRATED:
         from aicl_fast.export.quantize import calibration_features, quantize_onnx
 
         assert options.calibrate is not None  # check_combination has seen to it

@@ -1,7 +1,7 @@
-"""int8 by post-training quantisation: real features in, an ONNX graph with explicit Q/DQ pairs out.
+"""int8 and fp8 by post-training quantisation: real features in, an ONNX graph with explicit Q/DQ pairs out.
 
 Only the three kernel-3 convolutions, 99 % of the work, are quantised: weights a channel, activations a
-tensor. Heads, softmax and sigmoids stay in float32.
+tensor. Heads, softmax and sigmoids stay in float32. ``bench/quantisation.py`` compares ways of doing this.
 """
 
 from __future__ import annotations
@@ -23,6 +23,14 @@ from aicl_fast.metadata import ModelInfo
 
 VIDEOS = 32
 """How many videos calibrate, where there are as many."""
+
+OPSET_QUANTISED = 19
+"""The first whose Q/DQ pairs may be float8, and the first that onnx's own evaluator has them of."""
+_LARGEST_INT8 = 127
+_LARGEST_FP8 = 448
+_HEADROOM = 2
+"""How much larger than any calibrated one an activation may be before float8 clips it. A power of two costs
+nothing: rounding is relative to the value."""
 
 
 def calibration_features(
@@ -59,8 +67,8 @@ def quantize_onnx(model: Any, info: ModelInfo, features: Sequence[Floats]) -> An
     """Quantise a float32 ONNX model.
 
     Args:
-        model: from :func:`aicl_fast.export.onnx.build_onnx`, float32.
-        info: what the result will say about itself.
+        model: from :func:`aicl_fast.export.onnx.build_onnx`, float32; it is left as it is.
+        info: what the result will say about itself; its precision, ``int8`` or ``fp8``, is made.
         features: (1, T, D) arrays to calibrate with, see :func:`calibration_features`.
     Returns:
         An ``onnx.ModelProto``; the same for the same features.
@@ -68,6 +76,57 @@ def quantize_onnx(model: Any, info: ModelInfo, features: Sequence[Floats]) -> An
         DataError: no features.
         UnavailableError: onnx or onnxruntime is not installed.
     """
+    onnx = require_onnx()
+    if not features:
+        raise DataError("--calibrate: no features to calibrate with.")
+    plain = onnx.version_converter.convert_version(slices_first(model), OPSET_QUANTISED)
+    if info.precision == "fp8":
+        quantised = _as_float8(_as_int8(plain, features, outputs=False), plain)
+    else:
+        # ONNX Runtime has an int8 convolution only where the result is int8, too.
+        quantised = _as_int8(plain, features, outputs=True)
+    set_metadata(quantised, info)
+    onnx.checker.check_model(quantised, full_check=True)
+    return quantised
+
+
+def slices_first(model: Any) -> Any:
+    """The same network with each stream sliced before it is transposed: no transpose has two readers.
+
+    Engines cancel a transpose against the layout of the one convolution that reads it, and ONNX Runtime
+    fuses a Q/DQ pair with its only reader.
+
+    Args:
+        model: ``onnx.ModelProto``; it is left as it is.
+    """
+    onnx = require_onnx()
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    graph = changed.graph
+    axes = {each.name: each for each in graph.initializer}
+    producer = {name: node for node in graph.node for name in node.output}
+    nodes = []
+    for node in graph.node:
+        turned = producer.get(node.input[0]) if node.op_type == "Slice" else None
+        if turned is None or turned.op_type != "Transpose":
+            nodes.append(node)
+            continue
+        (permutation,) = turned.attribute
+        (axis,) = onnx.numpy_helper.to_array(axes[node.input[3]])
+        before = np.array([permutation.ints[axis]], np.int64)
+        name, out = f"{node.name}_axis", node.output[0]
+        graph.initializer.append(onnx.numpy_helper.from_array(before, name))
+        inputs = [turned.input[0], node.input[1], node.input[2], name, *node.input[4:]]
+        nodes.append(onnx.helper.make_node("Slice", inputs, [f"{out}_rows"], name=node.name))
+        nodes.append(onnx.helper.make_node("Transpose", [f"{out}_rows"], [out], name=f"{node.name}_turned"))
+        nodes[-1].attribute.append(permutation)
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    return changed
+
+
+def _as_int8(model: Any, features: Sequence[Floats], *, outputs: bool) -> Any:
+    """ONNX Runtime's quantiser: ranges by the smallest and largest value seen."""
     onnx = require_onnx()
     try:
         from onnxruntime.quantization import (
@@ -79,8 +138,6 @@ def quantize_onnx(model: Any, info: ModelInfo, features: Sequence[Floats]) -> An
         )
     except ImportError as error:
         raise UnavailableError(f"int8 needs onnxruntime ({error}): pip install onnxruntime") from error
-    if not features:
-        raise DataError("--calibrate: no features to calibrate with.")
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -105,23 +162,63 @@ def quantize_onnx(model: Any, info: ModelInfo, features: Sequence[Floats]) -> An
                 per_channel=True,
                 activation_type=QuantType.QInt8,
                 weight_type=QuantType.QInt8,
-                nodes_to_quantize=_embeddings(model),
+                nodes_to_quantize=[node.name for node in _embeddings(model)],
                 calibrate_method=CalibrationMethod.MinMax,
                 # TensorRT takes symmetric quantisation and float biases only.
-                extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
+                extra_options={
+                    "ActivationSymmetric": True,
+                    "WeightSymmetric": True,
+                    "QuantizeBias": False,
+                    "OpTypesToExcludeOutputQuantization": [] if outputs else ["Conv"],
+                },
             )
         finally:
             logger.setLevel(level)
-        quantised = onnx.load(target)
-    set_metadata(quantised, info)
-    onnx.checker.check_model(quantised, full_check=True)
-    return quantised
+        return onnx.load(target)
 
 
-def _embeddings(model: Any) -> list[str]:
-    """The names of the kernel-3 convolutions."""
+def _as_float8(quantised: Any, plain: Any) -> Any:
+    """An int8 graph's Q/DQ pairs in float8 (e4m3fn), with the ranges that its scales say.
+
+    ONNX Runtime's quantiser writes float8 too, but scales by standard deviation, and clips.
+    """
+    onnx = require_onnx()
+    import ml_dtypes  # torch's exporter needs it, too
+
+    def put(name: str, values: Any) -> None:
+        kind = onnx.TensorProto.FLOAT if values.dtype == np.float32 else onnx.TensorProto.FLOAT8E4M3FN
+        new = onnx.helper.make_tensor(name, kind, values.shape, values.tobytes(), raw=True)
+        tensors[name].CopyFrom(new)
+
+    changed = onnx.ModelProto()
+    changed.CopyFrom(quantised)
+    del changed.graph.value_info[:]  # of int8
+    tensors = {each.name: each for each in changed.graph.initializer}
+    producer = {name: node for node in changed.graph.node for name in node.output}
+    weights = {each.name: onnx.numpy_helper.to_array(each) for each in plain.graph.initializer}
+    own = {node.name: weights[node.input[1]] for node in _embeddings(plain)}
+    inputs = {}
+    for node in _embeddings(changed):
+        weight, scale, zero = producer[node.input[1]].input
+        values = own[node.name]
+        step = np.abs(values).max(axis=(1, 2)) / np.float32(_LARGEST_FP8)
+        step[step == 0] = 1  # a channel of zeros
+        put(weight, (values / step[:, None, None]).astype(ml_dtypes.float8_e4m3fn))
+        put(scale, step)
+        put(zero, np.zeros(len(step), ml_dtypes.float8_e4m3fn))
+        _, scale, zero = producer[node.input[0]].input
+        inputs[scale] = zero  # two convolutions may read one pair
+    for scale, zero in inputs.items():
+        largest = onnx.numpy_helper.to_array(tensors[scale]) * np.float32(_LARGEST_INT8)
+        put(scale, np.asarray(_HEADROOM * largest / _LARGEST_FP8, np.float32))
+        put(zero, np.zeros((), ml_dtypes.float8_e4m3fn))
+    return changed
+
+
+def _embeddings(model: Any) -> list[Any]:
+    """The kernel-3 convolutions."""
     return [
-        node.name
+        node
         for node in model.graph.node
         if node.op_type == "Conv"
         and any(

@@ -43,6 +43,10 @@ class BuildOptions:
     """File for all that the builder says."""
 
 
+LEAST_CARD = {"bf16": "8.0", "fp8": "8.9"}
+"""The compute capability from which on a card has products in a type; every card has the others."""
+
+
 class Network(NamedTuple):
     """A parsed network and what must live as long as it does."""
 
@@ -53,14 +57,32 @@ class Network(NamedTuple):
     api: Any
 
 
-def check_options(kind: Kind, options: BuildOptions) -> None:
+def check_options(kind: Kind, options: BuildOptions, precision: str = "fp32") -> None:
     """Refuse options that this package does not have, before any work starts.
 
     Raises:
-        ConfigError: an option of the other package.
+        ConfigError: an option of the other package, or a card that has no products in this precision.
         UnavailableError: a refittable engine of TensorRT-RTX, and no GPU.
     """
     name = NAMES[kind]
+    least = LEAST_CARD.get(precision, "0.0")
+    older = [one for one in options.compute_capability if _number(one) < _number(least)]
+    if older:
+        raise ConfigError(
+            f"--compute-capability: cards have {precision} products from {least} on; got {', '.join(older)}."
+        )
+    if kind == "tensorrt" and precision in LEAST_CARD:
+        (here,) = _built_for(kind, BuildOptions(), precision)
+        if _number(here) < _number(least):
+            raise ConfigError(
+                f"--precision: cards have {precision} products from compute capability {least} on; this one "
+                f"has {here}, and TensorRT builds for the card at hand. Export fp16 or int8."
+            )
+    if options.hardware_compatible and _number(least) > (8, 0):
+        raise ConfigError(
+            f"--hardware-compatible: is every card from Ampere (8.0) on, and cards have {precision} products "
+            f"from {least} on. Leave it out, or export fp16, bf16 or int8."
+        )
     if kind == "tensorrt-rtx":
         for given, option, instead in (
             (options.hardware_compatible, "--hardware-compatible", "its engines are portable already"),
@@ -220,7 +242,7 @@ def export_tensorrt(
         AiclError: as :func:`check_options`, :func:`network_from_onnx` and :func:`build_plan`.
     """
     options = options or BuildOptions()
-    check_options(kind, options)
+    check_options(kind, options, info.precision)
     parsed = network_from_onnx(kind, model.SerializeToString(), options.log)
     try:
         check_network(parsed, info)
@@ -230,7 +252,7 @@ def export_tensorrt(
     builder = {
         "name": kind,
         "version": parsed.api.__version__,
-        "compute_capability": _built_for(kind, options),
+        "compute_capability": _built_for(kind, options, info.precision),
         "version_compatible": options.version_compatible,
         "refittable": options.refittable,
     }
@@ -338,10 +360,11 @@ def _timing_cache(config: Any, file: Path | None) -> Any:
     return cache
 
 
-def _built_for(kind: Kind, options: BuildOptions) -> list[str]:
+def _built_for(kind: Kind, options: BuildOptions, precision: str) -> list[str]:
     """What :func:`aicl_fast.engines.tensorrt.check_card` compares with; empty is any card."""
     if kind == "tensorrt-rtx":
-        return list(options.compute_capability)
+        anywhere = [f"{LEAST_CARD[precision]}+"] if precision in LEAST_CARD else []
+        return list(options.compute_capability) or anywhere
     if options.hardware_compatible:
         return ["8.0+"]
     cuda = Cuda(0)
@@ -350,6 +373,10 @@ def _built_for(kind: Kind, options: BuildOptions) -> list[str]:
     finally:
         cuda.close()
     return [f"{major}.{minor}"]
+
+
+def _number(capability: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in capability.split("."))
 
 
 def _monitor(api: Any, progress: Callable[[int, int, str], None]) -> Any:

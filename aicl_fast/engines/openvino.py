@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,15 @@ from aicl_fast.metadata import METADATA_KEY, parse_info
 _HINT = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 
 
+_KEPT = 8
+"""Shapes whose compiled models are kept."""
+
+
 class OpenVinoEngine(Engine):
     """A model in OpenVINO's CPU plugin.
+
+    Each shape of a batch has a compiled model of its own, made when it first comes (one video's when the
+    file is opened): OpenVINO is faster where it knows the sizes. The last eight are kept.
 
     Args:
         path: ``.openvino`` or ``.onnx``, written by ``aicl-fast export``.
@@ -48,21 +56,47 @@ class OpenVinoEngine(Engine):
         self.path = require_file(path, "model file")
         model, metadata = read_model(self.path)
         self.info = parse_info(metadata, self.path)
-        self._compiled: Any = compile_model(
-            model, self.path, self.info.precision, precision, threads=threads, pin_threads=pin_threads
-        )
-        self._idle: list[Any] = []  # requests that no thread is using
-        self._outputs = [self._compiled.output(name) for name in EngineOutputs._fields]
+        self._model: Any = model
+        self._settings: dict[str, Any] = {"asked": precision, "threads": threads, "pin_threads": pin_threads}
+        self._compiled: dict[tuple[int, ...], _Compiled] = {}
+        self._lock = threading.Lock()
+        self._compiled_for((self.info.batch.min, self.info.segments.opt, self.config.data.input_width))
 
     def run(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
         """Run (B, T, D) float32 features. Safe to call from several threads."""
+        return self._compiled_for(features.shape).run(features)
+
+    def _compiled_for(self, shape: tuple[int, ...]) -> _Compiled:
+        with self._lock:
+            found = self._compiled.pop(shape, None) or self._compile(shape)
+            self._compiled[shape] = found  # the last used is last
+            if len(self._compiled) > _KEPT:
+                del self._compiled[next(iter(self._compiled))]
+            return found
+
+    def _compile(self, shape: tuple[int, ...]) -> _Compiled:
+        model = self._model.clone()
+        model.reshape({"features": list(shape)})
+        return _Compiled(compile_model(model, self.path, self.info.precision, **self._settings))
+
+
+class _Compiled:
+    """A model for one shape, and the requests that no thread is using."""
+
+    def __init__(self, compiled: Any) -> None:
+        self.compiled = compiled
+        self.outputs = [compiled.output(name) for name in EngineOutputs._fields]
+        self.idle: list[Any] = []
+
+    def run(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
+        """Run features of this shape."""
         try:
-            request = self._idle.pop()
+            request = self.idle.pop()
         except IndexError:
-            request = self._compiled.create_infer_request()
+            request = self.compiled.create_infer_request()
         found = request.infer({"features": features}, share_inputs=True, share_outputs=False)
-        outputs = EngineOutputs(*(found[output] for output in self._outputs))
-        self._idle.append(request)
+        outputs = EngineOutputs(*(found[output] for output in self.outputs))
+        self.idle.append(request)
         return outputs
 
 

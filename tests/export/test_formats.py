@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ pytest.importorskip("onnx")
 from aicl_fast import Detector
 from aicl_fast.engines import EngineOutputs
 from aicl_fast.errors import AiclError, ConfigError, DataError, ModelError, UnavailableError
-from aicl_fast.export.formats import FORMATS, ExportOptions, check_combination, export_model
+from aicl_fast.export.formats import CALIBRATED, FORMATS, ExportOptions, check_combination, export_model
 from aicl_fast.export.parity import TOLERANCES, compare_detectors, differences
 from aicl_fast.export.quantize import calibration_features, quantize_onnx
 from aicl_fast.export.tensorrt import BuildOptions
@@ -27,14 +28,17 @@ RUNS_HERE = [
     ("onnx", "fp32", "onnxruntime"),
     ("onnx", "fp16", "onnxruntime"),
     ("onnx", "int8", "onnxruntime"),
+    ("onnx", "fp8", "onnxruntime"),
     ("onnx", "fp32", "openvino"),
     ("onnx", "fp16", "openvino"),
     ("onnx", "int8", "openvino"),
+    ("onnx", "fp8", "openvino"),
     ("onnx", "bf16", "openvino"),
     ("openvino", "fp32", "openvino"),
     ("openvino", "fp16", "openvino"),
     ("openvino", "bf16", "openvino"),
     ("openvino", "int8", "openvino"),
+    ("openvino", "fp8", "openvino"),
 ]
 
 
@@ -50,7 +54,7 @@ def test_export_load_detect(
     engine: str,
 ) -> None:
     pytest.importorskip(engine)
-    calibrate = tiny_dataset if precision == "int8" else None
+    calibrate = tiny_dataset if precision in CALIBRATED else None
     # A name that says nothing: what the file holds decides what runs it.
     out = tmp_path / ("model.bin" if format_ == "openvino" else "model.onnx")
     export_model(tiny_model, out, ExportOptions(format_, precision, calibrate=calibrate))
@@ -81,6 +85,18 @@ def test_openvino_settings(tmp_path: Path, tiny_model: Path, batch: np.ndarray) 
     np.testing.assert_array_equal(plain.scores, again.scores)
     with pytest.raises(ModelError, match="precision: expected fp32, bf16 or fp16 for OpenVINO, got 'int8'"):
         Detector(out, precision="int8")
+
+
+def test_openvino_compiles_a_shape_at_a_time(tmp_path: Path, tiny_model: Path, batch, expected) -> None:
+    pytest.importorskip("openvino")
+    options = ExportOptions("openvino", segments=Range(8, 32, 64))
+    engine = Detector(export_model(tiny_model, tmp_path / "m.openvino", options), threads=1).engine
+    assert list(engine._compiled) == [(1, 32, 11)]
+    np.testing.assert_allclose(engine(batch).scores, expected.scores, atol=1e-6)
+    for length in range(8, 20):
+        assert engine(batch[:, :length]).scores.shape == (5, length, 3)
+    assert len(engine._compiled) == 8
+    np.testing.assert_allclose(engine(batch).scores, expected.scores, atol=1e-6)
 
 
 def test_openvino_from_several_threads(tmp_path: Path, tiny_model: Path, batch: np.ndarray) -> None:
@@ -175,11 +191,15 @@ def test_what_does_not_go_together_at_load(tiny_model: Path, arguments: dict, wo
     ("options", "words"),
     [
         (ExportOptions("coreml"), "--format: expected onnx, openvino"),
-        (ExportOptions("onnx", "tf32"), "expected fp32 or fp16 or bf16 or int8.*tf32 exists for tensorrt"),
-        (ExportOptions("onnx", "fp8"), "got 'fp8'"),
+        (
+            ExportOptions("onnx", "tf32"),
+            "expected fp32 or fp16 .*or fp8 for .*tf32 exists for tensorrt",
+        ),
+        (ExportOptions("onnx", "fp4"), "got 'fp4'"),
         (ExportOptions("triton-repository", "bf16"), "expected fp32 or fp16 or int8"),
         (ExportOptions("onnx", "int8"), "--calibrate: int8 needs real features"),
-        (ExportOptions("onnx", "fp16", calibrate=Path("x")), "--calibrate: is for --precision int8"),
+        (ExportOptions("onnx", "fp8"), "--calibrate: fp8 needs real features"),
+        (ExportOptions("onnx", "fp16", calibrate=Path("x")), "--calibrate: is for --precision int8 and fp8"),
         (ExportOptions(build=BuildOptions(workspace_mb=1)), "for --format tensorrt and tensorrt-rtx"),
         (
             ExportOptions("onnx", "int8", calibrate=Path("x"), segments=Range(8, 9, 10)),
@@ -196,6 +216,16 @@ def test_what_does_not_go_together_at_load(tiny_model: Path, arguments: dict, wo
             "--timing-cache: is an option of --format tensorrt",
         ),
         (
+            ExportOptions("tensorrt-rtx", "bf16", build=BuildOptions(compute_capability=("7.5", "8.6"))),
+            r"cards have bf16 products from 8\.0 on; got 7\.5\.",
+        ),
+        (
+            ExportOptions(
+                "tensorrt-rtx", "fp8", calibrate=Path("x"), build=BuildOptions(compute_capability=("8.6",))
+            ),
+            r"cards have fp8 products from 8\.9 on; got 8\.6\.",
+        ),
+        (
             ExportOptions("tensorrt", build=BuildOptions(compute_capability=("8.6",))),
             "--compute-capability: is an option of --format tensorrt-rtx",
         ),
@@ -210,7 +240,7 @@ def test_every_combination_is_known() -> None:
     for format_, precisions in FORMATS.items():
         for precision in precisions:
             assert precision in TOLERANCES
-            calibrate = Path("x") if precision == "int8" else None
+            calibrate = Path("x") if precision in CALIBRATED else None
             try:
                 check_combination(ExportOptions(format_, precision, calibrate=calibrate))
             except UnavailableError:
@@ -228,21 +258,110 @@ def test_calibration_is_reproducible(tiny_model: Path, tiny_dataset: Path, tiny_
     assert [each.shape for each in first] == [(1, 32, 11)] * 3
     for a, b in zip(first, calibration_features(tiny_dataset, config, videos=3, seed=7), strict=True):
         np.testing.assert_array_equal(a, b)
-    options = ExportOptions("onnx", "int8", calibrate=tiny_dataset, calibrate_videos=3, seed=7)
-    models = [exported_onnx(net, config, options)[0] for _ in range(2)]
-    assert models[0].SerializeToString() == models[1].SerializeToString()
-    # The heads are in float32: only the three embeddings' weights are int8.
-    import onnx
-
-    narrow = [
-        i for i in models[0].graph.initializer if i.data_type == onnx.TensorProto.INT8 and len(i.dims) == 3
-    ]
-    assert [tuple(i.dims)[2] for i in narrow] == [3, 3, 3]
+    for precision in CALIBRATED:
+        options = ExportOptions("onnx", precision, calibrate=tiny_dataset, calibrate_videos=3, seed=7)
+        models = [exported_onnx(net, config, options)[0] for _ in range(2)]
+        assert models[0].SerializeToString() == models[1].SerializeToString()
+    info = exported_onnx(net, config, options)[1]
     with pytest.raises(DataError, match="no features to calibrate with"):
-        quantize_onnx(models[0], exported_onnx(net, config, options)[1], [])
+        quantize_onnx(models[0], info, [])
     wide = tiny_config.with_values({"rgb_width": 7})
     with pytest.raises(DataError, match="7"):
         calibration_features(tiny_dataset, wide)
+
+
+def quantised(tiny_model: Path, dataset: Path, precision: str) -> Any:
+    from aicl_fast.export.formats import exported_onnx
+    from aicl_fast.weights import load_model
+
+    options = ExportOptions("onnx", precision, calibrate=dataset)
+    return exported_onnx(*load_model(tiny_model), options)[0]
+
+
+@pytest.mark.parametrize(
+    ("precision", "largest", "accuracy"), [("int8", 127, 1 / 254), ("fp8", 448, 1 / 16)], ids=["int8", "fp8"]
+)
+def test_only_the_embeddings_are_quantised(
+    tiny_model: Path, tiny_dataset: Path, precision: str, largest: float, accuracy: float
+) -> None:
+    """Weights a channel, activations a tensor, no zero points; heads and biases stay in float32."""
+    import onnx
+
+    from aicl_fast.weights import load_model
+
+    model = quantised(tiny_model, tiny_dataset, precision)
+    numpy = onnx.numpy_helper.to_array
+    tensors = {each.name: each for each in model.graph.initializer}
+    producer = {name: node for node in model.graph.node for name in node.output}
+    kind = getattr(onnx.TensorProto, {"int8": "INT8", "fp8": "FLOAT8E4M3FN"}[precision])
+    net, _ = load_model(tiny_model)
+    seen = []
+    for node in (node for node in model.graph.node if node.op_type == "Conv"):
+        if node.input[1] in tensors:  # a head
+            assert tensors[node.input[1]].data_type == onnx.TensorProto.FLOAT
+            continue
+        assert tensors[node.input[2]].data_type == onnx.TensorProto.FLOAT
+        weight, scale, zero = (tensors[name] for name in producer[node.input[1]].input)
+        assert weight.data_type == zero.data_type == kind
+        assert list(scale.dims) == [8]
+        narrow = np.asarray(numpy(weight), np.float32)
+        assert np.abs(narrow).max((1, 2)).tolist() == [largest] * 8
+        # Every weight is where it was to within a rounding step.
+        name = node.input[1].removeprefix("net.").partition(".")[0]
+        wanted = getattr(net, name).weight.detach().numpy()
+        restored = narrow * numpy(scale)[:, None, None]
+        step = np.abs(wanted).max((1, 2), keepdims=True) if precision == "int8" else np.abs(wanted)
+        assert (np.abs(restored - wanted) <= accuracy * 1.001 * step + 1e-4).all()
+        _, scale, zero = (
+            producer[node.input[0]].input[0],
+            *map(tensors.get, producer[node.input[0]].input[1:]),
+        )
+        assert (list(scale.dims), zero.data_type) == ([], kind)
+        seen.append(name)
+    assert sorted(seen) == ["embed", "embed_flow", "embed_rgb"]
+    assert not any(
+        np.asarray(numpy(each), np.float32).any() for each in tensors.values() if "zero" in each.name
+    )
+
+
+@pytest.mark.parametrize("precision", CALIBRATED)
+def test_quantised_graphs_in_a_second_consumer(
+    tiny_model: Path, tiny_dataset: Path, batch: np.ndarray, precision: str
+) -> None:
+    """onnx's own evaluator, which rounds for itself."""
+    import onnxruntime
+    from onnx.reference import ReferenceEvaluator
+
+    model = quantised(tiny_model, tiny_dataset, precision)
+    expected = ReferenceEvaluator(model).run(None, {"features": batch})
+    actual = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"features": batch})
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-3)  # one step of rounding in an odd place
+
+
+def test_streams_are_sliced_before_they_are_turned(tiny_model: Path, batch: np.ndarray) -> None:
+    import onnx
+    import onnxruntime
+
+    from aicl_fast.export.quantize import slices_first
+
+    model = onnx.load(tiny_model.with_suffix(".onnx"))
+    before = model.SerializeToString()
+    changed = slices_first(model)
+    assert model.SerializeToString() == before
+    onnx.checker.check_model(changed, full_check=True)
+    producer = {name: node.op_type for node in changed.graph.node for name in node.output}
+    wide = [node for node in changed.graph.node if node.op_type == "Conv" and "embed" in node.input[1]]
+    inputs = [node.input[0] for node in wide]
+    assert [producer[name] for name in inputs] == ["Transpose"] * 3
+    every = [name for node in changed.graph.node for name in node.input]
+    assert [every.count(name) for name in inputs] == [1] * 3
+    results = [
+        onnxruntime.InferenceSession(each.SerializeToString()).run(None, {"features": batch})
+        for each in (model, changed)
+    ]
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_server_repository(tmp_path: Path, tiny_model: Path, batch, expected) -> None:
