@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from aicl_fast.config import Config, load_config
+
+if TYPE_CHECKING:
+    from aicl_fast.video.i3d import I3D
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -66,6 +72,29 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, tiny_config: Config) ->
     save_model(path, net, tiny_config)
     export_onnx(net, tiny_config, path.with_suffix(".onnx"))
     return path
+
+
+@pytest.fixture(scope="session")
+def random_i3d() -> Callable[[str], I3D]:
+    """``random_i3d("rgb")``: untrained, with weights and statistics that keep activations about 1."""
+    torch = pytest.importorskip("torch")
+    from aicl_fast.video.i3d import I3D
+
+    @cache
+    def make(stream: str) -> I3D:
+        torch.manual_seed(0)
+        net = I3D(stream, classes=7)
+        for unit in net.modules():
+            if isinstance(unit, torch.nn.Conv3d):
+                torch.nn.init.kaiming_normal_(unit.weight)
+            elif isinstance(unit, torch.nn.BatchNorm3d):
+                for value in (unit.weight, unit.running_var):
+                    torch.nn.init.uniform_(value, 0.5, 1.5)
+                for value in (unit.bias, unit.running_mean):
+                    torch.nn.init.uniform_(value, -0.3, 0.3)
+        return net.eval()
+
+    return make
 
 
 def write_tiny_dataset(root: Path, config: Config) -> Path:

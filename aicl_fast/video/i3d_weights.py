@@ -97,7 +97,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
             if isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values()):
                 return dict(state)
-            raise ModelError(f"{path}: is not a state dict, but {type(state).__name__}.")
+            raise ModelError(f"{path}: is not a state dict of tensors, as rgb_imagenet.pt is.")
     except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         if isinstance(error, ModelError):
             raise

@@ -1,0 +1,150 @@
+"""The same weights from every kind of file, with one hash; and files that hold something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+safetensors = pytest.importorskip("safetensors.torch")
+
+from aicl_fast.errors import DataError, ModelError  # noqa: E402
+from aicl_fast.metadata import METADATA_KEY  # noqa: E402
+from aicl_fast.video.i3d_weights import i3d_hash, load_i3d  # noqa: E402
+
+BRANCHES = {
+    "b0": "Branch_0/Conv3d_0a_1x1",
+    "b1a": "Branch_1/Conv3d_0a_1x1",
+    "b1b": "Branch_1/Conv3d_0b_3x3",
+    "b2a": "Branch_2/Conv3d_0a_1x1",
+    "b2b": "Branch_2/Conv3d_0b_3x3",
+    "b3b": "Branch_3/Conv3d_0b_1x1",
+}
+
+
+def write_flax(path: Path, state: dict, *, scale: bool) -> None:
+    """A state dict's values as channel-last arrays in the Flax layout."""
+    arrays = {}
+    for name, tensor in state.items():
+        layer, part, kind = name.rsplit(".", 2)
+        value = tensor.numpy()
+        if layer == "logits":
+            place = "Logits/Conv3d_0c_1x1"
+        elif "." in layer:
+            block, branch = layer.split(".")
+            place = f"{block}/{BRANCHES[branch]}"
+        else:
+            place = layer
+        if part == "conv3d":
+            if kind == "weight":
+                arrays[f"params/{place}/Conv_0/kernel"] = value.transpose(2, 3, 4, 1, 0)
+            else:
+                arrays[f"params/{place}/Conv_0/bias"] = value
+        elif kind in ("running_mean", "running_var"):
+            arrays[f"batch_stats/{place}/BatchNorm_0/{kind[8:]}"] = value.reshape(1, 1, 1, 1, -1)
+        elif kind == "bias" or (kind == "weight" and scale):
+            arrays[f"params/{place}/BatchNorm_0/{'bias' if kind == 'bias' else 'scale'}"] = value
+    np.savez(path, **arrays)
+
+
+@pytest.fixture(scope="module")
+def state(random_i3d) -> dict:
+    return random_i3d("flow").state_dict()
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".pt", ".safetensors"])
+def test_every_kind_of_file_is_the_same_network(tmp_path: Path, random_i3d, state, suffix: str) -> None:
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".npz":
+        write_flax(path, state, scale=True)
+    elif suffix == ".pt":
+        torch.save({name: value for name, value in state.items() if "num_batches" not in name}, path)
+    else:
+        safetensors.save_file(state, path)
+    net = load_i3d(path, stream="flow")
+    assert (net.stream, net.training) == ("flow", False)
+    own = net.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in state.items() if "num_batches" not in name)
+    assert i3d_hash(net) == i3d_hash(random_i3d("flow"))
+    with torch.no_grad():
+        net.logits.conv3d.bias[0] += 1
+    assert i3d_hash(net) != i3d_hash(random_i3d("flow"))
+
+
+def test_weights_without_a_scale(tmp_path: Path, state) -> None:
+    """As released: BatchNorm only shifts."""
+    write_flax(tmp_path / "w.npz", state, scale=False)
+    own = load_i3d(tmp_path / "w.npz").state_dict()
+    for name, value in own.items():
+        if name.endswith("bn.weight"):
+            assert torch.equal(value, torch.ones_like(value))
+        elif "num_batches" not in name:
+            assert torch.equal(value, state[name])
+
+
+def test_the_released_arrays(shared_data: Path) -> None:
+    net = load_i3d(shared_data / "i3d" / "i3d_kinetics400_rgb.npz")
+    assert net.logits.conv3d.weight.shape == (400, 1024, 1, 1, 1)
+    with np.load(shared_data / "i3d" / "i3d_kinetics400_rgb.npz") as arrays:
+        kernel = arrays["params/Mixed_5c/Branch_1/Conv3d_0b_3x3/Conv_0/kernel"]
+    ours = net.Mixed_5c.b1b.conv3d.weight
+    assert ours[5, 3, 0, 1, 2] == kernel[0, 1, 2, 3, 5]
+
+
+def save(change):
+    def write(path: Path, state: dict) -> None:
+        torch.save(change(dict(state)), path)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (
+            save(lambda s: s | {"Mixed_4b.b0.bn.bias": torch.zeros(3)}),
+            r"1 parameters .*: Mixed_4b\.b0\.bn\.bias",
+        ),
+        (save(lambda s: {k: v for k, v in s.items() if "5c" not in k}), r"\d+ parameters are missing.*, …\."),
+        (save(lambda s: s | {"more": torch.zeros(1)}), r"unknown or of another shape than I3D's: more"),
+        (save(lambda s: {"fc.weight": torch.zeros(2, 2)}), "is not I3D: it lacks Conv3d_1a_7x7"),
+        (save(lambda s: s | {"epoch": 3}), "is not a state dict of tensors"),
+        (save(lambda s: [1, 2]), "is not a state dict of tensors"),
+        (save(lambda s: Path("code")), "cannot be read"),
+        (lambda path, _: path.write_bytes(b"PK\x03\x04 cut off"), "cannot be read"),
+        (lambda path, _: path.write_bytes(b""), "cannot be read"),
+    ],
+)
+def test_other_files_are_refused(tmp_path: Path, state, write, message: str) -> None:
+    write(tmp_path / "w.pt", state)
+    with pytest.raises(ModelError, match=rf"w\.pt: .*{message}"):
+        load_i3d(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_damaged_files_are_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"w{suffix}"
+    path.write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(ModelError, match=rf"w\{suffix}: cannot be read"):
+        load_i3d(path)
+
+
+def test_a_pickled_array_is_not_unpickled(tmp_path: Path) -> None:
+    np.savez(tmp_path / "w.npz", a=np.array([Path("code")], dtype=object))
+    with pytest.raises(ModelError, match=r"w\.npz: cannot be read \(Object arrays cannot be loaded"):
+        load_i3d(tmp_path / "w.npz")
+
+
+def test_what_is_not_weights_of_this_stream(tmp_path: Path, state) -> None:
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=r"holds weights of the flow stream, not of 'rgb'"):
+        load_i3d(tmp_path / "w.pt", stream="rgb")
+    safetensors.save_file(state, tmp_path / "model.safetensors", metadata={METADATA_KEY: "{}"})
+    with pytest.raises(ModelError, match=r"is a detector's model.*aicl_fast\.Detector"):
+        load_i3d(tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match=r"w\.bin: expected weights of I3D in one of \.npz, \.pt"):
+        load_i3d((tmp_path / "w.pt").rename(tmp_path / "w.bin"))
+    with pytest.raises(DataError, match="the weights of I3D does not exist"):
+        load_i3d(tmp_path / "none.npz")
