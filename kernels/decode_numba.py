@@ -2,8 +2,8 @@
 
 The curve of a class is linear between two segments, so no grid is evaluated. A run's ends are where the
 line crosses a threshold, and sums over grid points are differences of a closed-form prefix sum: O(T) work
-for all thresholds together. The C++ in ``native/`` is the same algorithm, operation for operation, and a
-naive version on the grid is in ``tests/decode/naive.py``.
+for all thresholds together. The C++ in ``native/`` computes scores and times by the same operations in the same
+order, and a naive version on the grid is in ``tests/decode/naive.py``.
 
 Kernels are serial and release the interpreter lock. Threads are the caller's: numba's default threading
 layer aborts a process that enters it from two Python threads.
@@ -157,14 +157,37 @@ def _runs(
         cursor[k] += 1
 
 
+@_kernel
+def _prefix(curve: Any, slope: Any, upscale: int, prefix: Any) -> None:
+    """``prefix`` (T,) out: the sum of all grid points before each segment.
+
+    Four parts of the curve are summed side by side, then joined: an addition waits for the one before it.
+    """
+    length = len(curve)
+    half = (upscale - 1) * 0.5
+    part = length // 4
+    for p in range(4):
+        total = 0.0
+        for t in range(p * part, (p + 1) * part):
+            prefix[t] = total
+            total += upscale * curve[t] + slope[t] * half
+        if p == 0:
+            before = total
+        else:
+            for t in range(p * part, (p + 1) * part):
+                prefix[t] += before
+            before += total
+    for t in range(4 * part, length):
+        prefix[t] = before
+        before += upscale * curve[t] + slope[t] * half
+
+
 @_inlined
 def _sum_before(x: int, curve: Any, slope: Any, prefix: Any, triangle: Any) -> float:
-    """Sum of the grid points before point ``x``."""
-    upscale = len(triangle)
-    t = x // upscale
+    """Sum of the grid points before point ``x``, by the segment of the last of them."""
+    upscale = len(triangle) - 1
+    t = (x - 1) // upscale if x > 0 else 0
     m = x - t * upscale
-    if m == 0:
-        return float(prefix[t])
     return float(prefix[t] + m * curve[t] + slope[t] * triangle[m])
 
 
@@ -413,9 +436,8 @@ def decode(
     """
     rows, length = curves.shape
     depth = len(thresholds)
-    weight, triangle = np.empty(upscale), np.empty(upscale)
-    for r in range(upscale):
-        weight[r] = r / upscale
+    weight, triangle = np.arange(upscale) / upscale, np.empty(upscale + 1)
+    for r in range(upscale + 1):
         triangle[r] = r * (r - 1.0) / (2.0 * upscale)
     slope = np.zeros((rows, length))
     level = np.empty((rows, length + 1), np.int64)
@@ -435,7 +457,7 @@ def decode(
     n = layer[rows * depth]
     first, stop = np.empty(n, np.int64), np.empty(n, np.int64)
     start, end, score = np.empty(n), np.empty(n), np.empty(n)
-    prefix = np.empty(length + 1)
+    prefix = np.empty(length)
     rank, coming = np.empty((rows, length), np.int32), np.empty((rows, length + 1, depth), np.int32)
     rate = 1.0 / (upscale * seconds)
     points = length * upscale
@@ -443,9 +465,7 @@ def decode(
         curve = curves[p]
         cursor = layer[p * depth : (p + 1) * depth].copy()
         _runs(curve, slope[p], level[p], thresholds, weight, cursor, first, stop, rank[p], coming[p])
-        prefix[0] = 0.0
-        for t in range(length):
-            prefix[t + 1] = prefix[t] + (upscale * curve[t] + slope[p, t] * ((upscale - 1) * 0.5))
+        _prefix(curve, slope[p], upscale, prefix)
         for j in range(layer[p * depth], layer[(p + 1) * depth]):
             a, b = first[j], stop[j] - 1
             reach = outer_ratio * (b - a + 1)

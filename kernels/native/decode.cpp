@@ -5,12 +5,13 @@
 #include <cstdio>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 // Two versions of a loop over all scores, one with wider vectors; the loader takes what the processor has.
 // They only compare, so which one runs cannot change a result. Sanitizers start too late for the loader.
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__) && \
     (defined(__clang__) ? __clang_major__ >= 14 : __GNUC__ >= 7)
-#define AICL_WIDE_VECTORS __attribute__((target_clones("avx2", "default")))
+#define AICL_WIDE_VECTORS __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
 #else
 #define AICL_WIDE_VECTORS
 #endif
@@ -18,27 +19,20 @@
 namespace aicl {
 namespace {
 
+// As many as there are bits in a word.
+constexpr int kSegmentsAtOnce = 64;
+// Parts of a curve that are summed side by side.
+constexpr int kParts = 4;
+// More would not fit into the vector registers.
+constexpr int kThresholdsAtOnce = 5;
+
 // Far above any score, and low enough that no sum over a grid of 2^31 points overflows.
 constexpr double kLargest = 1e38;
 
-template <class T>
-std::unique_ptr<T[]> uninitialised(std::int64_t n) {
-  return std::unique_ptr<T[]>(new T[static_cast<std::size_t>(std::max<std::int64_t>(n, 1))]);
-}
-
 bool within(double value, double low, double high) { return value >= low && value <= high; }
 
-// Order of doubles, greatest first, as the order of their leading 24 bits.
-constexpr int kDigits = 3;
-
-std::uint32_t leading_bits(double value) noexcept {
-  std::uint64_t bits;
-  // -0.0 and 0.0 are equal, and must stay in their order.
-  value += 0.0;
-  std::memcpy(&bits, &value, sizeof bits);
-  const std::uint32_t high = static_cast<std::uint32_t>(bits >> 32);
-  return ((high & 0x80000000u) ? high : ~high & 0x7fffffffu) >> 8;
-}
+// Boxes whose greatest score is kept at hand.
+constexpr std::int32_t kBlock = 32;
 
 }  // namespace
 
@@ -86,36 +80,53 @@ Plan::Plan(const aicl_decode_settings& settings)
   max_proposals_ = static_cast<std::int32_t>(layers > limit / runs ? limit : std::min(limit, layers * runs));
 
   const std::int32_t upscale = settings.upscale;
-  weight_.resize(static_cast<std::size_t>(upscale));
-  triangle_.resize(static_cast<std::size_t>(upscale));
-  for (std::int32_t r = 0; r < upscale; ++r) {
-    weight_[r] = static_cast<double>(r) / upscale;
-    triangle_[r] = r * (r - 1.0) / (2.0 * upscale);
+  for (std::int32_t r = 0; r <= upscale; ++r) {
+    // What lies a whole segment away, or more, is beyond every threshold that the segment crosses.
+    weight_.push_back(r < upscale ? static_cast<double>(r) / upscale : 2.0);
+    triangle_.push_back(r * (r - 1.0) / (2.0 * upscale));
   }
-  const std::int64_t length = settings.max_segments;
-  value_ = uninitialised<double>(length + 1);
-  slope_ = uninitialised<double>(length + 1);
-  prefix_ = uninitialised<double>(length + 1);
-  level_ = uninitialised<std::int32_t>(length + 1);
-  change_ = uninitialised<std::int32_t>(length + 1);
-  cursor_.resize(static_cast<std::size_t>(depth));
-  layer_ = uninitialised<std::int32_t>(layers + 1);
-  rank_ = uninitialised<std::int32_t>((length + 1) * settings.max_classes);
-  next_ = uninitialised<std::int32_t>((length + 1) * layers);
-  shortest_ = uninitialised<double>(layers);
-  longest_ = uninitialised<double>(layers);
-  const std::int64_t n = max_proposals_;
-  first_ = uninitialised<std::int32_t>(n);
-  stop_ = uninitialised<std::int32_t>(n);
-  label_ = uninitialised<std::int32_t>(n);
-  following_ = uninitialised<std::int32_t>(n + 1);
-  start_ = uninitialised<double>(n);
-  end_ = uninitialised<double>(n);
-  score_ = uninitialised<double>(n);
-  ranked_ = uninitialised<Ranked>(n);
-  scratch_ = uninitialised<Ranked>(n);
-  keep_ = uninitialised<std::uint8_t>(n);
-  if (settings.nms == AICL_DECODE_GAUSSIAN) heap_ = uninitialised<Entry>(n);
+  padded_thresholds_ = thresholds_;
+  while (padded_thresholds_.size() % kThresholdsAtOnce != 0) {
+    padded_thresholds_.push_back(std::numeric_limits<double>::infinity());
+  }
+  for (const double threshold : padded_thresholds_) {
+    float narrow = static_cast<float>(threshold);
+    if (narrow < threshold) narrow = std::nextafter(narrow, std::numeric_limits<float>::infinity());
+    float_thresholds_.push_back(narrow);
+  }
+  memory_.reset(new unsigned char[lay_out(nullptr)]);
+  lay_out(memory_.get());
+  open_[0] = -1;
+}
+
+// Sets the pointers and returns how many bytes they need.
+std::size_t Plan::lay_out(unsigned char* memory) noexcept {
+  constexpr std::size_t kLine = 64, kPage = 4096;
+  std::size_t used = (kLine - reinterpret_cast<std::uintptr_t>(memory) % kLine) % kLine;
+  const auto give = [&](auto*& pointer, std::int64_t n) noexcept {
+    using Item = std::remove_reference_t<decltype(*pointer)>;
+    if (memory != nullptr) pointer = reinterpret_cast<Item*>(memory + used);
+    // Were all to begin at the start of a page, they would push each other out of the same lines of the cache.
+    used += (static_cast<std::size_t>(n) * sizeof(Item) / kPage + 1) * kPage + 9 * kLine;
+  };
+  const std::int64_t length = settings_.max_segments, classes = settings_.max_classes;
+  give(column_, classes + 1);
+  give(tree_, classes);
+  give(float_curves_, length * classes);
+  give(double_curves_, length * classes);
+  for (double** by_segment : {&value_, &slope_, &prefix_}) give(*by_segment, length);
+  give(level_, length + kSegmentsAtOnce + 1);
+  give(open_, static_cast<std::int64_t>(thresholds_.size()) + 1);
+  // One more than there are: some is written before it is known whether it is wanted.
+  const std::int64_t n = std::int64_t{max_proposals_} + 1;
+  give(box_, n);
+  for (std::int32_t** ints : {&order_, &scratch_, &bucket_, &place_, &met_}) give(*ints, n);
+  for (double** doubles : {&start_, &end_, &score_, &overlap_}) give(*doubles, n);
+  give(gone_, n);
+  const bool reranks = settings_.nms == AICL_DECODE_GAUSSIAN;
+  give(live_, reranks ? n + kBlock : 0);
+  give(peak_, reranks ? n / kBlock + 1 : 0);
+  return used + kLine;
 }
 
 std::int64_t Plan::capacity() const noexcept {
@@ -130,362 +141,478 @@ aicl_decode_status Plan::fail(aicl_decode_status status, const char* format, lon
   return status;
 }
 
-// ---- proposals ---------------------------------------------------------------------------------------
-
-// The column as float64, its slopes and prefix sums; the slope beyond the last segment is the one before.
-template <class Scalar>
-void Plan::load_curve(const Scalar* scores, std::int64_t length, std::int64_t width,
-                      std::int64_t column) noexcept {
-  double *const value = value_.get(), *const slope = slope_.get(), *const prefix = prefix_.get();
-  for (std::int64_t t = 0; t < length; ++t) value[t] = static_cast<double>(scores[t * width + column]);
-  for (std::int64_t t = 0; t + 1 < length; ++t) slope[t] = value[t + 1] - value[t];
-  slope[length - 1] = length > 1 ? slope[length - 2] : 0.0;
-  const double upscale = settings_.upscale;
-  const double half = (settings_.upscale - 1) * 0.5;
-  double sum = 0.0;
-  for (std::int64_t t = 0; t < length; ++t) {
-    prefix[t] = sum;
-    sum = sum + (upscale * value[t] + slope[t] * half);
-  }
-  prefix[length] = sum;
-  slope[length] = 0.0;
-  // The grid's last point stands in for the segment that does not follow.
-  value[length] = value[length - 1] + slope[length - 1] * weight_[settings_.upscale - 1];
-}
+// ---- curves ------------------------------------------------------------------------------------------
 
 namespace {
 
-// level[t] = how many of the ascending thresholds value[t] reaches.
-AICL_WIDE_VECTORS void count_levels(const double* value, std::int64_t n, const double* threshold, std::int32_t depth,
-                  std::int32_t* level) noexcept {
-  // As wide as a few vector registers, so that the counts stay in them.
-  constexpr int kBlock = 8;
-  std::int64_t t = 0;
-  for (; t + kBlock <= n; t += kBlock) {
-    std::int64_t reached[kBlock] = {};
-    for (std::int32_t k = 0; k < depth; ++k) {
-      const double height = threshold[k];
-      for (int i = 0; i < kBlock; ++i) reached[i] += value[t + i] >= height ? 1 : 0;
+// The type's bits as an integer, without the sign.
+inline std::uint32_t magnitude(float value) noexcept {
+  std::uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits & 0x7fffffffu;
+}
+inline std::uint64_t magnitude(double value) noexcept {
+  std::uint64_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits & 0x7fffffffffffffffu;
+}
+
+// Whether all are finite and within bounds. A greater magnitude carries into the sign bit. Looked at to the
+// end: a loop that may leave early is no faster.
+template <class Scalar>
+inline bool usable(const Scalar* values, std::int64_t n) noexcept {
+  using Bits = decltype(magnitude(Scalar{}));
+  const Bits sign = ~(~Bits{0} >> 1);
+  const Bits room = sign - 1 - magnitude(static_cast<Scalar>(kLargest));
+  Bits all = 0;
+  for (std::int64_t i = 0; i < n; ++i) all |= magnitude(values[i]) + room;
+  return (all & sign) == 0;
+}
+
+// Copies columns of (length, width) scores into rows of `curves`; false if any score is not usable.
+//
+// Both are done to a few rows at a time, while these are in the nearest cache.
+template <class Scalar>
+inline bool gather_columns(const Scalar* scores, std::int64_t length, std::int64_t width,
+                           const std::int32_t* columns, std::int32_t count, Scalar* curves) noexcept {
+  const std::int64_t rows = std::max<std::int64_t>(1, 8192 / (width * std::int64_t{sizeof(Scalar)}));
+  bool good = true;
+  for (std::int64_t low = 0; low < length; low += rows) {
+    const std::int64_t high = std::min(length, low + rows);
+    good &= usable(scores + low * width, (high - low) * width);
+    for (std::int32_t p = 0; p < count; ++p) {
+      const Scalar* const column = scores + columns[p];
+      Scalar* const curve = curves + p * length;
+      for (std::int64_t t = low; t < high; ++t) curve[t] = column[t * width];
     }
-    for (int i = 0; i < kBlock; ++i) level[t + i] = static_cast<std::int32_t>(reached[i]);
   }
-  for (; t < n; ++t) {
-    level[t] = 0;
-    for (std::int32_t k = 0; k < depth; ++k) level[t] += value[t] >= threshold[k] ? 1 : 0;
+  return good;
+}
+
+AICL_WIDE_VECTORS bool gather(const float* scores, std::int64_t length, std::int64_t width,
+                              const std::int32_t* columns, std::int32_t count, float* curves) noexcept {
+  return gather_columns(scores, length, width, columns, count, curves);
+}
+AICL_WIDE_VECTORS bool gather(const double* scores, std::int64_t length, std::int64_t width,
+                              const std::int32_t* columns, std::int32_t count, double* curves) noexcept {
+  return gather_columns(scores, length, width, columns, count, curves);
+}
+
+// The curve in double precision, its slopes and, at first, the sum of each segment's grid points.
+template <class Scalar>
+inline void expand_curve(const Scalar* curve, std::int32_t length, double upscale, double* value, double* slope,
+                         double* sum) noexcept {
+  const double half = (upscale - 1) * 0.5;
+  for (std::int32_t t = 0; t + 1 < length; ++t) {
+    value[t] = static_cast<double>(curve[t]);
+    slope[t] = static_cast<double>(curve[t + 1]) - static_cast<double>(curve[t]);
+    sum[t] = upscale * value[t] + slope[t] * half;
   }
+}
+
+AICL_WIDE_VECTORS void expand(const float* curve, std::int32_t length, double upscale, double* value,
+                              double* slope, double* sum) noexcept {
+  expand_curve(curve, length, upscale, value, slope, sum);
+}
+AICL_WIDE_VECTORS void expand(const double* curve, std::int32_t length, double upscale, double* value,
+                              double* slope, double* sum) noexcept {
+  expand_curve(curve, length, upscale, value, slope, sum);
+}
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+constexpr bool kLittleEndian = false;
+#else
+constexpr bool kLittleEndian = true;
+#endif
+
+// Turns each of `n` segments' sums into the sum of all segments before it.
+//
+// An addition waits for the one before it. So four parts of the curve are summed side by side, then joined.
+AICL_WIDE_VECTORS void sum_up(double* sums, std::int32_t n) noexcept {
+  const std::int32_t part = n / kParts;
+  double total[kParts] = {};
+  for (std::int32_t t = 0; t < part; ++t) {
+    for (int p = 0; p < kParts; ++p) {
+      const double here = sums[p * part + t];
+      sums[p * part + t] = total[p];
+      total[p] += here;
+    }
+  }
+  double before = total[0];
+  for (int p = 1; p < kParts; ++p) {
+    for (std::int32_t t = p * part; t < (p + 1) * part; ++t) sums[t] += before;
+    before += total[p];
+  }
+  for (std::int32_t t = kParts * part; t < n; ++t) {
+    const double here = sums[t];
+    sums[t] = before;
+    before += here;
+  }
+}
+
+// level[t] = how many of the thresholds curve[t] reaches. There are `passes` times kThresholdsAtOnce.
+template <class Scalar>
+inline void count_levels(const Scalar* curve, std::int32_t n, const Scalar* threshold, std::int32_t passes,
+                         std::int32_t* level) noexcept {
+  std::fill(level, level + n, 0);
+  for (const Scalar* h = threshold; h < threshold + passes * kThresholdsAtOnce; h += kThresholdsAtOnce) {
+    const Scalar h0 = h[0], h1 = h[1], h2 = h[2], h3 = h[3], h4 = h[4];
+    for (std::int32_t t = 0; t < n; ++t) {
+      const Scalar s = curve[t];
+      level[t] += (s >= h0 ? 1 : 0) + (s >= h1 ? 1 : 0) + (s >= h2 ? 1 : 0) + (s >= h3 ? 1 : 0) + (s >= h4 ? 1 : 0);
+    }
+  }
+}
+
+AICL_WIDE_VECTORS void levels(const float* curve, std::int32_t n, const float* threshold, std::int32_t passes,
+                              std::int32_t* level) noexcept {
+  count_levels(curve, n, threshold, passes, level);
+}
+AICL_WIDE_VECTORS void levels(const double* curve, std::int32_t n, const double* threshold, std::int32_t passes,
+                              std::int32_t* level) noexcept {
+  count_levels(curve, n, threshold, passes, level);
+}
+
+// Bit i: whether level[i] and level[i + 1] differ.
+AICL_WIDE_VECTORS std::uint64_t changes(const std::int32_t* level) noexcept {
+  std::uint8_t differs[kSegmentsAtOnce];
+  for (int i = 0; i < kSegmentsAtOnce; ++i) differs[i] = level[i] != level[i + 1] ? 1 : 0;
+  std::uint64_t bits = 0;
+  for (int byte = 0; byte < 8; ++byte) {
+    std::uint64_t eight;
+    std::memcpy(&eight, differs + 8 * byte, sizeof eight);
+    // Each factor moves one byte's lowest bit to its place in the product's highest byte.
+    bits |= (eight * (kLittleEndian ? 0x0102040810204080u : 0x8040201008040201u) >> 56) << (8 * byte);
+  }
+  return bits;
+}
+
+inline int lowest_bit(std::uint64_t bits) noexcept {
+#if defined(__GNUC__) || defined(__clang__)
+  return __builtin_ctzll(bits);
+#else
+  int i = 0;
+  for (; (bits & 1) == 0; bits >>= 1) ++i;
+  return i;
+#endif
 }
 
 }  // namespace
 
-// Runs [first, stop) of every threshold, in grid points; false if the plan has no room for them.
+template <>
+float* Plan::curves() noexcept {
+  return float_curves_;
+}
+template <>
+double* Plan::curves() noexcept {
+  return double_curves_;
+}
+
+// ---- proposals ---------------------------------------------------------------------------------------
+
+// Runs [first, stop) of every threshold, in grid points, with the sums of the grid points before their ends;
+// false if the plan has no room for them.
 //
 // Within a cell the grid's values never turn, even rounded, so a threshold is crossed there at most once
 // and only if the levels of its two ends differ.
-//
-// On the way it notes, at each segment where anything is crossed, which run of each threshold is the next
-// to end: NMS looks its neighbours up there.
-bool Plan::find_runs(std::int32_t layer, std::int64_t length) noexcept {
+template <class Scalar>
+bool Plan::find_runs(const Scalar* curve, std::int32_t label, Tree& tree) noexcept {
   const std::int32_t depth = static_cast<std::int32_t>(thresholds_.size());
-  const std::int64_t row = layer / depth;
-  const double* const threshold = thresholds_.data();
-  const double* const weight = weight_.data();
-  const double* const value = value_.get();
-  const std::int32_t upscale = settings_.upscale;
-  std::int32_t* const level = level_.get();
-  count_levels(value, length + 1, threshold, depth, level);
+  const std::int32_t length = length_, upscale = settings_.upscale;
+  const double *const threshold = thresholds_.data(), *const weight = weight_.data();
+  const double* const triangle = triangle_.data();
+  const double most = upscale + 0.5;
+  double *const value = value_, *const slope = slope_, *const prefix = prefix_;
+  expand(curve, length, upscale, value, slope, prefix);
+  // The slope beyond the last segment is the one before it.
+  value[length - 1] = static_cast<double>(curve[length - 1]);
+  slope[length - 1] = length > 1 ? slope[length - 2] : 0.0;
+  prefix[length - 1] = upscale * value[length - 1] + slope[length - 1] * ((upscale - 1) * 0.5);
+  sum_up(prefix, length);
 
-  // Where anything is crossed, gathered first: what follows need not guess which segments those are.
-  std::int32_t* const change = change_.get();
-  std::int32_t* const rank = rank_.get() + row * (settings_.max_segments + std::int64_t{1});
-  std::int32_t changes = 0;
-  for (std::int32_t t = 0; t < length; ++t) {
-    change[changes] = t;
-    rank[t] = changes;
-    changes += level[t] != level[t + 1] ? 1 : 0;
+  std::int32_t* const level = level_;
+  const std::int32_t passes = (depth + kThresholdsAtOnce - 1) / kThresholdsAtOnce;
+  if constexpr (std::is_same_v<Scalar, float>) {
+    levels(curve, length, float_thresholds_.data(), passes, level);
+  } else {
+    levels(curve, length, padded_thresholds_.data(), passes, level);
   }
+  // The grid's last point stands in for the segment that does not follow.
+  const double last = value[length - 1] + slope[length - 1] * weight[upscale - 1];
+  level[length] = 0;
+  for (std::int32_t k = 0; k < depth; ++k) level[length] += last >= threshold[k] ? 1 : 0;
+  for (int i = 1; i <= kSegmentsAtOnce; ++i) level[length + i] = level[length];
 
-  // How many runs each threshold has, one for each rise through it.
-  std::int32_t* const cursor = cursor_.data();
-  std::fill(cursor, cursor + depth, 0);
-  for (std::int32_t k = 0; k < level[0]; ++k) ++cursor[k];
-  for (std::int32_t i = 0; i < changes; ++i) {
-    const std::int32_t t = change[i];
-    for (std::int32_t k = level[t]; k < level[t + 1]; ++k) ++cursor[k];
+  Box* const boxes = box_;
+  std::int32_t* const open = open_ + 1;
+  std::int32_t n = tree.begin;
+  if (level[0] > max_proposals_ - n) return false;
+  for (std::int32_t k = 0; k < level[0]; ++k) {
+    boxes[n] = {{0.0, 0.0}, {0, 0}, open[k - 1], n, k, label};
+    open[k] = n++;
   }
-  std::int64_t total = layer_[layer];
-  for (std::int32_t k = 0; k < depth; ++k) {
-    const std::int64_t begin = total;
-    total += cursor[k];
-    if (total > max_proposals_) return false;
-    layer_[layer + k + 1] = static_cast<std::int32_t>(total);
-    cursor[k] = static_cast<std::int32_t>(begin);
-  }
-
-  std::int32_t* const first = first_.get();
-  std::int32_t* const stop = stop_.get();
-  std::int32_t* const next = next_.get() + row * (settings_.max_segments + std::int64_t{1}) * depth;
-  for (std::int32_t k = 0; k < level[0]; ++k) first[cursor[k]] = 0;
-  for (std::int32_t i = 0; i < changes; ++i) {
-    const std::int32_t t = change[i], before = level[t], after = level[t + 1];
-    std::copy(cursor, cursor + depth, next + i * std::int64_t{depth});
-    const double v = value[t], slope = slope_[t];
-    // The grid ends before the point that would follow the last segment.
-    const std::int32_t top = t + 1 < length ? upscale : upscale - 1;
-    const std::int32_t base = t * upscale;
-    const bool rising = before < after;
-    const double steps = upscale / slope;
-    for (std::int32_t k = std::min(before, after); k < std::max(before, after); ++k) {
-      // This lands within a step or so, or is NaN (then 1); the grid's own arithmetic decides.
-      const double guess = (threshold[k] - v) * steps + 1.0;
-      std::int32_t r = static_cast<std::int32_t>(std::min(std::max(1.0, guess), static_cast<double>(top)));
-      while (r > 1 && (v + slope * weight[r - 1] >= threshold[k]) == rising) --r;
-      while (r < top && (v + slope * weight[r] >= threshold[k]) != rising) ++r;
-      if (rising) {
-        first[cursor[k]] = base + r;
-      } else {
-        stop[cursor[k]++] = base + r;
+  for (std::int32_t low = 0; low < length; low += kSegmentsAtOnce) {
+    for (std::uint64_t bits = changes(level + low); bits != 0; bits &= bits - 1) {
+      const std::int32_t t = low + lowest_bit(bits);
+      const std::int32_t from = level[t], to = level[t + 1];
+      if (to - from > max_proposals_ - n) return false;
+      const double v = value[t], rise = slope[t], sum = prefix[t];
+      const double steps = upscale / rise;
+      // Rises and falls mix too well for a processor to guess which comes next: no branch from here on.
+      const std::int32_t rises = static_cast<std::int32_t>(static_cast<std::uint32_t>(from - to) >> 31);
+      for (std::int32_t k = std::min(from, to); k < std::max(from, to); ++k) {
+        const double height = threshold[k];
+        const auto crossed = [=](std::int32_t r) noexcept { return (v + rise * weight[r] >= height ? 1 : 0) == rises; };
+        // At least 1, and within a step or so of what the grid's own arithmetic decides; or NaN.
+        const double guess = (height - v) * steps + 1.0;
+        std::int32_t r = static_cast<std::int32_t>(std::min(most, guess));
+        while (crossed(r - 1)) --r;
+        while (!crossed(r)) ++r;
+        // What a fall writes anew is the same, or right only now.
+        const std::int32_t j = open[k] + ((n - open[k]) & -rises);
+        Box& box = boxes[j];
+        box.ends[1 - rises] = t * upscale + r;
+        box.sums[1 - rises] = sum + r * v + rise * triangle[r];
+        box.parent = open[k - 1];
+        box.layer = k;
+        box.label = label;
+        open[k] = j;
+        n += rises;
+        box.after = n;
       }
     }
   }
-  std::copy(cursor, cursor + depth, next + changes * std::int64_t{depth});
   for (std::int32_t k = 0; k < level[length]; ++k) {
-    stop[cursor[k]++] = static_cast<std::int32_t>(length) * upscale;
+    Box& box = boxes[open[k]];
+    box.ends[1] = length * upscale;
+    box.sums[1] = prefix[length - 1] + upscale * value[length - 1] + slope[length - 1] * triangle[upscale];
+    box.after = n;
   }
+  tree.end = n;
   return true;
 }
 
-// Sum of the grid points before `point`.
-inline double Plan::sum_before(std::int32_t point) const noexcept {
-  const std::int32_t t = point / settings_.upscale;
-  const std::int32_t m = point - t * settings_.upscale;
-  return prefix_[t] + m * value_[t] + slope_[t] * triangle_[m];
-}
-
-void Plan::score_runs(std::int32_t layer, std::int32_t label, std::int64_t length, double bonus,
-                      double seconds) noexcept {
-  const std::int32_t depth = static_cast<std::int32_t>(thresholds_.size());
-  const double last = static_cast<double>(length * settings_.upscale) - 1.0;
-  const double ratio = settings_.outer_ratio;
-  for (std::int32_t k = layer; k < layer + depth; ++k) {
-    double shortest = std::numeric_limits<double>::infinity(), longest = 0.0;
-    for (std::int32_t j = layer_[k]; j < layer_[k + 1]; ++j) {
-      const std::int32_t a = first_[j], b = stop_[j] - 1;
-      const double reach = ratio * (b - a + 1);
-      const std::int32_t low = static_cast<std::int32_t>(std::max(0.0, a - reach));
-      const std::int32_t high = static_cast<std::int32_t>(std::min(last, b + reach)) + 1;
-      const double before = sum_before(a), behind = sum_before(b + 1);
-      const std::int32_t outer = (a - low) + (high - b - 1);
-      double value = (behind - before) / (b - a + 1);
-      if (outer > 0) {
-        const double left = before - sum_before(low), right = sum_before(high) - behind;
-        value -= (left + right) / outer;
-      }
-      score_[j] = value + bonus;
-      start_[j] = a * seconds;
-      end_[j] = (b + 1) * seconds;
-      label_[j] = label;
-      const double span = end_[j] - start_[j];
-      shortest = std::min(shortest, span);
-      longest = std::max(longest, span);
+// Mean inside minus mean outside, and times.
+void Plan::score_runs(const Tree& tree, double bonus) noexcept {
+  const std::int32_t upscale = settings_.upscale;
+  const double last = static_cast<double>(length_) * upscale - 1.0;
+  const double ratio = settings_.outer_ratio, seconds = seconds_;
+  const double *const value = value_, *const slope = slope_, *const prefix = prefix_;
+  const double* const triangle = triangle_.data();
+  // Of the segment that the point before lies in. Half a step from the nearest whole number, far more than
+  // rounding: as good as a division, and quicker.
+  const double segments = 1.0 / upscale;
+  const auto sum_before = [=](std::int32_t point) noexcept {
+    const std::int32_t t = static_cast<std::int32_t>((point - 0.5) * segments);
+    const std::int32_t m = point - t * upscale;
+    return prefix[t] + m * value[t] + slope[t] * triangle[m];
+  };
+  double greatest = greatest_, least = least_;
+  for (std::int32_t j = tree.begin; j < tree.end; ++j) {
+    const Box& box = box_[j];
+    const std::int32_t a = box.ends[0], b = box.ends[1] - 1;
+    const double reach = ratio * (b - a + 1);
+    const std::int32_t low = static_cast<std::int32_t>(std::max(0.0, a - reach));
+    const std::int32_t high = static_cast<std::int32_t>(std::min(last, b + reach)) + 1;
+    const std::int32_t outer = (a - low) + (high - b - 1);
+    double contrast = (box.sums[1] - box.sums[0]) / (b - a + 1);
+    if (outer > 0) {
+      const double left = box.sums[0] - sum_before(low), right = sum_before(high) - box.sums[1];
+      contrast -= (left + right) / outer;
     }
-    shortest_[k] = shortest;
-    longest_[k] = longest;
+    const double score = contrast + bonus;
+    score_[j] = score;
+    start_[j] = a * seconds;
+    end_[j] = (b + 1) * seconds;
+    greatest = std::max(greatest, score);
+    least = std::min(least, score);
   }
+  greatest_ = greatest;
+  least_ = least;
 }
 
 // ---- non-maximum suppression -------------------------------------------------------------------------
 
-// By descending score; what is equal stays in its order, which is by box.
-//
-// Radix sort on the leading bits, where nearly all scores differ, then insertion on the whole score.
-void Plan::sort(Ranked* items, std::int32_t n) noexcept {
-  const double* const score = score_.get();
-  const auto precedes = [score](const Ranked& x, const Ranked& y) {
-    return score[x.box] > score[y.box] || (score[x.box] == score[y.box] && x.box < y.box);
-  };
-  if (n > 32) {
-    std::int32_t counts[kDigits][256] = {};
+// By descending score; what is equal by class, threshold and start.
+inline bool Plan::precedes(std::int32_t box, std::int32_t other) const noexcept {
+  if (score_[box] != score_[other]) return score_[box] > score_[other];
+  const Box &x = box_[box], &y = box_[other];
+  if (x.label != y.label) return x.label < y.label;
+  return x.layer != y.layer ? x.layer < y.layer : box < other;
+}
+
+// Dealt into as many equal ranges of score as there are boxes, then insertion.
+void Plan::sort(std::int32_t* boxes, std::int32_t n) noexcept {
+  const double* const score = score_;
+  if (n > 16) {
+    double scale = (n - 1) / (greatest_ - least_);
+    if (!(scale <= kLargest)) scale = 0.0;
+    std::int32_t *const place = place_, *const bucket = bucket_, *const dealt = scratch_;
+    std::fill(place, place + n, 0);
     for (std::int32_t i = 0; i < n; ++i) {
-      const std::uint32_t key = leading_bits(score[items[i].box]);
-      items[i].key = key;
-      for (int digit = 0; digit < kDigits; ++digit) ++counts[digit][(key >> (8 * digit)) & 255];
+      bucket[i] = static_cast<std::int32_t>((greatest_ - score[boxes[i]]) * scale);
+      ++place[bucket[i]];
     }
-    Ranked *source = items, *target = scratch_.get();
-    for (int digit = 0; digit < kDigits; ++digit) {
-      std::int32_t* const count = counts[digit];
-      const int shift = 8 * digit;
-      if (count[(source[0].key >> shift) & 255] == n) continue;
-      std::int32_t sum = 0;
-      for (int d = 0; d < 256; ++d) {
-        const std::int32_t here = count[d];
-        count[d] = sum;
-        sum += here;
-      }
-      for (std::int32_t i = 0; i < n; ++i) target[count[(source[i].key >> shift) & 255]++] = source[i];
-      std::swap(source, target);
+    std::int32_t sum = 0;
+    for (std::int32_t i = 0; i < n; ++i) {
+      const std::int32_t here = place[i];
+      place[i] = sum;
+      sum += here;
     }
-    if (source != items) std::memcpy(items, source, sizeof(Ranked) * static_cast<std::size_t>(n));
+    for (std::int32_t i = 0; i < n; ++i) dealt[place[bucket[i]]++] = boxes[i];
+    std::copy(dealt, dealt + n, boxes);
   }
-  // Scores made to agree in their leading bits would make insertion quadratic.
+  // Scores that are nearly all in a few ranges would make insertion quadratic.
   std::int64_t moves = 0;
   for (std::int32_t i = 1; i < n; ++i) {
-    const Ranked item = items[i];
+    const std::int32_t box = boxes[i];
     std::int32_t j = i;
-    for (; j > 0 && score[items[j - 1].box] < score[item.box]; --j) items[j] = items[j - 1];
-    items[j] = item;
+    for (; j > 0 && score[boxes[j - 1]] <= score[box] && precedes(box, boxes[j - 1]); --j) boxes[j] = boxes[j - 1];
+    boxes[j] = box;
     moves += i - j;
     if (moves > 16 * std::int64_t{n} + 512) {
-      std::sort(items, items + n, precedes);
+      std::sort(boxes, boxes + n, [this](std::int32_t x, std::int32_t y) { return precedes(x, y); });
       return;
     }
   }
 }
 
-// By threshold, the first box of one class that may not lie wholly before `begin` seconds.
-inline const std::int32_t* Plan::next_ending(std::int32_t layer, double begin) const noexcept {
-  const std::int64_t depth = static_cast<std::int64_t>(thresholds_.size());
-  const std::int64_t base = layer / depth * (settings_.max_segments + std::int64_t{1});
-  // A little early: what the rounding of a time could pass over is looked at instead.
-  const double segment = begin * segments_per_second_ - 1e-3;
-  const std::int32_t t =
-      segment > 0.0 ? static_cast<std::int32_t>(std::min(segment, static_cast<double>(length_ - 1))) : 0;
-  return next_.get() + (base + rank_[base + t]) * depth;
+// tIoU with the added seconds on every length and on the intersection.
+inline double Plan::overlap(std::int32_t box, std::int32_t other) const noexcept {
+  const double added = settings_.nms_added_seconds;
+  const double shared =
+      std::max(0.0, std::min(end_[box], end_[other]) - std::max(start_[box], start_[other]) + added);
+  const double all = (end_[box] - start_[box] + added) + (end_[other] - start_[other] + added) - shared;
+  return shared / all;
 }
 
-// The first box from `box` on that is still in the pool. Walked links are shortened.
-inline std::int32_t Plan::alive(std::int32_t box) noexcept {
-  std::int32_t* const following = following_.get();
-  while (following[box] != box) {
-    following[box] = following[following[box]];
-    box = following[box];
+// Visits every box of the trees low..high that overlaps `box`, itself too.
+template <class Visit>
+inline void Plan::visit_near(std::int32_t box, const Tree* low, const Tree* high, Visit visit) const noexcept {
+  const double *const start = start_, *const end = end_;
+  const double b_start = start[box], b_end = end[box], added = settings_.nms_added_seconds;
+  for (const Tree* tree = low; tree < high; ++tree) {
+    std::int32_t j;
+    if (tree->begin <= box && box < tree->end) {
+      for (j = box_[box].after; j < tree->end && b_end - start[j] + added > 0.0;) ++j;
+    } else {
+      const double* const beyond =
+          std::partition_point(start + tree->begin, start + tree->end,
+                               [=](double at) noexcept { return b_end - at + added > 0.0; });
+      j = static_cast<std::int32_t>(beyond - start);
+    }
+    // Back from the last that begins in time. One that ends too early tells the same of those within it and
+    // of all that come before it under the same parent.
+    for (--j; j >= tree->begin;) {
+      if (end[j] - b_start + added > 0.0) {
+        visit(j--);
+      } else {
+        j = box_[j].parent;
+      }
+    }
   }
-  return box;
 }
 
-// decay_once and hard over the layers low..high.
-//
-// A layer's boxes are disjoint and in time order. So a kept box meets only the few that overlap it, from a
-// place noted by find_runs, and a box that has left the pool is not compared again.
-void Plan::greedy(std::int32_t low, std::int32_t high) noexcept {
+// decay_once and hard over the trees low..high.
+void Plan::greedy(const Tree* low, const Tree* high) noexcept {
   const double tiou = settings_.nms_tiou, sigma = settings_.nms_sigma, added = settings_.nms_added_seconds;
-  const bool decays = settings_.nms == AICL_DECODE_DECAY_ONCE, overlapping = tiou > 0.0;
-  // tIoU is at most the ratio of the lengths: layers of much shorter or longer boxes are passed over.
+  // tIoU is at most the ratio of the lengths, rounding aside.
   const double ratio = tiou * (1.0 - 1e-9);
-  const double *const start = start_.get(), *const end = end_.get();
-  const std::int32_t depth = static_cast<std::int32_t>(thresholds_.size());
-  const std::int32_t begin = layer_[low], n = layer_[high] - begin;
-  for (std::int32_t i = 0; i < n; ++i) ranked_[i].box = begin + i;
-  sort(ranked_.get(), n);
+  const double *const start = start_, *const end = end_;
+  std::uint8_t* const gone = gone_;
+  const std::int32_t begin = low->begin, stop = (high - 1)->end, n = stop - begin;
+  std::int32_t* const order = order_ + begin;
+  for (std::int32_t i = 0; i < n; ++i) order[i] = begin + i;
+  sort(order, n);
+  std::int32_t met = 0;
   for (std::int32_t i = 0; i < n; ++i) {
-    const std::int32_t best = ranked_[i].box;
-    if (following_[best] != best) continue;
-    following_[best] = best + 1;
-    keep_[best] = 1;
-    const double b_start = start[best], b_end = end[best], b_length = b_end - b_start + added;
-    const std::int32_t* next = nullptr;
-    for (std::int32_t k = low, d = depth; k < high; ++k, ++d) {
-      if (d == depth) {
-        d = 0;
-        next = next_ending(k, b_start - added);
+    const std::int32_t best = order[i];
+    if (gone[best]) continue;
+    gone[best] = 1;
+    order_[count_++] = best;
+    const double length = end[best] - start[best] + added;
+    const auto meet = [&](std::int32_t j) noexcept {
+      const double overlapping = overlap(best, j);
+      const bool leaves = overlapping >= tiou && !gone[j];
+      met_[met] = j;
+      overlap_[met] = overlapping;
+      met += leaves ? 1 : 0;
+      gone[j] |= leaves ? 1 : 0;
+    };
+    if (!(tiou > 0.0)) {
+      // Every box reaches a tIoU of 0.
+      for (std::int32_t j = begin; j < stop; ++j) meet(j);
+    } else if (high - low == 1 && ratio * length > added) {
+      // Longer than what two boxes side by side can share: only those around it and within it matter, and
+      // these get longer outwards and shorter inwards.
+      for (std::int32_t j = box_[best].parent; j >= 0; j = box_[j].parent) {
+        if (length < ratio * (end[j] - start[j] + added)) break;
+        meet(j);
       }
-      if (longest_[k] + added < ratio * b_length || ratio * (shortest_[k] + added) > b_length) continue;
-      const std::int32_t stop = layer_[k + 1];
-      std::int32_t j = layer_[k];
-      // Only boxes that overlap can reach a tIoU above 0; at 0, all do.
-      if (overlapping) {
-        for (j = next[d]; j < stop && !(end[j] - b_start + added > 0.0);) ++j;
-      }
-      for (j = alive(j); j < stop; j = alive(j + 1)) {
-        if (overlapping && !(b_end - start[j] + added > 0.0)) break;
-        const double shared = std::max(0.0, std::min(b_end, end[j]) - std::max(b_start, start[j]) + added);
-        const double all = b_length + (end[j] - start[j] + added) - shared;
-        const double overlap = shared / all;
-        if (overlap >= tiou) {
-          following_[j] = j + 1;
-          if (decays) {
-            score_[j] *= std::exp(-overlap * overlap / sigma);
-            keep_[j] = 1;
-          }
+      for (std::int32_t j = best + 1; j < box_[best].after;) {
+        if (end[j] - start[j] + added < ratio * length) {
+          j = box_[j].after;
+        } else {
+          meet(j++);
         }
       }
+    } else {
+      visit_near(best, low, high, meet);
     }
+  }
+  if (settings_.nms == AICL_DECODE_HARD) return;
+  // All stay, and what left has decayed.
+  for (std::int32_t i = 0; i < met; ++i) {
+    score_[met_[i]] *= std::exp(-overlap_[i] * overlap_[i] / sigma);
+    order_[count_++] = met_[i];
   }
 }
 
-// Soft-NMS of Bodla et al. 2017 over the layers low..high, ranked anew after each box.
+// Soft-NMS of Bodla et al. 2017 over the trees low..high, ranked anew after each box.
 //
-// Scores only fall, so the heap may hold old ones: a box that comes up with an old score goes back with its
-// present one.
-void Plan::gaussian(std::int32_t low, std::int32_t high) noexcept {
-  const double sigma = settings_.nms_sigma, added = settings_.nms_added_seconds, floor = settings_.min_score;
-  const double *const start = start_.get(), *const end = end_.get();
-  const std::int32_t depth = static_cast<std::int32_t>(thresholds_.size());
-  double* const score = score_.get();
-  Entry* const heap = heap_.get();
-  const auto ranks_below = [](const Entry& x, const Entry& y) {
-    return x.score < y.score || (x.score == y.score && x.box > y.box);
+// The greatest score of every few boxes is kept at hand: scores only change near the box that was taken.
+void Plan::gaussian(const Tree* low, const Tree* high) noexcept {
+  const double sigma = settings_.nms_sigma, floor = settings_.min_score;
+  const double nothing = -std::numeric_limits<double>::infinity();
+  const std::int32_t begin = low->begin, n = (high - 1)->end - begin;
+  const std::int32_t blocks = (n + kBlock - 1) / kBlock;
+  double *const score = score_ + begin, *const live = live_, *const peak = peak_;
+  for (std::int32_t j = 0; j < n; ++j) live[j] = score[j] < floor ? nothing : score[j];
+  for (std::int32_t j = n; j < blocks * kBlock; ++j) live[j] = nothing;
+  const auto refresh = [=](std::int32_t block) noexcept {
+    peak[block] = *std::max_element(live + block * kBlock, live + (block + 1) * kBlock);
   };
-  std::int32_t size = 0;
-  for (std::int32_t j = layer_[low]; j < layer_[high]; ++j) {
-    if (score[j] < floor) {
-      following_[j] = j + 1;
-    } else {
-      heap[size++] = {score[j], j};
-    }
-  }
-  std::make_heap(heap, heap + size, ranks_below);
-  while (size > 0) {
-    std::pop_heap(heap, heap + size, ranks_below);
-    const std::int32_t best = heap[size - 1].box;
-    if (following_[best] == best && heap[size - 1].score != score[best]) {
-      heap[size - 1].score = score[best];
-      std::push_heap(heap, heap + size, ranks_below);
-      continue;
-    }
-    --size;
-    if (following_[best] != best) continue;
-    following_[best] = best + 1;
-    keep_[best] = 1;
-    const double b_start = start[best], b_end = end[best], b_length = b_end - b_start + added;
-    const std::int32_t* next = nullptr;
-    for (std::int32_t k = low, d = depth; k < high; ++k, ++d) {
-      if (d == depth) {
-        d = 0;
-        next = next_ending(k, b_start - added);
+  for (std::int32_t block = 0; block < blocks; ++block) refresh(block);
+  while (blocks > 0) {
+    const double greatest = *std::max_element(peak, peak + blocks);
+    if (!(greatest > nothing)) break;
+    std::int32_t best = -1;
+    for (std::int32_t block = 0; block < blocks; ++block) {
+      if (peak[block] != greatest) continue;
+      for (std::int32_t j = block * kBlock; j < (block + 1) * kBlock; ++j) {
+        if (live[j] == greatest && (best < 0 || precedes(begin + j, begin + best))) best = j;
       }
-      const std::int32_t stop = layer_[k + 1];
-      std::int32_t j = next[d];
-      while (j < stop && !(end[j] - b_start + added > 0.0)) ++j;
-      for (j = alive(j); j < stop && b_end - start[j] + added > 0.0; j = alive(j + 1)) {
-        const double shared = std::max(0.0, std::min(b_end, end[j]) - std::max(b_start, start[j]) + added);
-        const double all = b_length + (end[j] - start[j] + added) - shared;
-        const double overlap = shared / all;
-        // A score below 0 would rise by decaying.
-        if (score[j] > 0.0) score[j] *= std::exp(-overlap * overlap / sigma);
-        if (score[j] < floor) following_[j] = j + 1;
-      }
+    }
+    order_[count_++] = begin + best;
+    live[best] = nothing;
+    refresh(best / kBlock);
+    std::int32_t met = 0;
+    visit_near(begin + best, low, high, [&](std::int32_t j) noexcept {
+      met_[met] = j - begin;
+      overlap_[met] = overlap(begin + best, j);
+      met += live[j - begin] > nothing ? 1 : 0;
+    });
+    for (std::int32_t i = 0; i < met; ++i) {
+      const std::int32_t j = met_[i];
+      // A score below 0 would rise by decaying.
+      if (score[j] > 0.0) score[j] *= std::exp(-overlap_[i] * overlap_[i] / sigma);
+      live[j] = score[j] < floor ? nothing : score[j];
+      refresh(j / kBlock);
     }
   }
 }
 
 // ---- one video ---------------------------------------------------------------------------------------
-
-namespace {
-
-// Whether all are finite and within bounds. Counted to the end: a loop that may leave early is no faster.
-AICL_WIDE_VECTORS bool usable(const float* values, std::int64_t n) noexcept {
-  int bad = 0;
-  for (std::int64_t i = 0; i < n; ++i) bad |= !(std::abs(values[i]) <= static_cast<float>(kLargest));
-  return bad == 0;
-}
-
-AICL_WIDE_VECTORS bool usable(const double* values, std::int64_t n) noexcept {
-  std::int64_t bad = 0;
-  for (std::int64_t i = 0; i < n; ++i) bad |= !(std::abs(values[i]) <= kLargest);
-  return bad == 0;
-}
-
-}  // namespace
 
 template <class Scalar>
 aicl_decode_status Plan::run(const Scalar* scores, const Scalar* video_scores, std::int64_t length,
@@ -506,54 +633,48 @@ aicl_decode_status Plan::run(const Scalar* scores, const Scalar* video_scores, s
                 settings_.max_classes);
   }
   if (width == 0) return AICL_DECODE_OK;
-  if (!usable(scores, length * width) || !usable(video_scores, width)) {
+  std::int32_t localised = 0;
+  for (std::int64_t c = 0; c < width; ++c) {
+    column_[localised] = static_cast<std::int32_t>(c);
+    localised += static_cast<double>(video_scores[c]) >= settings_.class_threshold ? 1 : 0;
+  }
+  if (localised == 0) {
+    column_[localised++] = static_cast<std::int32_t>(std::max_element(video_scores, video_scores + width) - video_scores);
+  }
+  Scalar* const curve = curves<Scalar>();
+  if (!usable(video_scores, width) || !gather(scores, length, width, column_, localised, curve)) {
     return fail(AICL_DECODE_NOT_FINITE, "a score of the %lld x %lld is NaN, infinite or above 1e38.", length,
                 width);
   }
 
-  const double seconds = static_cast<double>(settings_.frames_per_segment) * static_cast<double>(num_segments) /
-                         (static_cast<double>(settings_.upscale * length) * settings_.fps);
-  const std::int32_t depth = static_cast<std::int32_t>(thresholds_.size());
-  length_ = length;
-  segments_per_second_ = 1.0 / (settings_.upscale * seconds);
-  std::int32_t layers = 0;
-  layer_[0] = 0;
-  const auto localise = [&](std::int64_t c) noexcept {
-    const double v = static_cast<double>(video_scores[c]);
-    load_curve(scores, length, width, c);
-    if (!find_runs(layers, length)) return false;
-    score_runs(layers, static_cast<std::int32_t>(c), length, settings_.video_score_weight * v, seconds);
-    layers += depth;
-    return true;
-  };
-  bool room = true;
-  for (std::int64_t c = 0; c < width && room; ++c) {
-    if (static_cast<double>(video_scores[c]) >= settings_.class_threshold) room = localise(c);
-  }
-  if (layers == 0 && room) room = localise(std::max_element(video_scores, video_scores + width) - video_scores);
-  if (!room) {
-    return fail(AICL_DECODE_TOO_LARGE, "more proposals than the plan's max_proposals, %lld (%lld thresholds).",
-                max_proposals_, depth);
+  length_ = static_cast<std::int32_t>(length);
+  seconds_ = static_cast<double>(settings_.frames_per_segment) * static_cast<double>(num_segments) /
+             (static_cast<double>(settings_.upscale * length) * settings_.fps);
+  greatest_ = least_ = 0.0;
+  std::int32_t n = 0;
+  for (std::int32_t p = 0; p < localised; ++p) {
+    const std::int32_t c = column_[p];
+    tree_[p] = {n, n};
+    if (!find_runs(curve + p * length, c, tree_[p])) {
+      return fail(AICL_DECODE_TOO_LARGE, "more proposals than the plan's max_proposals, %lld (%lld thresholds).",
+                  max_proposals_, static_cast<long long>(thresholds_.size()));
+    }
+    score_runs(tree_[p], settings_.video_score_weight * static_cast<double>(video_scores[c]));
+    n = tree_[p].end;
   }
 
-  const std::int32_t n = layer_[layers];
-  for (std::int32_t j = 0; j <= n; ++j) following_[j] = j;
-  std::memset(keep_.get(), 0, static_cast<std::size_t>(n));
-  const std::int32_t step = settings_.nms_across_classes ? layers : depth;
-  for (std::int32_t low = 0; low < layers; low += step) {
+  std::memset(gone_, 0, static_cast<std::size_t>(n));
+  const std::int32_t step = settings_.nms_across_classes ? localised : 1;
+  for (std::int32_t p = 0; p < localised; p += step) {
     if (settings_.nms == AICL_DECODE_GAUSSIAN) {
-      gaussian(low, low + step);
+      gaussian(&tree_[p], &tree_[p] + step);
     } else {
-      greedy(low, low + step);
+      greedy(&tree_[p], &tree_[p] + step);
     }
   }
-  std::int32_t kept = 0;
-  for (std::int32_t j = 0; j < n; ++j) {
-    ranked_[kept].box = j;
-    kept += keep_[j];
-  }
-  sort(ranked_.get(), kept);
-  count_ = settings_.max_detections > 0 ? std::min(kept, settings_.max_detections) : kept;
+  // Boxes come out of one pool in the order of their scores, unless they decay afterwards.
+  if (localised > step || settings_.nms == AICL_DECODE_DECAY_ONCE) sort(order_, count_);
+  if (settings_.max_detections > 0) count_ = std::min(count_, settings_.max_detections);
   return AICL_DECODE_OK;
 }
 

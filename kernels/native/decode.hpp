@@ -1,7 +1,7 @@
 // Fused scores to detections: runs above thresholds, outer-inner contrast, and NMS.
 //
-// The same algorithm as kernels/decode_numba.py, operation for operation, so that both give the same bits:
-// the build must not contract a*b + c into one rounding (-ffp-contract=off).
+// Scores and times are computed as in kernels/decode_numba.py, operation for operation, so that both give the
+// same bits: the build must not contract a*b + c into one rounding (-ffp-contract=off).
 #pragma once
 
 #include <cstddef>
@@ -40,8 +40,8 @@ class Plan {
   template <class Label>
   void write(std::int32_t n, Label* labels, double* values, double* segments) const noexcept {
     for (std::int32_t i = 0; i < n; ++i) {
-      const std::int32_t j = ranked_[i].box;
-      labels[i] = static_cast<Label>(label_[j]);
+      const std::int32_t j = order_[i];
+      labels[i] = static_cast<Label>(box_[j].label);
       values[i] = score_[j];
       segments[2 * i] = start_[j];
       segments[2 * i + 1] = end_[j];
@@ -49,57 +49,70 @@ class Plan {
   }
 
  private:
-  // A box with the leading bits of its score, for sorting.
-  struct Ranked {
-    std::uint32_t key;
-    std::int32_t box;
+  // A run of grid points from ends[0] to before ends[1]; sums are of all the points before each.
+  //
+  // Runs of a class are numbered as they begin. So those within a run, at higher thresholds, follow it, up to
+  // `after`, and the one that holds it at the next lower threshold, `parent`, comes before it.
+  struct Box {
+    double sums[2];
+    std::int32_t ends[2];
+    std::int32_t parent, after, layer, label;
   };
-  struct Entry {
-    double score;
-    std::int32_t box;
+  // Boxes [begin, end) are those of one class.
+  struct Tree {
+    std::int32_t begin, end;
   };
 
+  std::size_t lay_out(unsigned char* memory) noexcept;
   template <class Scalar>
-  void load_curve(const Scalar* scores, std::int64_t length, std::int64_t width, std::int64_t column) noexcept;
-  bool find_runs(std::int32_t layer, std::int64_t length) noexcept;
-  void score_runs(std::int32_t layer, std::int32_t label, std::int64_t length, double bonus,
-                  double seconds) noexcept;
-  double sum_before(std::int32_t point) const noexcept;
-  void sort(Ranked* items, std::int32_t n) noexcept;
-  const std::int32_t* next_ending(std::int32_t layer, double begin) const noexcept;
-  std::int32_t alive(std::int32_t box) noexcept;
-  void greedy(std::int32_t low, std::int32_t high) noexcept;
-  void gaussian(std::int32_t low, std::int32_t high) noexcept;
+  Scalar* curves() noexcept;
+  template <class Scalar>
+  bool find_runs(const Scalar* curve, std::int32_t label, Tree& tree) noexcept;
+  void score_runs(const Tree& tree, double bonus) noexcept;
+  bool precedes(std::int32_t box, std::int32_t other) const noexcept;
+  void sort(std::int32_t* boxes, std::int32_t n) noexcept;
+  double overlap(std::int32_t box, std::int32_t other) const noexcept;
+  template <class Visit>
+  void visit_near(std::int32_t box, const Tree* low, const Tree* high, Visit visit) const noexcept;
+  void greedy(const Tree* low, const Tree* high) noexcept;
+  void gaussian(const Tree* low, const Tree* high) noexcept;
   aicl_decode_status fail(aicl_decode_status status, const char* format, long long came,
                           long long expected) noexcept;
 
   aicl_decode_settings settings_;
   std::vector<double> thresholds_;
+  // With infinite ones up to a round number; for float32 scores, the smallest float32 not below each.
+  std::vector<double> padded_thresholds_;
+  std::vector<float> float_thresholds_;
   std::int32_t max_proposals_;
   std::int32_t count_ = 0;
-  std::int64_t length_ = 0;
-  double segments_per_second_ = 0.0;
+  std::int32_t length_ = 0;
+  double seconds_ = 0.0;
+  // No score is greater or less, before it decays or after.
+  double greatest_ = 0.0, least_ = 0.0;
   char error_[256] = {};
 
-  // By grid step r within a segment: r/upscale, and the sum of the r steps before it, in slopes.
+  // By grid step r within a segment, the next one's first too: r/upscale, and the sum of the r steps before it,
+  // in slopes.
   std::vector<double> weight_, triangle_;
+  // Everything below lies in here.
+  std::unique_ptr<unsigned char[]> memory_;
+  // By localised class: its column, and its boxes. Then its curve, by segment, in either type.
+  std::int32_t* column_;
+  Tree* tree_;
+  float* float_curves_;
+  double* double_curves_;
   // By segment of the curve at hand; prefix is the sum of all grid points before the segment.
-  std::unique_ptr<double[]> value_, slope_, prefix_;
-  std::unique_ptr<std::int32_t[]> level_, change_;
-  // By localised class and segment: how many segments before it cross a threshold. By localised class, such
-  // segment and threshold: the next run to end.
-  std::unique_ptr<std::int32_t[]> rank_, next_;
-  // By threshold: where its next run goes.
-  std::vector<std::int32_t> cursor_;
-  // By layer (a localised class at a threshold): where its proposals begin, and their extreme lengths.
-  std::unique_ptr<std::int32_t[]> layer_;
-  std::unique_ptr<double[]> shortest_, longest_;
+  double *value_, *slope_, *prefix_;
+  std::int32_t* level_;
+  // By threshold, from the second on: the last run that began.
+  std::int32_t* open_;
   // By proposal. Memory that is never touched costs nothing, so these are as long as they can need to be.
-  std::unique_ptr<std::int32_t[]> first_, stop_, label_, following_;
-  std::unique_ptr<double[]> start_, end_, score_;
-  std::unique_ptr<Ranked[]> ranked_, scratch_;
-  std::unique_ptr<std::uint8_t[]> keep_;
-  std::unique_ptr<Entry[]> heap_;
+  Box* box_;
+  double *start_, *end_, *score_;
+  std::uint8_t* gone_;
+  std::int32_t *order_, *scratch_, *bucket_, *place_, *met_;
+  double *overlap_, *live_, *peak_;
 };
 
 }  // namespace aicl
