@@ -1,6 +1,9 @@
 """A data set on disk: features, splits and annotations, in the layout that published features come in.
 
 features/{train,test}/{rgb,flow}/<video>.npy    (n, width) float, one row a segment
+or features/{train,test}/<video>.npy            both streams side by side
+or features/{train,test}/<video>.npz            what `aicl-fast features` wrote, see feature_file.py
+or any of these without {train,test}/           all videos in one place
 split_train.txt, split_test.txt                 one video a line
 gt.json                                         ActivityNet annotations
 """
@@ -24,6 +27,8 @@ from aicl_fast.errors import DataError
 from aicl_fast.features import Floats, check_lengths, load_features, map_features
 from aicl_fast.files import require_file
 
+EXTRACTED = ".npz"
+"""What files of ``aicl-fast features`` end in."""
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
 
@@ -36,7 +41,8 @@ class Dataset:
         root: its folder.
         ground_truth: all of ``gt.json``.
         videos: the videos of each split that can be used, in the split files' order.
-        config: the settings, with the data set's classes filled in.
+        config: the settings, with the data set's classes filled in, and the frame rate and stride that its
+            features record where they do.
         missing: videos that were left out because they have no features (``allow_missing``).
     """
 
@@ -67,7 +73,7 @@ class Dataset:
         Raises:
             DataError: a file is missing (all that are missing are counted, the first are listed), a
                 video has no annotation, a label is not among the classes, a training video has no label,
-                or a split has no video left.
+                a split has no video left, or features that say how they were made were made differently.
         """
         folder = Path(root)
         if not folder.is_dir():
@@ -86,7 +92,7 @@ class Dataset:
 
     def folder(self, split: Split) -> Path:
         """Where a split's features are kept."""
-        return self.root / "features" / split
+        return features_folder(self.root, split)
 
     def features(self, split: Split, video: str) -> Floats:
         """(n, D) float32 features of one video: the streams that the model reads, side by side.
@@ -151,17 +157,11 @@ class Dataset:
         }
         lost = {key: [path for path in paths if not path.is_file()] for key, paths in wanted.items()}
         lost = {key: paths for key, paths in lost.items() if paths}
+        found = [paths[0] for key, paths in wanted.items() if key not in lost]
         if not lost:
-            return self
-        files = [path for paths in lost.values() for path in paths]
+            return self._with_recipe(found)
         if not allow_missing:
-            shown = "".join(f"\n  {path}" for path in files[:10])
-            more = f"\n  … and {len(files) - 10} more" if len(files) > 10 else ""
-            every = sum(len(paths) for paths in wanted.values())
-            raise DataError(
-                f"{self.root}: {len(files)} of {every} feature files are missing:{shown}{more}\n"
-                "Download or extract them, take the videos off the split files, or allow missing ones."
-            )
+            raise DataError(self._missing(lost, found, sum(len(paths) for paths in wanted.values())))
         videos = {
             split: tuple(video for video in names if (split, video) not in lost)
             for split, names in self.videos.items()
@@ -169,13 +169,50 @@ class Dataset:
         for split, names in videos.items():
             if not names:
                 raise DataError(f"{self.root}: not one video of split_{split} has features.")
-        return replace(self, videos=videos, missing=tuple(video for _, video in lost))
+        kept = replace(self, videos=videos, missing=tuple(video for _, video in lost))
+        return kept._with_recipe(found)
+
+    def _missing(self, lost: dict[tuple[Split, str], list[Path]], found: list[Path], every: int) -> str:
+        files = [path for paths in lost.values() for path in paths]
+        if found and found[0].suffix == EXTRACTED:
+            files = [path.with_suffix(EXTRACTED) for path in files]
+        shown = "".join(f"\n  {path}" for path in files[:10])
+        more = f"\n  … and {len(files) - 10} more" if len(files) > 10 else ""
+        return (
+            f"{self.root}: {len(files)} of {every} feature files are missing:{shown}{more}\n"
+            "Download or extract them, take the videos off the split files, or allow missing ones."
+        )
+
+    def _with_recipe(self, paths: list[Path]) -> Dataset:
+        """With the frame rate and stride that features record, which must have been made alike."""
+        extracted = [path for path in paths if path.suffix == EXTRACTED]
+        if not extracted:
+            return self
+        if len(extracted) < len(paths):
+            other = next(path for path in paths if path.suffix != EXTRACTED)
+            raise DataError(
+                f"{self.root}: {len(extracted)} videos have features that `aicl-fast features` made, as "
+                f"{extracted[0]}, and {len(paths) - len(extracted)} have others, as {other}, which may be of "
+                "another network. Use the ones or the others for all videos."
+            )
+        from aicl_fast.feature_file import check_recipes, read_header
+
+        recipe = check_recipes({path: read_header(path).recipe for path in extracted})
+        data = replace(self.config.data, fps=recipe.fps, frames_per_segment=recipe.stride)
+        return replace(self, config=replace(self.config, data=data))
+
+
+def features_folder(root: Path, split: str) -> Path:
+    """Where a data set keeps a split's features: ``features/<split>``, or ``features`` for all splits."""
+    apart = root / "features" / split
+    return apart if apart.is_dir() else root / "features"
 
 
 def feature_files(folder: Path, video: str, data: DataConfig) -> tuple[Path, ...]:
     """The files of one video in a folder of features: one a stream that the model reads, or one with both.
 
-    ActivityNet's feature files often have ``v_`` before the annotations' name; either is found.
+    ActivityNet's feature files often have ``v_`` before the annotations' name; either is found. A file of
+    ``aicl-fast features`` (.npz) is looked for where there is no .npy.
     """
     if is_apart(folder):
         homes = [folder / stream for stream in ("rgb", "flow") if data.modal in ("both", stream)]
@@ -183,8 +220,9 @@ def feature_files(folder: Path, video: str, data: DataConfig) -> tuple[Path, ...
         homes = [folder]
     found = []
     for home in homes:
-        plain, prefixed = home / f"{video}.npy", home / f"v_{video}.npy"
-        found.append(prefixed if not plain.is_file() and prefixed.is_file() else plain)
+        names = [f"{video}.npy", f"v_{video}.npy", f"{video}{EXTRACTED}", f"v_{video}{EXTRACTED}"]
+        there = (home / name for name in (names if home is folder else names[:2]))
+        found.append(next((path for path in there if path.is_file()), home / names[0]))
     return tuple(found)
 
 
@@ -198,6 +236,10 @@ def read_streams(folder: Path, video: str, data: DataConfig, *, mapped: bool = F
         DataError: see :func:`aicl_fast.features.load_features`; or the streams differ in length.
     """
     paths = feature_files(folder, video, data)
+    if paths[0].suffix == EXTRACTED:
+        from aicl_fast.feature_file import load_video_features
+
+        return load_video_features(paths[0], mapped=mapped).streams(data, str(paths[0]))
     read = map_features if mapped else load_features
     if not is_apart(folder):
         both = read(paths[0], width=data.rgb_width + data.flow_width)

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from aicl_fast.config import DataConfig
+from aicl_fast.dataset import EXTRACTED
 from aicl_fast.errors import DataError
 from aicl_fast.features import Floats, check_features, check_lengths
 from aicl_fast.files import atomic_path, require_file
 
-SUFFIX = ".npz"
 FORMAT = 1
 
 
@@ -110,7 +110,12 @@ class VideoFeatures:
                     f"{'rgb and flow' if data.modal == 'both' else stream}. Extract them again with "
                     f"--{stream}-weights, or train a model with --set modal={there}."
                 )
-            found.append(check_features(array, f"{name}: {stream}", width=width))
+            if array.shape[1] != width:
+                raise DataError(
+                    f"{name}: {stream}: expected {width} features a segment, got {array.shape[1]}. Use the "
+                    "network that the model's training features were extracted with."
+                )
+            found.append(array)
         return tuple(found)
 
 
@@ -122,8 +127,8 @@ def save_video_features(path: str | os.PathLike[str], features: VideoFeatures) -
             be written to.
     """
     target = Path(path)
-    if target.suffix != SUFFIX:
-        raise DataError(f"{target}: expected a name that ends in {SUFFIX}.")
+    if target.suffix != EXTRACTED:
+        raise DataError(f"{target}: expected a name that ends in {EXTRACTED}.")
     arrays = {name: array for name in ("rgb", "flow") if (array := getattr(features, name)) is not None}
     if not arrays:
         raise DataError(f"{target}: no features to write; expected rgb, flow or both.")
@@ -156,32 +161,29 @@ def load_video_features(path: str | os.PathLike[str], *, mapped: bool = False) -
     return VideoFeatures(rgb=arrays.get("rgb"), flow=arrays.get("flow"), **meta)
 
 
-def read_recipe(path: str | os.PathLike[str]) -> Recipe:
-    """How a file's features were made, without reading them.
+def read_header(path: str | os.PathLike[str]) -> VideoFeatures:
+    """What a file says about its features, without reading them: both streams are None.
 
     Raises:
         DataError: as :func:`load_video_features`.
     """
-    recipe: Recipe = _open(path)[1]["recipe"]
-    return recipe
+    return VideoFeatures(rgb=None, flow=None, **_open(path)[1])
 
 
-def check_recipes(recipes: Mapping[Path, Recipe]) -> Recipe | None:
-    """The one recipe of several files, None if there is no file.
+def check_recipes(recipes: Mapping[Path, Recipe]) -> Recipe:
+    """The one recipe of several files.
 
     Raises:
         DataError: two files were made differently; both are named, and what differs.
     """
-    first: tuple[Path, Recipe] | None = None
-    for path, recipe in recipes.items():
-        if first is None:
-            first = path, recipe
-        elif differences := first[1].differences(recipe):
+    (first, recipe), *others = recipes.items()
+    for path, other in others:
+        if differences := recipe.differences(other):
             raise DataError(
-                f"{first[0]} and {path}: were not extracted alike ({'; '.join(differences)}), so they cannot "
-                "be used together. Extract one of them again with the other's settings."
+                f"{first} and {path}: were not extracted alike ({'; '.join(differences)}), so they cannot be "
+                "used together. Extract one of them again with the other's settings."
             )
-    return None if first is None else first[1]
+    return recipe
 
 
 def _to_json(features: VideoFeatures) -> str:
@@ -284,7 +286,7 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     )
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     """A hash by its beginning, which is enough to tell two apart."""
     if value == "":
         return "none"

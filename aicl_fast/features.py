@@ -104,7 +104,10 @@ def _read(path: str | os.PathLike[str], mmap_mode: Literal["r"] | None) -> Array
         ) from error
     if not isinstance(array, np.ndarray):
         array.close()
-        raise DataError(f"{target}: is an archive of several arrays (.npz); expected a single .npy array.")
+        raise DataError(
+            f"{target}: is an archive of several arrays (.npz); expected a single .npy array. What "
+            "`aicl-fast features` wrote is given as it is, without --rgb and --flow."
+        )
     result: Array = array
     return result
 

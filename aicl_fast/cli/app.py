@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 if TYPE_CHECKING:
+    from aicl_fast.cli.video import VideoOptions
     from aicl_fast.export.formats import ExportOptions
 
 app = typer.Typer(
@@ -37,6 +38,29 @@ Threads = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option(min=1, help="Threads of the engine; every core if left out."),
 ]
+
+_VIDEO = "Videos"
+RgbWeights = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(help="I3D for RGB: weights, or an exported .onnx or .xml.", rich_help_panel=_VIDEO),
+]
+FlowWeights = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(help="I3D for optical flow, the same.", rich_help_panel=_VIDEO),
+]
+VideoBatch = Annotated[int, typer.Option(min=1, help="Segments a run of I3D.", rich_help_panel=_VIDEO)]
+VideoDevice = Annotated[str, typer.Option(help="Of I3D: cpu or cuda.", rich_help_panel=_VIDEO)]
+VideoPrecision = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Of I3D: fp32, bf16 or fp16; its file's own if left out.", rich_help_panel=_VIDEO),
+]
+AllowDamaged = Annotated[
+    bool,
+    typer.Option(
+        "--allow-damaged", help="Take what can be read of cut off or corrupt files.", rich_help_panel=_VIDEO
+    ),
+]
+_FLOW_HELP = "Optical flow by tvl1 (as published) or dis (many times faster)."
 
 
 @app.command()
@@ -116,7 +140,8 @@ def detect(
     features: Annotated[
         Optional[list[Path]],  # noqa: UP045
         typer.Argument(
-            help=".npy files with both streams side by side, a folder with rgb/ and flow/, or a data set."
+            help="Files of `aicl-fast features`, .npy files with both streams side by side, a folder of "
+            "these or with rgb/ and flow/, a data set, or videos."
         ),
     ] = None,
     rgb: Annotated[Optional[Path], typer.Option(help=".npy of the first stream.")] = None,  # noqa: UP045
@@ -126,8 +151,25 @@ def detect(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the detections.")] = Path(
         "detections.json"
     ),
+    scores: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Also write the curves here (scores.npz), for plot and report."),
+    ] = None,
     set_: Settings = None,
     threads: Threads = None,
+    rgb_weights: RgbWeights = None,
+    flow_weights: FlowWeights = None,
+    flow_algorithm: Annotated[str, typer.Option(help=_FLOW_HELP, rich_help_panel=_VIDEO)] = "tvl1",
+    batch: VideoBatch = 8,
+    device: VideoDevice = "cpu",
+    precision: VideoPrecision = None,
+    allow_damaged: AllowDamaged = False,
+    render: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Also write the video with its detections burnt in (.mp4).", rich_help_panel=_VIDEO
+        ),
+    ] = None,
 ) -> None:
     """Localise the actions in recordings and write them as ActivityNet JSON.
 
@@ -138,10 +180,91 @@ def detect(
       aicl-fast detect model.onnx --rgb video_rgb.npy --flow video_flow.npy --fps 25
 
       aicl-fast detect runs/demo/model.onnx runs/demo/data -o detections.json
+
+      aicl-fast detect model.onnx clip.mp4 --rgb-weights i3d_rgb.npz --render seen.mp4
     """
     from aicl_fast.cli.detect import run_detect
 
-    run_detect(model, features or [], rgb, flow, fps, split, out, set_ or [], threads)
+    def video_options() -> VideoOptions:
+        from aicl_fast.cli.video import VideoOptions
+
+        return VideoOptions(
+            rgb_weights, flow_weights, flow_algorithm, batch, device, precision, threads, allow_damaged
+        )
+
+    run_detect(
+        model, features or [], rgb, flow, fps, split, out, set_ or [], threads, scores, render, video_options
+    )
+
+
+@app.command()
+def features(
+    videos: Annotated[list[Path], typer.Argument(help="Video files, and folders of them.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for one <video>.npz each.")],
+    rgb_weights: RgbWeights = None,
+    flow_weights: FlowWeights = None,
+    flow_algorithm: Annotated[str, typer.Option("--flow", "--flow-algorithm", help=_FLOW_HELP)] = "tvl1",
+    fps: Annotated[float, typer.Option(help="Frames a second to read at.")] = 25.0,
+    stride: Annotated[
+        int, typer.Option(min=1, max=16, help="Frames from one segment of 16 to the next.")
+    ] = 16,
+    batch: VideoBatch = 8,
+    device: VideoDevice = "cpu",
+    precision: VideoPrecision = None,
+    threads: Threads = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Extract anew what is there already.")
+    ] = False,
+    allow_damaged: AllowDamaged = False,
+) -> None:
+    """Extract the features of videos with I3D, for training and detecting.
+
+    Started again, it goes on with the videos that have no features yet. Exits with 1 when a video could not
+    be used; the others are extracted nonetheless.
+
+    Examples:
+
+      aicl-fast features clip.mp4 -o feats --rgb-weights i3d_rgb.npz
+
+      aicl-fast features videos/ -o DATA/features --rgb-weights rgb.pt --flow-weights flow.pt --flow dis
+    """
+    from aicl_fast.cli.video import VideoOptions, run_features
+
+    options = VideoOptions(
+        rgb_weights, flow_weights, flow_algorithm, batch, device, precision, threads, allow_damaged
+    )
+    run_features(videos, out, options, fps, stride, overwrite=overwrite)
+
+
+@app.command("annotations")
+def make_annotations(
+    table: Annotated[Path, typer.Argument(help="CSV: video,label[,start,end][,split], times in seconds.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Data set folder.")],
+    videos: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of the videos, for their lengths where there are no features yet."),
+    ] = None,
+    test_share: Annotated[
+        float, typer.Option(min=0, max=0.99, help="Of the videos whose split is not given.")
+    ] = 0.2,
+    seed: Annotated[int, typer.Option(help="Draws the test videos.")] = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace annotations that are there.")
+    ] = False,
+) -> None:
+    """Turn a table of labels into a data set's gt.json, split files and settings.
+
+    Training needs labels alone; test videos need start and end in every row.
+
+    Examples:
+
+      aicl-fast annotations labels.csv -o DATA
+
+      aicl-fast annotations labels.csv -o DATA --videos videos/ --test-share 0.3
+    """
+    from aicl_fast.cli.labels import run_annotations
+
+    run_annotations(table, out, videos, test_share, seed, overwrite=overwrite)
 
 
 Subset = Annotated[
@@ -294,7 +417,7 @@ def export(
         str,
         typer.Option("--format", "-f", help="onnx, openvino, tensorrt, tensorrt-rtx or triton-repository."),
     ] = "onnx",
-    precision: Annotated[str, typer.Option(help="fp32, tf32, fp16, bf16 or int8.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32, tf32, fp16, bf16, int8 or fp8.")] = "fp32",
     batch: Annotated[str, typer.Option(help="Videos a run: one size, or smallest:usual:largest.")] = "1:8:64",
     segments: Annotated[
         Optional[str],  # noqa: UP045
@@ -309,10 +432,10 @@ def export(
     ] = None,
     calibrate: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="int8: data set folder whose training features calibrate."),
+        typer.Option(help="int8, fp8: data set folder whose training features calibrate."),
     ] = None,
-    calibrate_videos: Annotated[int, typer.Option(min=1, help="int8: how many at most.")] = 32,
-    seed: Annotated[int, typer.Option(help="int8: chooses which.")] = 0,
+    calibrate_videos: Annotated[int, typer.Option(min=1, help="int8, fp8: how many at most.")] = 32,
+    seed: Annotated[int, typer.Option(help="int8, fp8: chooses which.")] = 0,
     workspace: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(help="Most memory of a layer, in MiB.", rich_help_panel=_BUILDER),

@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from aicl_fast.config import DataConfig, DecodeConfig, parse_overrides
-from aicl_fast.dataset import read_streams
+from aicl_fast.dataset import EXTRACTED, feature_files, features_folder, read_streams
 from aicl_fast.detections import Detections, save_detections
 from aicl_fast.detector import Detector
 from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.features import Floats, check_lengths, load_features
+from aicl_fast.scores import Scores
 
-Load = Callable[[], Floats]
+if TYPE_CHECKING:
+    from aicl_fast.cli.video import VideoOptions
+    from aicl_fast.feature_file import VideoFeatures
+
+
+class Recording(NamedTuple):
+    """Features as the model reads them, and what they say of themselves."""
+
+    streams: tuple[Floats, ...]
+    origin: VideoFeatures | None = None
+
+
+Load = Callable[[], Recording]
 
 BATCH = 16
 """Recordings run at a time."""
@@ -31,27 +46,41 @@ def run_detect(
     file: Path,
     overrides: list[str],
     threads: int | None,
+    scores_file: Path | None,
+    rendered: Path | None,
+    video_options: Callable[[], VideoOptions],
 ) -> None:
     """``aicl-fast detect``."""
     detector = Detector(model, threads=threads)
     if overrides:
         detector.decode_config = _decode_config(detector, overrides)
-    inputs = list(_inputs(detector.config.data, features, rgb, flow, split))
-    found: dict[str, Detections] = {}
-    if len(inputs) == 1:
-        name, load = inputs[0]
-        found[name] = detector(load(), fps=fps, video=name)
+    inputs = Inputs(detector.config.data, split, video_options)
+    recordings = list(inputs.find(features, rgb, flow))
+    _check_rendered(rendered, inputs, recordings)
+    found: dict[str, tuple[Scores, Detections]] = {}
+    if len(recordings) == 1:
+        found |= _detect(detector, recordings, fps)
     else:
         from aicl_fast.cli.console import progress
 
-        with progress("detecting") as bar:
-            for start in range(0, len(inputs), BATCH):
-                names, loads = zip(*inputs[start : start + BATCH], strict=True)
-                batch = detector.batch([load() for load in loads], fps=fps, videos=names)
-                found.update(zip(names, batch, strict=True))
-                bar(len(found), len(inputs))
-    save_detections(file, found)
-    _print_summary(found, file)
+        # A video's features are long in coming: nothing is gained by waiting for several.
+        size = 1 if inputs.videos else BATCH
+        with progress("detecting", show=not inputs.videos) as bar:
+            for start in range(0, len(recordings), size):
+                found |= _detect(detector, recordings[start : start + size], fps)
+                bar(len(found), len(recordings))
+    detections = {name: each for name, (_, each) in found.items()}
+    save_detections(file, detections)
+    if scores_file is not None:
+        from aicl_fast.report.scores_file import save_scores
+
+        save_scores(scores_file, {name: scores for name, (scores, _) in found.items()})
+    _print_summary(detections, file)
+    if rendered is not None:
+        from aicl_fast.cli.video import render
+
+        (only,) = detections.values()
+        render(inputs.videos[0], only, rendered, allow_damaged=video_options().allow_damaged)
 
 
 def _decode_config(detector: Detector, overrides: list[str]) -> DecodeConfig:
@@ -65,28 +94,126 @@ def _decode_config(detector: Detector, overrides: list[str]) -> DecodeConfig:
     return config.decode
 
 
-def _inputs(
-    data: DataConfig, features: list[Path], rgb: Path | None, flow: Path | None, split: str
-) -> Iterator[tuple[str, Load]]:
-    """(name, how to read it) of every recording that the arguments mean."""
-    if rgb is not None or flow is not None:
-        if features:
-            raise DataError("give either --rgb and --flow, or feature files and folders, not both.")
-        if data.modal == "both" and (rgb is None or flow is None):
-            raise DataError("--rgb and --flow go together: give both streams of the recording.")
-        pair = [path for path in (rgb, flow) if path is not None]
-        widths = [data.rgb_width] * (rgb is not None) + [data.flow_width] * (flow is not None)
-        yield pair[0].stem, functools.partial(_load_files, pair, widths)
+def _check_rendered(rendered: Path | None, inputs: Inputs, recordings: list[tuple[str, Load]]) -> None:
+    if rendered is None:
         return
-    if not features:
-        raise DataError("nothing to detect in: give --rgb and --flow, .npy files, or a folder of features.")
-    for path in features:
-        if not path.is_dir():
-            yield path.stem, functools.partial(load_features, path, width=data.input_width)
-            continue
-        folder = path / "features" / split if (path / "features").is_dir() else path
-        for name in _names(path, folder, split):
-            yield name, functools.partial(_load_video, folder, name, data)
+    if not (len(inputs.videos) == len(recordings) == 1):
+        raise ConfigError(
+            f"--render {rendered}: expected one video to draw on, got {len(recordings)} recordings of which "
+            f"{len(inputs.videos)} are videos. Give one video."
+        )
+    from aicl_fast.cli.video import check_target
+
+    check_target(inputs.videos[0], rendered)
+
+
+def _detect(
+    detector: Detector, recordings: list[tuple[str, Load]], fps: float | None
+) -> dict[str, tuple[Scores, Detections]]:
+    names = [name for name, _ in recordings]
+    loaded = [load() for _, load in recordings]
+    batch = [_joined(each.streams) for each in loaded]
+    found = {}
+    for scores, each in zip(detector.batch_scores(batch, fps=fps, videos=names), loaded, strict=True):
+        if each.origin is None:
+            found[scores.name] = scores, detector.decode(scores)
+        else:
+            timed = _timed(scores, each.origin, fps)
+            found[scores.name] = timed, _within(detector.decode(timed), each.origin.duration)
+    return found
+
+
+def _joined(streams: tuple[Floats, ...]) -> Floats | tuple[Floats, Floats]:
+    """As the detector takes them: two streams, or one array of all there is."""
+    return (streams[0], streams[1]) if len(streams) == 2 else streams[0]
+
+
+def _timed(scores: Scores, origin: VideoFeatures, fps: float | None) -> Scores:
+    """With the frame rate and stride that the features record."""
+    recipe = origin.recipe
+    if fps is not None and fps != recipe.fps:
+        raise DataError(
+            f"--fps: {scores.name} has features of {recipe.fps:g} frames a second, as their file says, not "
+            f"of {fps:g}. Leave --fps out."
+        )
+    return replace(scores, data=replace(scores.data, fps=recipe.fps, frames_per_segment=recipe.stride))
+
+
+def _within(found: Detections, seconds: float) -> Detections:
+    """Without what goes beyond the end: the last segment may be filled up."""
+    keep = found.segments[:, 0] < seconds
+    segments = np.minimum(found.segments[keep], seconds)
+    return Detections(found.labels[keep], found.scores[keep], segments, found.video)
+
+
+class Inputs:
+    """What the arguments mean.
+
+    Attributes:
+        videos: the video files among them.
+    """
+
+    def __init__(self, data: DataConfig, split: str, video_options: Callable[[], VideoOptions]) -> None:
+        self.videos: list[Path] = []
+        self._data, self._split, self._options = data, split, video_options
+
+    def find(self, features: list[Path], rgb: Path | None, flow: Path | None) -> Iterator[tuple[str, Load]]:
+        """(name, how to read it) of every recording."""
+        data = self._data
+        if rgb is not None or flow is not None:
+            if features:
+                raise DataError("give either --rgb and --flow, or feature files and folders, not both.")
+            if data.modal == "both" and (rgb is None or flow is None):
+                raise DataError("--rgb and --flow go together: give both streams of the recording.")
+            pair = [path for path in (rgb, flow) if path is not None]
+            widths = [data.rgb_width] * (rgb is not None) + [data.flow_width] * (flow is not None)
+            yield pair[0].stem, functools.partial(_load_files, pair, widths)
+            return
+        if not features:
+            raise DataError(
+                "nothing to detect in: give --rgb and --flow, .npy files, a folder of features, or videos."
+            )
+        for path in features:
+            if path.is_dir():
+                yield from self._folder(path)
+            elif path.suffix == EXTRACTED:
+                yield path.stem, functools.partial(_load_extracted, path, data)
+            elif path.suffix == ".npy":
+                yield path.stem, functools.partial(_load_joined, path, data)
+            else:
+                yield self._video(path)
+
+    def _folder(self, path: Path) -> Iterator[tuple[str, Load]]:
+        folder = features_folder(path, self._split) if (path / "features").is_dir() else path
+        names = _names(path, folder, self._split)
+        for name in names:
+            yield name, functools.partial(_load_video, folder, name, self._data)
+        if not names:
+            from aicl_fast.cli.video import videos_in
+
+            videos = videos_in(path)
+            if not videos:
+                raise DataError(
+                    f"{path}: holds no features. Expected .npy files, files of `aicl-fast features`, rgb/ "
+                    "and flow/ with .npy files in them, a data set folder with features/, or videos."
+                )
+            yield from map(self._video, videos)
+
+    def _video(self, path: Path) -> tuple[str, Load]:
+        self.videos.append(path)
+
+        def load() -> Recording:
+            found = self._extract(path)
+            return Recording(found.streams(self._data, str(path)), found)
+
+        return path.stem, load
+
+    @functools.cached_property
+    def _extract(self) -> Callable[[Path], VideoFeatures]:
+        """Opens the networks when the first video is read, and keeps them."""
+        from aicl_fast.cli.video import extract_for
+
+        return extract_for(self._data, self._options())
 
 
 def _names(path: Path, folder: Path, split: str) -> list[str]:
@@ -95,23 +222,32 @@ def _names(path: Path, folder: Path, split: str) -> list[str]:
     if listed.is_file():
         return listed.read_text(encoding="utf-8").split()
     home = next((folder / stream for stream in ("rgb", "flow") if (folder / stream).is_dir()), folder)
-    names = sorted(found.stem for found in home.glob("*.npy"))
-    if not names:
-        raise DataError(
-            f"{path}: holds no features. Expected .npy files, rgb/ and flow/ with .npy files in them, or a "
-            "data set folder with features/."
-        )
-    return names
+    plain = sorted(found.stem for found in home.glob("*.npy"))
+    return plain or sorted(found.stem for found in folder.glob(f"*{EXTRACTED}"))
 
 
-def _load_files(paths: list[Path], widths: list[int]) -> Floats:
+def _load_files(paths: list[Path], widths: list[int]) -> Recording:
     streams = [load_features(path, width=width) for path, width in zip(paths, widths, strict=True)]
     check_lengths(*streams, name=" and ".join(map(str, paths)))
-    return np.concatenate(streams, axis=1)
+    return Recording((np.concatenate(streams, axis=1),))
 
 
-def _load_video(folder: Path, name: str, data: DataConfig) -> Floats:
-    return np.concatenate(read_streams(folder, name, data), axis=1)
+def _load_joined(path: Path, data: DataConfig) -> Recording:
+    return Recording((load_features(path, width=data.input_width),))
+
+
+def _load_extracted(path: Path, data: DataConfig) -> Recording:
+    from aicl_fast.feature_file import load_video_features
+
+    found = load_video_features(path)
+    return Recording(found.streams(data, str(path)), found)
+
+
+def _load_video(folder: Path, name: str, data: DataConfig) -> Recording:
+    path = feature_files(folder, name, data)[0]
+    if path.suffix == EXTRACTED:
+        return _load_extracted(path, data)
+    return Recording((np.concatenate(read_streams(folder, name, data), axis=1),))
 
 
 def _print_summary(found: dict[str, Detections], file: Path) -> None:

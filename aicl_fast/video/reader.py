@@ -130,10 +130,10 @@ def read_frames(
     if not fps > 0 or not math.isfinite(fps):
         raise DataError(f"fps: expected a positive number of frames a second, got {fps}.")
     with open_video(path) as (container, stream):
-        damage = _Damage(allow_damaged, str(path))
         last: Any = None
         picture: Any = None
-        for frame in steady(_timed(container, stream, damage), Fraction(fps)):
+        frames = timed_frames(container, stream, allow_damaged=allow_damaged, source=str(path))
+        for frame in steady(frames, Fraction(fps)):
             if frame is not last:
                 last, picture = frame, upright(frame)
                 if transform is not None:
@@ -211,6 +211,19 @@ def upright(frame: Any) -> Image:
     image: Image = frame.to_ndarray(format="rgb24")
     turns = quarter_turns(frame)
     return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+
+
+def timed_frames(
+    container: Any, stream: Any, *, allow_damaged: bool = False, source: str = ""
+) -> Iterator[Timed]:
+    """A video's own frames, each with its time; what :func:`read_frames` makes steady.
+
+    Args:
+        container, stream: from :func:`open_video`.
+        allow_damaged: as :func:`read_frames`.
+        source: the file's name, for messages.
+    """
+    return _timed(container, stream, _Damage(allow_damaged, source))
 
 
 class _Damage:

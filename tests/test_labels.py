@@ -1,0 +1,169 @@
+"""A table of labels: forms that are read, rows that are refused by their line, and what is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from aicl_fast.annotations import GroundTruth
+from aicl_fast.config import load_config
+from aicl_fast.errors import DataError
+from aicl_fast.labels import read_labels, write_annotations
+
+
+def table(folder: Path, text: str) -> Path:
+    path = folder / "labels.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "video,label,start,end,split\na,High jump,1,2.5,test\nb.mp4,run,,,train\n",
+        "split;END;Label;video;start\ntest;2.5;High jump;a;1\n\ntrain;;run;b;\n",
+        "a\tHigh jump\t1\t2.5\ttest\nb\trun\t\t\ttrain",
+        '\ufeff"a","High jump",1.0,2.5,TEST\r\nvideos/b.MP4, run,,,train\r\n',
+    ],
+)
+def test_forms_that_are_read(tmp_path: Path, text: str) -> None:
+    first, second = read_labels(table(tmp_path, text))
+    assert (first.video, first.label, first.segment, first.split) == ("a", "High jump", (1.0, 2.5), "test")
+    assert (second.video, second.label, second.segment, second.split) == ("b", "run", None, "train")
+
+
+def test_fewer_columns(tmp_path: Path) -> None:
+    assert read_labels(table(tmp_path, "v.1,jump\n"))[0].video == "v.1"
+    assert read_labels(table(tmp_path, "a,jump,train\n"))[0].split == "train"
+    row = read_labels(table(tmp_path, "a,jump,1,2\n"))[0]
+    assert (row.segment, row.split) == ((1, 2), None)
+
+
+def test_every_bad_row_is_named_by_its_line(tmp_path: Path) -> None:
+    text = """video,label,start,end,split
+good,jump,1,2,test
+a,jump,1,,test
+a,,1,2,test
+a,jump,x,2,test
+a,jump,5,2,test
+a,jump,-1,2,test
+a,jump,1,nan,test
+a,jump,1,2,validation
+a,jump,1,2
+good,jump,1,2,test
+good,run,3,4,train
+"""
+    with pytest.raises(DataError) as caught:
+        read_labels(table(tmp_path, text))
+    said = str(caught.value)
+    assert "10 rows cannot be used" in said
+    for line, words in (
+        (3, "a start alone"),
+        (4, "the label is empty"),
+        (5, "'x' and '2'"),
+        (6, "from 5 to 2 s"),
+        (7, "from -1 to 2 s"),
+        (8, "from 1 to nan s"),
+        (9, "'validation', expected train or test"),
+        (10, "has 4 columns, expected 5"),
+        (11, "repeats line 2"),
+        (12, "'good' is train, in line 2 test"),
+    ):
+        assert any(row.startswith(f"  line {line}: ") and words in row for row in said.splitlines()), said
+
+
+def test_many_bad_rows_are_counted(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"25 rows cannot be used(.|\n)*… and 15 more"):
+        read_labels(table(tmp_path, "a,jump,1,2\n" + "a,,1,2\n" * 25))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "holds no rows"),
+        ("video,label\n", "a header and no rows"),
+        ("a\n", "has 1 columns"),
+        ("video,label,begin,end\n", "the header is video, label, begin, end"),
+        ("video,label,start\n", "the header is"),
+        ("video,label,label\n", "the header is"),
+    ],
+)
+def test_tables_that_are_none(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        read_labels(table(tmp_path, text))
+
+
+def test_not_text(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_bytes("vidéo,jump".encode("latin-1"))
+    with pytest.raises(DataError, match="no UTF-8 text"):
+        read_labels(tmp_path / "labels.csv")
+
+
+TEXT = "a,jump,1,2\na,run,3,4\nb,run,1,2\nc,jump,,\nd,run,0,9\ne,jump,2,3\n"
+SECONDS = {"a": 10.0, "b": 5.5, "c": 7.25, "d": 8.5}
+
+
+def test_what_is_written(tmp_path: Path) -> None:
+    labels = read_labels(table(tmp_path, TEXT))
+    summary = write_annotations(labels, tmp_path / "data", duration=SECONDS.get, test_share=0.4, seed=3)
+    assert len(summary.test) == 2
+    assert set(summary.train) | set(summary.test) == set("abcde")
+    assert "c" in summary.train  # it has no times
+    assert summary.classes == ("jump", "run")
+    assert summary.without_duration == ("e",)
+    for split, names in (("train", summary.train), ("test", summary.test)):
+        assert (tmp_path / f"data/split_{split}.txt").read_text().split() == list(names)
+    truth = GroundTruth.load(tmp_path / "data/gt.json")
+    assert truth.classes == ("jump", "run")
+    assert truth.videos["a"].segments.tolist() == [[1, 2], [3, 4]]
+    assert truth.videos["a"].duration == 10
+    assert truth.videos["c"].segments.tolist() == [[0, 7.25]]
+    assert truth.videos["d"].segments.tolist() == [[0, 8.5]]  # half a second late: cut at the end
+    assert truth.videos["e"].duration is None
+    assert {truth.videos[name].subset for name in summary.test} == {"test"}
+    config = load_config(file=tmp_path / "data/settings.toml")
+    assert config.classes == ("jump", "run")
+    assert config.data.modal == "both"
+    again = write_annotations(labels, tmp_path / "data", test_share=0.4, seed=3, modal="rgb", overwrite=True)
+    assert again.test == summary.test
+    assert load_config(file=tmp_path / "data/settings.toml").data.modal == "rgb"
+    others = {
+        write_annotations(labels, tmp_path / "data", test_share=0.4, seed=seed, overwrite=True).test
+        for seed in range(8)
+    }
+    assert len(others) > 1
+
+
+def test_labels_with_quotes_survive_the_settings(tmp_path: Path) -> None:
+    labels = read_labels(table(tmp_path, 'a,"say ""hi"" \\ é",1,2,test\nb,x,1,2,train\n'))
+    summary = write_annotations(labels, tmp_path)
+    assert summary.only_tested == ('say "hi" \\ é',)
+    assert load_config(file=tmp_path / "settings.toml").classes == ('say "hi" \\ é', "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a,jump,1,20,train\n", "line 1: ends at 20 s, and 'a' is 10.0 s long"),
+        ("a,jump,,,test\nb,jump,1,2,train\n", "line 1: 'a' is a test video, whose rows need start and end"),
+        ("a,jump,1,2,train\n", "leaves no test video"),
+        ("a,jump\nb,jump\n", "leaves no test video.*start and end"),
+        ("a,jump,1,2,test\n", "leaves no train video"),
+    ],
+)
+def test_what_cannot_become_a_data_set(tmp_path: Path, text: str, words: str) -> None:
+    labels = read_labels(table(tmp_path, text))
+    with pytest.raises(DataError, match=words):
+        write_annotations(labels, tmp_path / "data", duration=SECONDS.get)
+    assert not (tmp_path / "data").exists()
+
+
+def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
+    labels = read_labels(table(tmp_path, "a,jump,1,2,test\nb,jump,1,2,train\n"))
+    write_annotations(labels, tmp_path)
+    before = json.loads((tmp_path / "gt.json").read_text())
+    with pytest.raises(DataError, match=r"gt\.json: is there already.*--overwrite"):
+        write_annotations(labels[:1], tmp_path)
+    assert json.loads((tmp_path / "gt.json").read_text()) == before

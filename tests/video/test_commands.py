@@ -1,0 +1,362 @@
+"""features and detect on videos, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+av = pytest.importorskip("av")
+pytest.importorskip("cv2")
+
+from aicl_fast.cli import main, video  # noqa: E402
+from aicl_fast.config import Config  # noqa: E402
+from aicl_fast.detections import load_detections  # noqa: E402
+from aicl_fast.errors import DataError  # noqa: E402
+from aicl_fast.feature_file import load_video_features  # noqa: E402
+from aicl_fast.report import load_scores  # noqa: E402
+
+MakeClip = Callable[..., Path]
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch, fake_network: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Networks that cost nothing in place of I3D: the name of the weights says their hash; with widths as
+    the tiny model has them. What was opened is listed."""
+    calls: list[tuple[str, dict[str, Any]]] = []
+
+    def open_network(path: Path, **options: Any) -> Any:
+        calls.append((str(path), options))
+        width = 6 if options["stream"] == "rgb" else 5
+        network = fake_network(options["stream"], path.stem[0], width)
+        network.precision = options["precision"] or "fp32"
+        return network
+
+    monkeypatch.setattr(video, "open_network", open_network)
+    return calls
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
+    """``run("features", …, expect=0)`` calls the command in this process and returns what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object, expect: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["aicl-fast", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as leaving:
+            code = int(leaving.code or 0)
+        captured = capsys.readouterr()
+        text = " ".join((captured.out + captured.err).split())
+        assert code == expect, text
+        return text
+
+    return call
+
+
+@pytest.mark.parametrize("command", ["features", "annotations"])
+def test_help_has_examples(run: Any, command: str) -> None:
+    text = run(command, "--help")
+    assert f"aicl-fast {command}" in text
+    assert "Examples" in text
+
+
+# --- features --------------------------------------------------------------------------------------------
+
+
+def test_a_folder_resumes_and_goes_on_after_bad_videos(
+    run: Any, opened: list[Any], make_clip: MakeClip, tmp_path: Path
+) -> None:
+    videos = tmp_path / "videos"
+    for name in ("a.mp4", "b.mkv", "d.mp4"):
+        make_clip(name, frames=40, parent=videos)
+    (videos / "c.mp4").write_bytes(b"not a video")
+    (videos / "notes.txt").write_text("not looked at")
+    command = ("features", videos, "-o", "feats", "--rgb-weights", "x.npz")
+    text = run(*command, expect=1)
+    assert "feats: 3 videos extracted" in text
+    assert "1 of 4 videos have no features" in text
+    assert "c.mp4: cannot be opened as a video" in text
+    assert "rgb alone" in text
+    assert "models/flow_imagenet.pt" in text
+    made = sorted((tmp_path / "feats").iterdir())
+    assert [path.name for path in made] == ["a.npz", "b.npz", "d.npz"]
+    features = load_video_features(made[0])
+    assert features.rgb is not None
+    assert features.rgb.shape == (3, 6)
+    assert features.recipe.rgb_weights == "x" * 64
+    before = {path: path.stat().st_mtime_ns for path in made}
+
+    (videos / "c.mp4").unlink()
+    (tmp_path / "feats" / "b.npz").unlink()
+    text = run(*command)
+    assert "1 videos extracted, 2 were already there" in text
+    assert made[0].stat().st_mtime_ns == before[made[0]]
+    assert made[1].exists()
+
+    text = run(*command[:-1], "y.npz", expect=1)
+    assert "a.npz: is there, but was extracted otherwise" in text
+    assert "rgb weights: xxxxxxxxxxxx and yyyyyyyyyyyy" in text
+    assert "--overwrite" in text
+    run(*command[:-1], "y.npz", "--overwrite")
+    assert load_video_features(made[0]).recipe.rgb_weights == "y" * 64
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--fps", 30], "fps: 25.0 and 30.0"),
+        (["--stride", 8], "stride: 16 and 8"),
+        (["--precision", "bf16"], "precision: fp32 and bf16"),
+        (["--flow-weights", "z.pt", "--flow", "dis"], "flow weights: none and zzzzzzzzzzzz"),
+    ],
+)
+def test_another_request_is_refused(
+    run: Any, opened: list[Any], make_clip: MakeClip, more: list[object], words: str
+) -> None:
+    command = ("features", make_clip(frames=5), "-o", "feats", "--rgb-weights", "x.npz")
+    run(*command)
+    assert words in run(*command, *more, expect=1)
+
+
+def test_another_video_of_the_same_name_is_noticed(run: Any, opened: list[Any], make_clip: MakeClip) -> None:
+    command = ("features", make_clip(frames=5), "-o", "feats", "--rgb-weights", "x.npz")
+    run(*command)
+    make_clip(frames=30)
+    assert "video: clip.mp4 of" in run(*command, expect=1)
+
+
+def test_both_streams(run: Any, opened: list[Any], make_clip: MakeClip, tmp_path: Path) -> None:
+    clip = make_clip(frames=20)
+    weights = ("--rgb-weights", "r.npz", "--flow-weights", "f.pt", "--flow", "dis")
+    text = run("features", clip, "-o", "feats", *weights, "--batch", 1, "--device", "cpu", "--stride", 4)
+    assert "note" not in text
+    features = load_video_features(tmp_path / "feats" / "clip.npz")
+    assert features.flow is not None
+    assert features.flow.shape == (2, 5)
+    assert features.recipe.flow_algorithm == "dis"
+    assert opened == [
+        ("r.npz", {"stream": "rgb", "device": "cpu", "precision": None, "threads": None}),
+        ("f.pt", {"stream": "flow", "device": "cpu", "precision": None, "threads": None}),
+    ]
+
+
+def test_requests_that_cannot_be_met(
+    run: Any, opened: list[Any], make_clip: MakeClip, tmp_path: Path
+) -> None:
+    clip = make_clip(frames=5)
+    assert "at least one stream" in run("features", clip, "-o", "f", expect=2)
+    rgb = ("--rgb-weights", "x.npz")
+    assert "none.mp4: the video does not exist" in run("features", "none.mp4", "-o", "f", *rgb, expect=1)
+    (tmp_path / "empty").mkdir()
+    assert "empty: holds no videos" in run("features", "empty", "-o", "f", *rgb, expect=2)
+    make_clip("clip.mkv", frames=5)
+    text = run("features", clip, "clip.mkv", "-o", "f", *rgb, expect=2)
+    assert "would both be written to clip.npz" in text
+    text = run("features", clip, "-o", "f", *rgb, "--flow", "raft", expect=2)
+    assert "tvl1 or dis, got 'raft'" in text
+    assert not (tmp_path / "f").exists()
+
+
+# --- detect ----------------------------------------------------------------------------------------------
+
+WEIGHTS = ("--rgb-weights", "r.npz", "--flow-weights", "f.npz", "--flow-algorithm", "dis")
+
+
+def test_detect_on_a_video_is_features_and_detect(
+    run: Any, opened: list[Any], make_clip: MakeClip, tiny_model: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    """The same detections, whether by a file of features or at once; the model's frame rate is used."""
+    model, clip = tiny_model.with_suffix(".onnx"), make_clip(frames=60, audio=2.0)
+    assert tiny_config.data.fps == 50
+    text = run("detect", model, clip, *WEIGHTS, "-o", "at_once.json", "--scores", "scores.npz")
+    assert "in 1 recording: at_once.json" in text
+    run("features", clip, "-o", "feats", *WEIGHTS[:4], "--flow", "dis", "--fps", 50)
+    run("detect", model, "feats/clip.npz", "-o", "two_steps.json")
+    run("detect", model, "feats", "-o", "folder.json")
+    found = load_detections(tmp_path / "at_once.json")
+    assert len(found["clip"]) > 0
+    # The last segment is filled up, but nothing is detected after the end.
+    assert found["clip"].segments.max() <= 2.4
+    for name in ("two_steps", "folder"):
+        assert load_detections(tmp_path / f"{name}.json") == found
+    scores = load_scores(tmp_path / "scores.npz")["clip"]
+    assert scores.num_segments == 8
+    assert scores.data.fps == 50
+
+
+def test_the_recorded_rate_is_used_for_seconds(
+    run: Any, opened: list[Any], make_clip: MakeClip, tiny_model: Path, tmp_path: Path
+) -> None:
+    model, clip = tiny_model.with_suffix(".onnx"), make_clip(frames=200)
+    ends = {}
+    for fps, stride in ((25, 16), (12.5, 8)):
+        folder = f"feats{stride}"
+        run("features", clip, "-o", folder, *WEIGHTS[:4], "--flow", "dis", "--fps", fps, "--stride", stride)
+        run("detect", model, f"{folder}/clip.npz", "-o", "d.json", "--scores", "s.npz")
+        scores = load_scores(tmp_path / "s.npz")["clip"]
+        assert (scores.data.fps, scores.data.frames_per_segment) == (fps, stride)
+        ends[stride] = load_detections(tmp_path / "d.json")["clip"].segments.max()
+    # Eight seconds; the model itself believes in 50 frames a second, so in half of it or less.
+    assert 6 < ends[16] <= 8
+    assert 6 < ends[8] <= 8
+    text = run("detect", model, f"{folder}/clip.npz", "--fps", 25, expect=2)
+    assert "--fps: clip has features of 12.5 frames a second" in text
+
+
+def test_detect_on_a_folder_of_videos(
+    run: Any, opened: list[Any], make_clip: MakeClip, tiny_model: Path, tmp_path: Path
+) -> None:
+    for name in ("one.mp4", "two.mkv"):
+        make_clip(name, frames=50, parent=tmp_path / "videos")
+    run("detect", tiny_model.with_suffix(".onnx"), "videos", *WEIGHTS)
+    assert list(load_detections(tmp_path / "detections.json")) == ["one", "two"]
+    assert len(opened) == 2  # once for each stream, not for each video
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["CLIP"], "--rgb-weights: the model reads rgb and flow"),
+        (["CLIP", "--rgb-weights", "x.npz"], "--flow-weights: the model reads rgb and flow"),
+        (["CLIP", "--rgb-weights", "x.npz"], "models/flow_imagenet.pt"),
+        (["CLIP", "--rgb-weights", "x.npz"], "--set modal=rgb"),
+        (["gone.mp4", *WEIGHTS], "gone.mp4: the video does not exist"),
+        (["x.npz"], "x.npz: the feature file does not exist"),
+        (["rgb.npz"], "rgb.npz: holds rgb features alone"),
+        (["rgb.npz", "--render", "out.mp4"], "--render out.mp4: expected one video"),
+        (["--rgb", "rgb.npz", "--flow", "rgb.npz"], "given as it is, without --rgb and --flow"),
+        (["CLIP", *WEIGHTS, "--render", "out.gif"], "ends in .mp4 or .mkv"),
+    ],
+)
+def test_what_is_missing_is_said(
+    run: Any,
+    opened: list[Any],
+    make_clip: MakeClip,
+    tiny_model: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    words: str,
+) -> None:
+    clip = make_clip(frames=40)
+    run("features", clip, "-o", ".", "--rgb-weights", "r.npz")
+    (tmp_path / "clip.npz").rename(tmp_path / "rgb.npz")
+    arguments = [str(clip) if argument == "CLIP" else argument for argument in arguments]
+    assert words in run("detect", tiny_model.with_suffix(".onnx"), *arguments, expect=2)
+    assert not (tmp_path / "detections.json").exists()
+
+
+def test_a_model_of_one_stream(
+    run: Any, opened: list[Any], make_clip: MakeClip, tiny_config: Config, tmp_path: Path
+) -> None:
+    torch = pytest.importorskip("torch")
+    from aicl_fast.export.onnx import export_onnx
+    from aicl_fast.model import TwoBranchNet
+
+    config = tiny_config.with_values({"modal": "rgb", "fps": 25.0})
+    torch.manual_seed(0)
+    export_onnx(TwoBranchNet(config), config, tmp_path / "rgb.onnx")
+    run("detect", "rgb.onnx", make_clip(frames=100), "--rgb-weights", "x.npz", "--render", "seen.mp4")
+    assert len(load_detections(tmp_path / "detections.json")["clip"]) > 0
+    with av.open(str(tmp_path / "seen.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 100
+
+
+def test_detecting_in_features_loads_nothing_of_video(tiny_model: Path, tiny_dataset: Path) -> None:
+    import subprocess
+
+    code = (
+        "import sys; from aicl_fast.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "video = {name for name in sys.modules if name.startswith('aicl_fast.video')}\n"
+        "others = {'av', 'cv2', 'torch', 'rich', 'aicl_fast.labels', 'aicl_fast.feature_file'}\n"
+        "more = others & set(sys.modules)\n"
+        "assert not video | more, video | more"
+    )
+    folder = tiny_dataset / "features/test"
+    arguments = ["--rgb", folder / "rgb/test_0.npy", "--flow", folder / "flow/test_0.npy"]
+    command = [sys.executable, "-c", code, "detect", tiny_model.with_suffix(".onnx"), *arguments]
+    subprocess.run([*map(str, command)], check=True, cwd=tiny_dataset)
+    assert (tiny_dataset / "detections.json").exists()
+
+
+# --- from a table of labels to training ------------------------------------------------------------------
+
+
+def test_from_videos_and_labels_to_detections(
+    run: Any, opened: list[Any], make_clip: MakeClip, tmp_path: Path
+) -> None:
+    """docs/video.md with networks that cost nothing."""
+    pytest.importorskip("torch")
+    rows = ["video,label,start,end,split"]
+    for number in range(6):
+        name = f"clip{number}.mp4"
+        make_clip(name, frames=120 + 16 * number, parent=tmp_path / "videos")
+        label = ("wave", "jump")[number % 2]
+        rows.append(f"{name},{label},1.0,2.5,test" if number < 2 else f"{name},{label},,,train")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    run("features", "videos", "-o", "DATA/features", "--rgb-weights", "x.npz")
+    text = run("annotations", "labels.csv", "-o", "DATA")
+    assert "4 train, 2 test videos, 2 classes: jump, wave" in text
+    assert 'modal = "rgb"' in (tmp_path / "DATA/settings.toml").read_text()
+    truth = json.loads((tmp_path / "DATA/gt.json").read_text())["database"]
+    assert truth["clip0"]["duration"] == pytest.approx(4.8)
+    assert truth["clip2"]["annotations"] == [{"label": "wave", "segment": [0.0, 6.08]}]
+    small = [("--set", f"{k}") for k in ("rgb_width=6", "segments=16", "embedding_width=8", "steps=3")]
+    settings = [part for pair in small for part in pair]
+    text = run("train", "-d", "DATA", "-c", "DATA/settings.toml", "-o", "run", *settings)
+    assert "4 train, 2 test videos, 2 classes" in text
+    run("export", "run/model.safetensors")
+    run("detect", "run/model.onnx", "videos/clip1.mp4", "--rgb-weights", "x.npz", "-o", "run/detections.json")
+    assert len(load_detections(tmp_path / "run/detections.json")["clip1"]) > 0
+    run("detect", "run/model.onnx", "DATA", "-o", "run/detections.json", "--scores", "run/scores.npz")
+    assert list(load_detections(tmp_path / "run/detections.json")) == ["clip0", "clip1"]
+    run("report", "run", "--gt", "DATA/gt.json", "--media", "videos")
+    assert "videos/clip0.mp4" in (tmp_path / "run/report.html").read_text()
+
+
+def test_a_bad_table_writes_nothing(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("a,jump,3,1\nb,jump,1,2\n")
+    text = run("annotations", "labels.csv", "-o", "DATA", expect=2)
+    assert "labels.csv: a row cannot be used: line 1: goes from 3 to 1 s" in text
+    assert not (tmp_path / "DATA").exists()
+
+
+def test_lengths_from_the_videos(run: Any, make_clip: MakeClip, tmp_path: Path) -> None:
+    make_clip("a.mp4", frames=50, parent=tmp_path / "videos")
+    (tmp_path / "labels.csv").write_text("a,jump,,\nb,jump,1,2\n")
+    text = run("annotations", "labels.csv", "-o", "DATA", "--videos", "videos")
+    assert "1 videos whose length is not known" in text
+    truth = json.loads((tmp_path / "DATA/gt.json").read_text())["database"]
+    assert truth["a"]["duration"] == pytest.approx(2.0)
+    assert "duration" not in truth["b"]
+
+
+def test_the_python_way(make_clip: MakeClip, fake_network: Any, tiny_model: Path, tmp_path: Path) -> None:
+    from aicl_fast import Detector
+    from aicl_fast.video import extract_features, save_video_features
+
+    features = extract_features(
+        make_clip(frames=60),
+        fake_network("rgb", width=6),
+        fake_network("flow", width=5),
+        fps=50,
+        algorithm="dis",
+    )
+    save_video_features(tmp_path / "clip.npz", features)
+    detector = Detector(tiny_model.with_suffix(".onnx"))
+    found = detector(features.rgb, features.flow, fps=features.recipe.fps)
+    assert len(found) > 0
+    loaded = load_video_features(tmp_path / "clip.npz")
+    assert detector(loaded.rgb, loaded.flow, fps=loaded.recipe.fps) == found
+    with pytest.raises(DataError, match="expected 1024 features"):
+        loaded.streams(Config().data)
+    assert np.isfinite(found.scores).all()
