@@ -127,7 +127,7 @@ def build_i3d_onnx(net: I3D, info: SegmentInfo) -> Any:
     model = traced(module, example, INPUT, SegmentOutputs._fields, shapes, opset=opset)
     set_i3d_metadata(model, info)
     onnx.checker.check_model(model, full_check=True)
-    _check_interface(model, info)
+    check_i3d_interface(model, info)
     return model
 
 
@@ -140,6 +140,28 @@ def set_i3d_metadata(model: Any, info: SegmentInfo) -> None:
         "weights_sha256": info.weights,
     }
     require_onnx().helper.set_model_props(model, properties)
+
+
+def check_i3d_interface(model: Any, info: SegmentInfo) -> None:
+    """Infer every shape strictly and compare inputs and outputs with what consumers rely on.
+
+    Raises:
+        RuntimeError: the exporter wrote something else; a fault of ours, not of the user's.
+    """
+    onnx = require_onnx()
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    inputs, outputs = interface(info)
+    expected = {
+        name: (each.type, [size.opt if size.fixed else "batch" for size in each.shape])
+        for name, each in {**inputs, **outputs}.items()
+    }
+    found = {}
+    for value in [*inferred.graph.input, *inferred.graph.output]:
+        tensor = value.type.tensor_type
+        type_ = onnx.TensorProto.DataType.Name(tensor.elem_type)
+        found[value.name] = (type_, [dim.dim_param or dim.dim_value for dim in tensor.shape.dim])
+    if found != expected:
+        raise RuntimeError(f"ONNX export: expected inputs and outputs {expected}, got {found}")
 
 
 @dataclass(frozen=True)
@@ -184,25 +206,3 @@ def random_clips(network: SegmentNetwork, count: int, seed: int = 0) -> np.ndarr
     if info.stream == "rgb":
         return (255 * drifting).astype(np.uint8)
     return 50 * (drifting - 0.5)
-
-
-def _check_interface(model: Any, info: SegmentInfo) -> None:
-    """Infer every shape strictly and compare inputs and outputs with what consumers rely on.
-
-    Raises:
-        RuntimeError: the exporter wrote something else; a fault of ours, not of the user's.
-    """
-    onnx = require_onnx()
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-    inputs, outputs = interface(info)
-    expected = {
-        name: (each.type, [size.opt if size.fixed else "batch" for size in each.shape])
-        for name, each in {**inputs, **outputs}.items()
-    }
-    found = {}
-    for value in [*inferred.graph.input, *inferred.graph.output]:
-        tensor = value.type.tensor_type
-        type_ = onnx.TensorProto.DataType.Name(tensor.elem_type)
-        found[value.name] = (type_, [dim.dim_param or dim.dim_value for dim in tensor.shape.dim])
-    if found != expected:
-        raise RuntimeError(f"ONNX export: expected inputs and outputs {expected}, got {found}")
