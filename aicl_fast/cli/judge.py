@@ -116,12 +116,14 @@ def run_report(
     title: str | None,
 ) -> None:
     """``aicl-fast report``."""
-    from aicl_fast.report import write_report
+    from aicl_fast.report import load_run, write_report
 
+    current = load_run(run)
+    other = None if baseline is None else load_run(baseline)
     page = write_report(
-        run,
-        file,
-        baseline=baseline,
+        current,
+        run / "report.html" if file is None else file,
+        baseline=other,
         ground_truth=ground_truth,
         tious=_tious(None, preset),
         subset=subset,
@@ -129,6 +131,8 @@ def run_report(
         title=title,
         buckets="thumos14" if not preset.startswith("activitynet") else "activitynet",
     )
+    if ground_truth is None and not any(each.ground_truth for each in (current, other) if each is not None):
+        err.print("note: no annotations, so nothing is measured; name them with --gt", highlight=False)
     out.print(f"{page}: {page.stat().st_size / 1e6:.2f} MB", highlight=False, soft_wrap=True)
 
 

@@ -13,6 +13,7 @@ from urllib.parse import quote
 import numpy as np
 
 from aicl_fast.annotations import GroundTruth
+from aicl_fast.detections import Detections
 from aicl_fast.errors import DataError
 from aicl_fast.evaluate import ERRORS, TIOUS, average_recall, compare, diagnose, segment_accuracy
 from aicl_fast.evaluate.average_precision import Judged
@@ -43,6 +44,8 @@ def write_report(
 ) -> Path:
     """Write one self-contained HTML page about a run, or about two; it loads nothing from a network.
 
+    Without ground truth nothing is measured, and the page has the timelines alone.
+
     Args:
         run: a folder with ``detections.json`` and, where there are any, ``scores.npz`` (curves) and
             ``gt.json``; or what was read from one.
@@ -58,7 +61,7 @@ def write_report(
     Returns:
         The page's path.
     Raises:
-        DataError: files that cannot be read, or no ground truth.
+        DataError: files that cannot be read.
     """
     current = run if isinstance(run, Run) else load_run(run)
     if path is None:
@@ -73,15 +76,12 @@ def write_report(
         truth = current.ground_truth or (other.ground_truth if other is not None else None)
     else:
         truth = ground_truth if isinstance(ground_truth, GroundTruth) else GroundTruth.load(ground_truth)
-    if truth is None:
-        raise DataError(
-            f"{current.name}: the run's folder has no gt.json, without which nothing can be measured. Put "
-            "the annotation file there, or name it with ground_truth."
-        )
     runs = [current] if other is None else [other, current]
-    document = _document(
-        runs, truth, check_tious(tious), subset, exclude, buckets, resamples, _media(media, target)
-    )
+    found = _media(media, target)
+    if truth is None:
+        document = _unmeasured(runs, found)
+    else:
+        document = _document(runs, truth, check_tious(tious), subset, exclude, buckets, resamples, found)
     document["title"] = title or current.name
     write_text(target, _page(document))
     return target
@@ -217,6 +217,49 @@ def _document(
         "tious": tious.tolist(),
         "runs": measured,
         "comparison": _finite(comparison),
+        "videos": videos,
+    }
+
+
+def _unmeasured(runs: list[Run], media: Mapping[str, str]) -> dict[str, Any]:
+    """The same of detections that there is nothing to measure against."""
+    classes = tuple(
+        sorted({label for run in runs for d in run.detections.values() for label in d.labels.tolist()})
+    )
+    place = {name: index for index, name in enumerate(classes)}
+    videos = []
+    for name in dict.fromkeys(video for run in runs for video in run.detections):
+        entries = []
+        ends = [0.0]
+        for run in runs:
+            found = run.detections.get(name, Detections.empty(name))
+            entry: dict[str, Any] = {
+                "ap": None,
+                "detections": [
+                    [place[d.label], round(d.score, 4), round(d.start, 3), round(d.end, 3), None]
+                    for d in found
+                ],
+            }
+            ends += [each.end for each in found]
+            if name in run.scores:
+                entry |= _curves(run.scores[name], found.labels.tolist(), classes)
+                ends.append(run.scores[name].duration)
+            entries.append(entry)
+        videos.append(
+            {
+                "name": name,
+                "duration": round(max(ends), 3) or 1.0,
+                "truth": [],
+                "media": media.get(name),
+                "runs": entries,
+            }
+        )
+    return {
+        "classes": list(classes),
+        "errors": list(ERRORS),
+        "tious": [],
+        "runs": [{"name": run.name, "map": None, "segments": None} for run in runs],
+        "comparison": None,
         "videos": videos,
     }
 

@@ -8,6 +8,8 @@
   const two = data.runs.length > 1;
   // Of two runs the second is the one the page is about, and the first its baseline.
   const main = data.runs.length - 1;
+  // Without ground truth there is nothing to measure: the timelines are all there is.
+  const measured = data.runs[main].map !== null;
   const $ = (id) => document.getElementById(id);
   const percent = (value, digits = 1) => (value === null || value === undefined ? "–" : (100 * value).toFixed(digits));
   const signed = (value, digits = 1) => (value === null ? "–" : (value >= 0 ? "+" : "−") + Math.abs(100 * value).toFixed(digits));
@@ -60,8 +62,16 @@
 
   // ---- mAP ----------------------------------------------------------------------------------------------
   function precision() {
-    const counts = data.runs[main].map.counts;
     $("title").textContent = data.title;
+    if (!measured) {
+      const detections = data.videos.reduce((sum, video) => sum + video.runs[main].detections.length, 0);
+      $("summary").textContent = `${data.videos.length} videos · ${detections} detections · no annotations, so nothing is measured`;
+      for (const id of ["precision", "classes", "errors"]) $(id).hidden = true;
+      document.querySelector("nav").hidden = true;
+      $("colour-by").parentElement.hidden = true;
+      return;
+    }
+    const counts = data.runs[main].map.counts;
     $("summary").textContent = `average mAP ${percent(data.runs[main].map.average_mAP)} % · ${counts.videos} videos · ` +
       `${counts.instances} instances · ${counts.detections} detections · subset ${data.runs[main].map.subset}`;
     const head = ["tIoU", ...data.tious.map((t) => String(+t.toFixed(2))), "average"];
@@ -214,12 +224,12 @@
   function list() {
     const wanted = $("search").value.toLowerCase().split(/\s+/).filter(Boolean);
     listed = order.filter((index) => wanted.every((word) => words[index].includes(word)));
-    $("found").textContent = `${listed.length} of ${data.videos.length} videos, worst first (AP of the video alone, %)`;
+    $("found").textContent = `${listed.length} of ${data.videos.length} videos` + (measured ? ", worst first (AP of the video alone, %)" : "");
     $("video-list").replaceChildren(...listed.map((index) => {
       const video = data.videos[index], labels = [...new Set(video.truth.map((t) => data.classes[t[0]]))];
       const button = make("button", { type: "button", "data-video": video.name },
         make("span", { class: "name" }, video.name, make("small", {}, labels.join(", ") || "no annotation")),
-        make("span", { class: "ap" }, percent(ap(video), 0) + (two ? ` (${percent(video.runs[0].ap, 0)})` : "")));
+        make("span", { class: "ap" }, measured ? percent(ap(video), 0) + (two ? ` (${percent(video.runs[0].ap, 0)})` : "") : ""));
       button.addEventListener("click", () => select(index));
       if (index === state.index) button.setAttribute("aria-current", "true");
       return make("li", {}, button);
@@ -316,7 +326,7 @@
     $("shown").textContent = `${kept} of ${all} detections`;
     $("legend").replaceChildren(...(byKind ? data.errors.map((name, k) => key(KINDS[k], name)) : []),
       ...(video.runs.some((run) => run.aware) ? [key(AWARE, "class-aware actionness"), key(AGNOSTIC, "class-agnostic actionness")] : []),
-      key("", "ground truth (outlined)"), ...(byKind ? [] : [key("#616E7C", "detected (paler: lower score)")]));
+      ...(measured ? [key("", "ground truth (outlined)")] : []), ...(byKind ? [] : [key("#616E7C", "detected (paler: lower score)")]));
     const best = Math.max(...video.runs.flatMap((run) => run.detections.map((d) => d[1])), 1e-6);
     scene = { rows, height: y + 30, colours, byKind, best };
     draw();
@@ -453,7 +463,7 @@
     const bar = row.bars?.find((item) => time >= item.start && time <= item.end);
     if (bar) {
       lines.push(`${data.classes[row.label]}  ${bar.start.toFixed(2)} to ${bar.end.toFixed(2)} s`);
-      lines.push(row.kind === "truth" ? "ground truth" : `score ${bar.score.toFixed(3)}, ${data.errors[bar.error]}`);
+      lines.push(row.kind === "truth" ? "ground truth" : `score ${bar.score.toFixed(3)}` + (bar.error === null ? "" : `, ${data.errors[bar.error]}`));
     }
     return lines.join("\n");
   }
@@ -523,8 +533,10 @@
   }
 
   precision();
-  classes();
-  errors();
+  if (measured) {
+    classes();
+    errors();
+  }
   const named = /^#video=(.*)$/.exec(location.hash);
   list();
   listen();

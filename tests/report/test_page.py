@@ -89,9 +89,6 @@ def test_refusals(make_run: Callable[..., Path], tmp_path: Path) -> None:
         write_report(run, media=tmp_path / "none")
     with pytest.raises(DataError, match="path"):
         write_report(load_run(run))
-    (run / "gt.json").unlink()
-    with pytest.raises(DataError, match=r"no gt\.json"):
-        write_report(run)
     (run / "detections.json").write_text("{")
     with pytest.raises(DataError, match="not valid JSON"):
         write_report(run)
@@ -309,6 +306,50 @@ def test_a_video_s_file_is_played(
     search(browser, "video_0002")
     browser.run("document.querySelector('#video-list button').click()")
     assert browser.run("document.querySelector('#player video')") is None
+    assert browser.errors == []
+
+
+def test_without_annotations_there_are_the_timelines(
+    make_run: Callable[..., Path], page: Callable[[Path], Any], shared_data: Path, tmp_path: Path
+) -> None:
+    """What `aicl-fast detect` gives for one's own videos: detections, curves, and the video that plays."""
+    run = make_run("own", videos=3)
+    (run / "gt.json").unlink()
+    media = tmp_path / "videos"
+    media.mkdir()
+    shutil.copyfile(shared_data / "i3d" / "clean_and_jerk.mp4", media / "video_0001.mp4")
+    path = write_report(run, media=media)
+    document = data_of(path)
+    assert document["runs"] == [{"name": "own", "map": None, "segments": None}]
+    expected = load_detections(run / "detections.json")
+    assert [video["name"] for video in document["videos"]] == list(expected)
+    for video in document["videos"]:
+        found = [(document["classes"][label], score) for label, score, *_ in video["runs"][0]["detections"]]
+        assert found == [(d.label, round(d.score, 4)) for d in expected[video["name"]]]
+    browser = page(path)
+    assert "3 videos · 36 detections" in browser.run("document.getElementById('summary').textContent")
+    assert not browser.run("document.getElementById('precision').checkVisibility()")
+    assert search(browser, "") == ["video_0000", "video_0001", "video_0002"]
+    assert shown(browser)[1] == 12
+    search(browser, "video_0001")
+    browser.run("document.querySelector('#video-list button').click()")
+    browser.wait("document.querySelector('#player video').readyState >= 1")
+    before = picture(browser)
+    browser.run("document.querySelector('#player video').currentTime = 9")
+    browser.wait("!document.querySelector('#player video').seeking")
+    browser.wait(f"document.getElementById('timeline').toDataURL() !== {json.dumps(before)}")
+    slide(browser, 0)
+    assert shown(browser) == (12, 12)
+    assert browser.errors == []
+
+
+def test_two_runs_without_annotations(make_run: Callable[..., Path], page: Callable[[Path], Any]) -> None:
+    first, second = make_run("base", videos=2, scores=False), make_run("own", videos=3, seed=3)
+    for run in (first, second):
+        (run / "gt.json").unlink()
+    browser = page(write_report(second, baseline=first))
+    assert set(search(browser, "")) == {"video_0000", "video_0001", "video_0002"}
+    assert shown(browser)[1] == 24
     assert browser.errors == []
 
 

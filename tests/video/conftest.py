@@ -62,6 +62,7 @@ def make_clip(tmp_path: Path) -> MakeClip:
         codec: str | None = None,
         times: Sequence[int] | None = None,
         audio: float = 0.0,
+        sound: str | None = None,
         quarter_turns: int = 0,
         draw: Callable[[int], npt.NDArray[np.uint8]] | None = None,
         options: dict[str, str] | None = None,
@@ -79,8 +80,9 @@ def make_clip(tmp_path: Path) -> MakeClip:
                 if times is not None:
                     stream.codec_context.time_base = Fraction(1, 1000)
             if audio:
-                sound = container.add_stream("aac", rate=48000)
-                sound.layout = "mono"
+                tones = container.add_stream(sound or "aac", rate=48000)
+                tones.layout = "mono"
+                kind = tones.codec_context.format.name if sound == "pcm_s16le" else "fltp"
             for number in range(frames):
                 image = draw(number) if draw else np.full((size[1], size[0], 3), grey(number), np.uint8)
                 frame = av.VideoFrame.from_ndarray(image, format="rgb24")
@@ -90,13 +92,14 @@ def make_clip(tmp_path: Path) -> MakeClip:
             if frames:
                 container.mux(stream.encode(None))
             if audio:
-                tone = np.sin(np.arange(int(audio * 48000)) * 0.05).astype(np.float32)[None] * 0.1
-                for start in range(0, tone.shape[1], 1024):
-                    piece = av.AudioFrame.from_ndarray(tone[:, start : start + 1024], "fltp", "mono")
+                wave = 0.1 * np.sin(np.arange(int(audio * 48000)) * 0.05)[None]
+                tone = (wave * 32767).astype(np.int16) if kind == "s16" else wave.astype(np.float32)
+                for start in range(0, tone.shape[1], 960):
+                    piece = av.AudioFrame.from_ndarray(tone[:, start : start + 960], kind, "mono")
                     piece.sample_rate, piece.pts = 48000, start
                     piece.time_base = Fraction(1, 48000)
-                    container.mux(sound.encode(piece))
-                container.mux(sound.encode(None))
+                    container.mux(tones.encode(piece))
+                container.mux(tones.encode(None))
         if quarter_turns:
             _turn(path, quarter_turns, size)
         return path

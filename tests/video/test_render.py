@@ -1,0 +1,139 @@
+"""The rendered video: the original's times and sound, and a timeline that says what was detected when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+av = pytest.importorskip("av")
+pytest.importorskip("cv2")
+
+from aicl_fast.detections import Detections  # noqa: E402
+from aicl_fast.errors import DataError  # noqa: E402
+from aicl_fast.video import render_video  # noqa: E402
+
+MakeClip = Callable[..., Path]
+
+FOUND = Detections(
+    np.array(["Jump", "跳水", "Jump", "faint"]),
+    np.array([0.9, 0.6, 0.5, 0.1]),
+    np.array([[0.4, 1.2], [1.0, 1.8], [1.4, 1.6], [0.0, 2.0]]),
+)
+
+
+def frames(path: Path) -> tuple[list[float], list[npt.NDArray[np.uint8]]]:
+    with av.open(str(path)) as container:
+        found = [(frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+    return [time for time, _ in found], [image for _, image in found]
+
+
+def test_picture_above_timeline_below(make_clip: MakeClip, tmp_path: Path) -> None:
+    clip = make_clip(frames=50, size=(320, 240), draw=lambda _: np.full((240, 320, 3), 128, np.uint8))
+    assert render_video(clip, FOUND, tmp_path / "seen.mp4") == []
+    times, images = frames(tmp_path / "seen.mp4")
+    assert times == pytest.approx(np.arange(50) / 25, abs=1e-3)
+    height = images[0].shape[0]
+    assert images[0].shape[1] == 320
+    assert 240 < height < 300
+
+    def tagged(image: npt.NDArray[np.uint8]) -> int:
+        """Rows of the picture in which something is written on the grey."""
+        written = np.abs(image[:240, 4:40].astype(int) - 128).max(axis=(1, 2)) > 40
+        return int(written.sum())
+
+    assert tagged(images[2]) == 0  # 0.08 s: nothing
+    one, two = tagged(images[15]), tagged(images[27])  # 0.6 s: Jump; 1.08 s: both
+    assert 10 < one < two
+    assert tagged(images[48]) == 0
+
+    # The row of the best class: a bar from 0.4 to 1.2 s and one from 1.4 to 1.6 s, of two seconds.
+    row = images[0][240 + 4, :, 2].astype(int)
+    lively = row > 60
+    assert lively[70:190].all()
+    assert not lively[200:220].any()
+    assert lively[228:252].all()
+    assert row[80] > row[240] + 30  # paler where the score is lower
+    # "faint" is below a quarter of the best score: two rows, not three.
+    assert height - 240 < 3 * 17
+
+
+def test_the_present_moves_along(make_clip: MakeClip, tmp_path: Path) -> None:
+    clip = make_clip(frames=50, size=(320, 240))
+    render_video(clip, Detections.empty(), tmp_path / "seen.mp4")
+    _, images = frames(tmp_path / "seen.mp4")
+    places = [int(image[-3].astype(int).sum(axis=1).argmax()) for image in images]
+    assert places == pytest.approx(np.arange(50) / 50 * 319, abs=3)
+
+
+def test_which_detections_are_shown(make_clip: MakeClip, tmp_path: Path) -> None:
+    clip = make_clip(frames=10, size=(320, 240))
+    heights = []
+    for score in (0.0, 0.55, 0.95):
+        render_video(clip, FOUND, tmp_path / "seen.mp4", min_score=score)
+        heights.append(frames(tmp_path / "seen.mp4")[1][0].shape[0])
+    assert heights[0] > heights[1] > heights[2]
+
+
+@pytest.mark.parametrize(("name", "kept"), [("a.mp4", True), ("a.webm", True), ("a.avi", False)])
+def test_sound(make_clip: MakeClip, tmp_path: Path, name: str, kept: bool) -> None:
+    """Kept as it is where the new file can hold it, and otherwise said to be dropped."""
+    clip = make_clip(name, frames=50, audio=2.0, sound={"a.webm": "libopus", "a.avi": "pcm_s16le"}.get(name))
+    remarks = render_video(clip, FOUND, tmp_path / "seen.mp4")
+    with av.open(str(tmp_path / "seen.mp4")) as container:
+        assert bool(container.streams.audio) == kept
+        if kept:
+            sound = [frame.time + frame.samples / frame.rate for frame in container.decode(audio=0)]
+            assert sound[-1] == pytest.approx(2.0, abs=0.06)
+    assert [("pcm_s16le" in remark, "dropped" in remark) for remark in remarks] == [(True, True)] * (not kept)
+
+
+def test_a_variable_rate_keeps_its_times(make_clip: MakeClip, tmp_path: Path) -> None:
+    times = [0, 40, 80, 400, 410, 420, 1000, 1480]
+    render_video(make_clip(frames=8, times=times), FOUND, tmp_path / "seen.mkv")
+    assert frames(tmp_path / "seen.mkv")[0] == pytest.approx(np.array(times) / 1000, abs=2e-3)
+
+
+@pytest.mark.parametrize("turns", [0, 1])
+def test_rotated_and_odd_sizes(make_clip: MakeClip, tmp_path: Path, turns: int) -> None:
+    clip = make_clip(frames=3, size=(66, 50), quarter_turns=turns)
+    render_video(clip, FOUND, tmp_path / "seen.mp4")
+    shape = frames(tmp_path / "seen.mp4")[1][0].shape
+    assert shape[1] == (50 if turns else 66)
+    assert shape[0] % 2 == 0
+
+
+def test_odd_pixels_are_cut() -> None:
+    from aicl_fast.video.render import _Canvas
+
+    canvas = _Canvas(np.zeros((51, 67, 3), np.uint8), [], 1.0)
+    assert canvas.draw(np.zeros((51, 67, 3), np.uint8), 0.5).shape == (*canvas.shape, 3)
+    assert canvas.shape[1] == 66
+    assert canvas.draw(np.zeros((90, 30, 3), np.uint8), 0.5).shape == (*canvas.shape, 3)
+
+
+def test_what_is_refused(make_clip: MakeClip, tmp_path: Path) -> None:
+    clip = make_clip(frames=100)
+    with pytest.raises(DataError, match=r"ends in \.mp4 or \.mkv"):
+        render_video(clip, FOUND, tmp_path / "seen.gif")
+    with pytest.raises(DataError, match="is the video itself"):
+        render_video(clip, FOUND, clip)
+    cut = make_clip("cut.mkv", frames=200)
+    cut.write_bytes(cut.read_bytes()[:-2500])
+    with pytest.raises(DataError, match=r"cut\.mkv: ends after"):
+        render_video(cut, FOUND, tmp_path / "seen.mp4")
+    assert not (tmp_path / "seen.mp4").exists()
+    render_video(cut, FOUND, tmp_path / "seen.mp4", allow_damaged=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "cut.mkv", "seen.mp4"]
+
+
+def test_real_clip_with_sound(shared_data: Path, tmp_path: Path) -> None:
+    found: Any = Detections(np.array(["Clean and jerk"]), np.array([0.8]), np.array([[5.82, 16.2]]))
+    assert render_video(shared_data / "i3d/clean_and_jerk.mp4", found, tmp_path / "seen.mp4") == []
+    with av.open(str(tmp_path / "seen.mp4")) as container:
+        assert container.duration / 1e6 == pytest.approx(18.16, abs=0.15)
+        assert sum(1 for _ in container.decode(video=0)) == 355
