@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Backend = Literal["auto", "native", "numba"]
 Array = npt.NDArray[Any]
-Found = tuple[Array, npt.NDArray[np.float64], npt.NDArray[np.float64]]
+Found = tuple[npt.NDArray[np.str_], npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 _NMS_MODES = {"decay_once": 0, "hard": 1, "gaussian": 2}
 # Far above any score, and low enough that no sum over a grid of 2³¹ points overflows.
@@ -87,11 +87,14 @@ def decode(
         ConfigError: a backend or setting that does not exist or has no meaning.
     """
     engine = _engine(config, data, backend)
-    a_score, v = _checked(scores, video_scores, num_segments, len(classes), config.upscale, video)
-    found = engine.run(a_score, v, num_segments)
+    names = _names(classes)
+    found = engine.attempt(scores, video_scores, num_segments, names)
     if found is None:
-        raise _not_finite(a_score, v, video)
-    return _detections(found, _names(classes), video)
+        a_score, v = _checked(scores, video_scores, num_segments, len(classes), config.upscale, video)
+        found = engine.run(a_score, v, int(num_segments), names)
+        if found is None:
+            raise _not_finite(a_score, v, video)
+    return _detections(found, video)
 
 
 def decode_batch(
@@ -132,17 +135,16 @@ def decode_batch(
         raise ConfigError(f"threads: expected at least 1, or None for all processors, got {threads!r}.")
     engine = _engine(config, data, backend)
     inputs = [
-        (*_checked(s, v, n, len(classes), config.upscale, name), n)
+        (*_checked(s, v, n, len(classes), config.upscale, name), int(n))
         for s, v, n, name in zip(scores, video_scores, num_segments, names, strict=True)
     ]
     workers = max(1, min(threads or _processors(), len(inputs)))
-    found = engine.run_batch(inputs, workers)
-    labels = _names(classes)
+    found = engine.run_batch(inputs, _names(classes), workers)
     result = []
     for (a_score, v, _), one, name in zip(inputs, found, names, strict=True):
         if one is None:
             raise _not_finite(a_score, v, name)
-        result.append(_detections(one, labels, name))
+        result.append(_detections(one, name))
     return result
 
 
@@ -316,13 +318,17 @@ def _names(classes: Sequence[str]) -> Array:
     return array
 
 
-def _detections(found: Found, names: Array, video: str) -> Detections:
+def _detections(found: Found, video: str) -> Detections:
     labels, values, segments = found
     if not len(values):
         return Detections.empty(video)
     # The arrays are as Detections would make them: its own conversions would take a quarter of a call.
     result = object.__new__(Detections)
-    vars(result).update(labels=names[labels], scores=values, segments=segments, video=video)
+    fields = result.__dict__
+    fields["labels"] = labels
+    fields["scores"] = values
+    fields["segments"] = segments
+    fields["video"] = video
     return result
 
 
@@ -340,9 +346,14 @@ Input = tuple[Array, Array, int]
 class _Engine(Protocol):
     """One backend with one set of settings. Runs return None where a score is not finite."""
 
-    def run(self, a_score: Array, v: Array, num_segments: int) -> Found | None: ...
+    def attempt(
+        self, scores: npt.ArrayLike, video_scores: npt.ArrayLike, num_segments: int, names: Array
+    ) -> Found | None:
+        """A run on input that nobody checked; None also where it would have to be checked first."""
 
-    def run_batch(self, inputs: list[Input], threads: int) -> list[Found | None]: ...
+    def run(self, a_score: Array, v: Array, num_segments: int, names: Array) -> Found | None: ...
+
+    def run_batch(self, inputs: list[Input], names: Array, threads: int) -> list[Found | None]: ...
 
 
 _native_module: ModuleType | None = None
@@ -417,7 +428,7 @@ def _check_settings(config: DecodeConfig, data: DataConfig) -> None:
 
 class _NativeEngine:
     def __init__(self, config: DecodeConfig, data: DataConfig) -> None:
-        self.decoder = cast(Any, _native()).Decoder(
+        decoder = cast(Any, _native()).Decoder(
             thresholds=[float(threshold) for threshold in config.thresholds],
             class_threshold=float(config.class_threshold),
             upscale=config.upscale,
@@ -434,11 +445,9 @@ class _NativeEngine:
             frames_per_segment=data.frames_per_segment,
         )
 
-    def run(self, a_score: Array, v: Array, num_segments: int) -> Found | None:
-        return cast("Found | None", self.decoder.decode(a_score, v, num_segments))
-
-    def run_batch(self, inputs: list[Input], threads: int) -> list[Found | None]:
-        return cast("list[Found | None]", self.decoder.decode_batch(inputs, threads))
+        # It looks at its input itself, and quicker than Python could.
+        self.attempt = self.run = decoder.decode
+        self.run_batch = decoder.decode_batch
 
 
 class _NumbaEngine:
@@ -449,11 +458,16 @@ class _NumbaEngine:
         self.config, self.data = config, data
         self.thresholds = np.unique(np.asarray(config.thresholds, dtype=np.float64))
 
-    def run(self, a_score: Array, v: Array, num_segments: int) -> Found | None:
+    def attempt(
+        self, scores: npt.ArrayLike, video_scores: npt.ArrayLike, num_segments: int, names: Array
+    ) -> Found | None:
+        return None
+
+    def run(self, a_score: Array, v: Array, num_segments: int, names: Array) -> Found | None:
         config = self.config
         length = a_score.shape[0]
         if not len(v):
-            return np.empty(0, np.int64), np.empty(0), np.empty((0, 2))
+            return np.empty(0, np.str_), np.empty(0), np.empty((0, 2))
         # float32 would round the threshold too.
         v = v.astype(np.float64)
         if not (np.abs(v) <= _LARGEST).all():
@@ -479,14 +493,14 @@ class _NumbaEngine:
             bool(config.nms_across_classes),
             config.max_detections,
         )
-        return columns[rows], scores, segments
+        return names[columns[rows]], scores, segments
 
-    def run_batch(self, inputs: list[Input], threads: int) -> list[Found | None]:
+    def run_batch(self, inputs: list[Input], names: Array, threads: int) -> list[Found | None]:
         found: list[Found | None] = [None] * len(inputs)
 
         def work(first: int) -> None:
             for b in range(first, len(inputs), threads):
-                found[b] = self.run(*inputs[b])
+                found[b] = self.run(*inputs[b], names)
 
         if threads == 1:
             work(0)

@@ -2,8 +2,8 @@
 
 The curve of a class is linear between two segments, so no grid is evaluated. A run's ends are where the
 line crosses a threshold, and sums over grid points are differences of a closed-form prefix sum: O(T) work
-for all thresholds together. The C++ in ``native/`` computes scores and times by the same operations in the same
-order, and a naive version on the grid is in ``tests/decode/naive.py``.
+for all thresholds together. The C++ in ``native/`` computes scores and times by the same operations in the
+same order, and a naive version on the grid is in ``tests/decode/naive.py``.
 
 Kernels are serial and release the interpreter lock. Threads are the caller's: numba's default threading
 layer aborts a process that enters it from two Python threads.

@@ -52,8 +52,9 @@ aicl_decode_status decode(aicl_decode_plan* plan, const Scalar* scores, const Sc
   if (status != AICL_DECODE_OK) return status;
   const std::int32_t found = plan->plan.count();
   *count = found;
-  plan->plan.write(static_cast<std::int32_t>(std::min<std::int64_t>(found, capacity)), labels, values,
-                   segments);
+  const std::int32_t written = static_cast<std::int32_t>(std::min<std::int64_t>(found, capacity));
+  for (std::int32_t i = 0; i < written; ++i) labels[i] = plan->plan.label(i);
+  plan->plan.write(written, values, segments);
   if (found <= capacity) return AICL_DECODE_OK;
   plan->plan.set_error("more detections than `capacity`: the best were written, `count` is how many there are.");
   return AICL_DECODE_SMALL_BUFFER;

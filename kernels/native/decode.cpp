@@ -56,11 +56,10 @@ const char* Plan::check(const aicl_decode_settings& s) noexcept {
   if (s.max_segments < 1) return "max_segments: expected at least 1.";
   if (s.max_classes < 0) return "max_classes: expected at least 0.";
   if (s.max_proposals < 0) return "max_proposals: expected at least 0.";
-  const std::int64_t most = std::numeric_limits<std::int32_t>::max() - 1;
-  if (std::int64_t{s.max_segments} * s.upscale > most) {
+  if (std::int64_t{s.max_segments} * s.upscale > kMostPoints) {
     return "max_segments * upscale: expected fewer than 2^31 grid points.";
   }
-  if (std::int64_t{s.max_classes} * s.num_thresholds > most) {
+  if (std::int64_t{s.max_classes} * s.num_thresholds > kMostPoints) {
     return "max_classes * num_thresholds: expected fewer than 2^31.";
   }
   return nullptr;
@@ -621,8 +620,8 @@ aicl_decode_status Plan::run(const Scalar* scores, const Scalar* video_scores, s
   error_[0] = '\0';
   if (length < 1) return fail(AICL_DECODE_BAD_ARGUMENT, "num_rows is %lld; expected at least %lld.", length, 1);
   if (width < 0) return fail(AICL_DECODE_BAD_ARGUMENT, "num_classes is %lld; expected at least %lld.", width, 0);
-  if (num_segments < 1 || num_segments > (std::int64_t{1} << 40)) {
-    return fail(AICL_DECODE_BAD_ARGUMENT, "num_segments is %lld; expected 1 to %lld.", num_segments, 1LL << 40);
+  if (num_segments < 1 || num_segments > kMostSegments) {
+    return fail(AICL_DECODE_BAD_ARGUMENT, "num_segments is %lld; expected 1 to %lld.", num_segments, kMostSegments);
   }
   if (length > settings_.max_segments) {
     return fail(AICL_DECODE_TOO_LARGE, "num_rows is %lld; the plan's max_segments is %lld.", length,

@@ -13,6 +13,9 @@
 
 namespace aicl {
 
+constexpr std::int64_t kMostSegments = std::int64_t{1} << 40;
+constexpr std::int64_t kMostPoints = INT32_MAX - 1;
+
 // All settings and all memory of decoding. One thread at a time.
 class Plan {
  public:
@@ -36,12 +39,12 @@ class Plan {
   const char* error() const noexcept { return error_; }
   void set_error(const char* text) noexcept;
 
-  // Copy the best `n` detections out.
-  template <class Label>
-  void write(std::int32_t n, Label* labels, double* values, double* segments) const noexcept {
+  // The class of detection `i`, best first.
+  std::int32_t label(std::int32_t i) const noexcept { return box_[order_[i]].label; }
+  // Copy the scores and times of the best `n` out.
+  void write(std::int32_t n, double* values, double* segments) const noexcept {
     for (std::int32_t i = 0; i < n; ++i) {
       const std::int32_t j = order_[i];
-      labels[i] = static_cast<Label>(box_[j].label);
       values[i] = score_[j];
       segments[2 * i] = start_[j];
       segments[2 * i + 1] = end_[j];
