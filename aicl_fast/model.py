@@ -3,13 +3,15 @@ the paper). The only module of the package proper that imports torch."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from aicl_fast.config import Config
 from aicl_fast.kernels.fusion import score_fusion
+from aicl_fast.kernels.winograd import embed_winograd, pack_winograd
 
 
 class Outputs(NamedTuple):
@@ -50,6 +52,12 @@ class TwoBranchNet(nn.Module):
 
     input_mean: Tensor
     input_scale: Tensor
+    winograd: bool = False
+    """Compute the embeddings with half the products (:mod:`aicl_fast.kernels.winograd`): the same to
+    rounding, and about twice as fast where products are what takes the time."""
+    winograd_filters: tuple[Tensor, ...] | None = None
+    """Transformed kernels for inference, in the type that is multiplied in; without them each pass
+    transforms the weights anew, in the type of x or of autocast."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -89,23 +97,20 @@ class TwoBranchNet(nn.Module):
         """
         if self.standardize:
             x = (x - self.input_mean) * self.input_scale
-        x = x.transpose(1, 2)
-        e = self.embed(x).relu()
-        cas = self.classify(e).transpose(1, 2)
+        e, e_rgb, e_flow = self._embed_winograd(x) if self.winograd else self._embed_direct(x)
+        cas = self._head(self.classify, e)
         # With one stream, both names mean it: A_ca is then that stream's actionness.
         if self.modal != "flow":
-            e_flow = e_rgb = self.embed_rgb(x[:, : self.rgb_width]).relu()
-            logit_flow = logit_rgb = self.actionness_rgb(e_rgb).squeeze(1)
+            logit_flow = logit_rgb = self._head(self.actionness_rgb, e_rgb).squeeze(2)
         if self.modal != "rgb":
-            e_flow = self.embed_flow(x[:, -self.flow_width :]).relu()
-            logit_flow = self.actionness_flow(e_flow).squeeze(1)
+            logit_flow = self._head(self.actionness_flow, e_flow).squeeze(2)
         if self.modal == "flow":
-            e_rgb, logit_rgb = e_flow, logit_flow
+            logit_rgb = logit_flow
         scores, a, a_ca = score_fusion(cas, logit_rgb, logit_flow, self.gamma)
         return Outputs(
-            E=e.transpose(1, 2),
-            E_rgb=e_rgb.transpose(1, 2),
-            E_flow=e_flow.transpose(1, 2),
+            E=e,
+            E_rgb=e_rgb,
+            E_flow=e_flow,
             CAS=cas,
             A_rgb=logit_rgb.sigmoid(),
             A_flow=logit_flow.sigmoid(),
@@ -113,3 +118,36 @@ class TwoBranchNet(nn.Module):
             A_ca=a_ca,
             A_score=scores.detach(),
         )
+
+    def _embed_direct(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """E, E_rgb and E_flow as (B, T, De) views of what the convolutions leave as (B, De, T)."""
+        x = x.transpose(1, 2)
+        e = self.embed(x).relu().transpose(1, 2)
+        if self.modal != "flow":
+            e_flow = e_rgb = self.embed_rgb(x[:, : self.rgb_width]).relu().transpose(1, 2)
+        if self.modal != "rgb":
+            e_flow = self.embed_flow(x[:, -self.flow_width :]).relu().transpose(1, 2)
+        return e, (e_flow if self.modal == "flow" else e_rgb), e_flow
+
+    def _embed_winograd(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same with half the products; under autocast these are what is narrow."""
+        kind = x.device.type
+        streams = [] if self.modal == "flow" else [self.embed_rgb]
+        streams += [] if self.modal == "rgb" else [self.embed_flow]
+        biases = [cast(Tensor, conv.bias) for conv in (self.embed, *streams)]
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        # The transforms stay as they are: autocast would narrow some of their sums too.
+        with torch.autocast(kind, enabled=False):
+            if self.winograd_filters is not None:
+                filters, dtype = self.winograd_filters, self.winograd_filters[0].dtype
+            else:
+                filters = pack_winograd(self.embed.weight, [conv.weight for conv in streams])
+            e, *own = (each.relu() for each in embed_winograd(x, filters, biases, dtype=dtype))
+        return e, own[0], own[-1]
+
+    def _head(self, conv: nn.Conv1d, e: Tensor) -> Tensor:
+        """(B, T, outputs) of a kernel-1 convolution, computed the way ``e`` lies in memory."""
+        if self.winograd:
+            return functional.linear(e, conv.weight[..., 0], conv.bias)
+        result: Tensor = conv(e.transpose(1, 2)).transpose(1, 2)
+        return result

@@ -128,6 +128,7 @@ def _run(
         lr=settings.lr,
         betas=(settings.beta1, settings.beta2),
         weight_decay=settings.weight_decay,
+        fused=True,
     )
     state = State(net, optimizer, BatchOrder(len(videos), settings.batch_size, rng))
     checkpoint = latest_checkpoint(folder / "checkpoints") if folder is not None and resume else None
@@ -218,6 +219,7 @@ def make_loss(net: TwoBranchNet, config: Config, ranks: Ranks | None = None) -> 
 
     Nothing in it waits for the device: it compiles without a graph break and can be captured in a CUDA graph.
     """
+    net.winograd = config.train.convolution == "winograd"
     network: nn.Module = net
     device = next(net.parameters()).device
     if ranks is not None and ranks.world > 1:

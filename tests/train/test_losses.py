@@ -48,12 +48,16 @@ def _inputs_module(folder: Path) -> ModuleType:
     return module
 
 
-@pytest.fixture(scope="module", params=["float64", "float32"])
+@pytest.fixture(
+    scope="module",
+    params=[(dtype, way) for dtype in ("float64", "float32") for way in ("direct", "winograd")],
+    ids=lambda each: "-".join(each),
+)
 def run(request: pytest.FixtureRequest, goldens: Path):
     """(golden, network, outputs, loss terms) with gradients, and the tolerance of the precision."""
     inputs = _inputs_module(goldens)
     golden = np.load(goldens / "train_seed7.npz", allow_pickle=False)
-    dtype = getattr(torch, request.param)
+    dtype = getattr(torch, request.param[0])
     seed, length, batch = int(golden["seed"]), int(golden["T"]), int(golden["B"])
     net = TwoBranchNet(load_config("thumos14", overrides=[f"segments={length}"])).to(dtype)
     state = {}
@@ -61,11 +65,12 @@ def run(request: pytest.FixtureRequest, goldens: Path):
         conv, kind = key.rsplit(".", 1)
         state[f"{_NAMES[conv]}.{kind}"] = torch.from_numpy(value)
     net.load_state_dict(state)
+    net.winograd = request.param[1] == "winograd"
     outputs = net(torch.from_numpy(inputs.features(seed, length, batch)).to(dtype))
     labels = torch.from_numpy(golden["labels"]).to(dtype)
     terms = aicl_loss(outputs, labels, load_config("thumos14"))
     terms.total.backward()
-    return golden, net, outputs, terms, {"float64": 1e-6, "float32": 1e-4}[request.param]
+    return golden, net, outputs, terms, {"float64": 1e-6, "float32": 1e-4}[request.param[0]]
 
 
 def test_outputs_equal_the_authors(run) -> None:

@@ -288,10 +288,12 @@ def _batch(config: Config) -> tuple[TwoBranchNet, torch.Tensor, torch.Tensor]:
     return TwoBranchNet(config), features, torch.eye(3)
 
 
-@pytest.mark.parametrize("variant", ["released", "paper"])
-def test_the_step_is_one_graph(tiny_config: Config, variant: str) -> None:
+@pytest.mark.parametrize(
+    "changes", [{"variant": "released"}, {"variant": "paper"}, {"convolution": "winograd"}]
+)
+def test_the_step_is_one_graph(tiny_config: Config, changes: dict[str, str]) -> None:
     """No graph break: nothing in network, selection, mining or losses goes by way of the host."""
-    config = tiny_config.with_values({"variant": variant})
+    config = tiny_config.with_values(changes)
     net, features, labels = _batch(config)
     loss = make_loss(net, config)
     for gamma in (None, torch.tensor(1.0)):
@@ -324,6 +326,17 @@ def test_bfloat16_keeps_weights_and_losses_in_float32(tiny_dataset: Path, tiny_c
     assert terms.total.item() == pytest.approx(exact.total.item(), rel=0.05)
     result = train(_open(tiny_dataset, tiny_config, precision="bfloat16"))
     assert {p.dtype for p in result.net.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_winograd_trains_alike(tiny_dataset: Path, tiny_config: Config, precision: str) -> None:
+    options = {"steps": 4, "warmup_steps": 0, "precision": precision}
+    direct = train(_open(tiny_dataset, tiny_config, **options))
+    winograd = train(_open(tiny_dataset, tiny_config, convolution="winograd", **options))
+    assert not winograd.net.winograd  # what is kept is a network as it is
+    tolerance = {"float32": 1e-4, "bfloat16": 2e-2}[precision]
+    for name, value in direct.net.state_dict().items():
+        torch.testing.assert_close(winograd.net.state_dict()[name], value, rtol=tolerance, atol=tolerance)
 
 
 def test_deterministic_mode_is_left_as_it_was_found(tiny_dataset: Path, tiny_config: Config) -> None:
