@@ -24,8 +24,9 @@ from aicl_fast.metadata import ModelInfo
 VIDEOS = 32
 """How many videos calibrate, where there are as many."""
 
-OPSET_QUANTISED = 19
-"""The first whose Q/DQ pairs may be float8, and the first that onnx's own evaluator has them of."""
+OPSETS = {"int8": 19, "fp8": 21}
+"""The first that onnx's own evaluator has Q/DQ pairs of; and the first whose Transpose takes float8, since
+ONNX Runtime moves pairs past one."""
 _LARGEST_INT8 = 127
 _LARGEST_FP8 = 448
 _HEADROOM = 2
@@ -79,15 +80,20 @@ def quantize_onnx(model: Any, info: ModelInfo, features: Sequence[Floats]) -> An
     onnx = require_onnx()
     if not features:
         raise DataError("--calibrate: no features to calibrate with.")
-    plain = onnx.version_converter.convert_version(slices_first(model), OPSET_QUANTISED)
+    plain = prepared(model, info)
     if info.precision == "fp8":
-        quantised = _as_float8(_as_int8(plain, features, outputs=False), plain)
+        quantised = _as_float8(ort_quantised(plain, features, outputs=False), plain)
     else:
         # ONNX Runtime has an int8 convolution only where the result is int8, too.
-        quantised = _as_int8(plain, features, outputs=True)
+        quantised = ort_quantised(plain, features)
     set_metadata(quantised, info)
     onnx.checker.check_model(quantised, full_check=True)
     return quantised
+
+
+def prepared(model: Any, info: ModelInfo) -> Any:
+    """A float32 model as the quantisers take it: streams sliced first, in the opset that the result needs."""
+    return require_onnx().version_converter.convert_version(slices_first(model), OPSETS[info.precision])
 
 
 def slices_first(model: Any) -> Any:
@@ -125,8 +131,25 @@ def slices_first(model: Any) -> Any:
     return changed
 
 
-def _as_int8(model: Any, features: Sequence[Floats], *, outputs: bool) -> Any:
-    """ONNX Runtime's quantiser: ranges by the smallest and largest value seen."""
+def ort_quantised(
+    model: Any,
+    features: Sequence[Floats],
+    *,
+    outputs: bool = True,
+    method: str = "MinMax",
+    kind: str = "QInt8",
+) -> Any:
+    """The embeddings quantised by ONNX Runtime's own quantiser.
+
+    Args:
+        model: from :func:`prepared`.
+        features: (1, T, D) arrays to calibrate with.
+        outputs: quantise the convolutions' results too.
+        method: how a range is found; ``MinMax`` is the smallest and largest value seen.
+        kind: its ``QuantType``.
+    Raises:
+        UnavailableError: onnxruntime is not installed.
+    """
     onnx = require_onnx()
     try:
         from onnxruntime.quantization import (
@@ -160,10 +183,10 @@ def _as_int8(model: Any, features: Sequence[Floats], *, outputs: bool) -> Any:
                 Reader(),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
-                activation_type=QuantType.QInt8,
-                weight_type=QuantType.QInt8,
-                nodes_to_quantize=[node.name for node in _embeddings(model)],
-                calibrate_method=CalibrationMethod.MinMax,
+                activation_type=QuantType[kind],
+                weight_type=QuantType[kind],
+                nodes_to_quantize=[node.name for node in embeddings(model)],
+                calibrate_method=CalibrationMethod[method],
                 # TensorRT takes symmetric quantisation and float biases only.
                 extra_options={
                     "ActivationSymmetric": True,
@@ -196,9 +219,9 @@ def _as_float8(quantised: Any, plain: Any) -> Any:
     tensors = {each.name: each for each in changed.graph.initializer}
     producer = {name: node for node in changed.graph.node for name in node.output}
     weights = {each.name: onnx.numpy_helper.to_array(each) for each in plain.graph.initializer}
-    own = {node.name: weights[node.input[1]] for node in _embeddings(plain)}
+    own = {node.name: weights[node.input[1]] for node in embeddings(plain)}
     inputs = {}
-    for node in _embeddings(changed):
+    for node in embeddings(changed):
         weight, scale, zero = producer[node.input[1]].input
         values = own[node.name]
         step = np.abs(values).max(axis=(1, 2)) / np.float32(_LARGEST_FP8)
@@ -215,7 +238,7 @@ def _as_float8(quantised: Any, plain: Any) -> Any:
     return changed
 
 
-def _embeddings(model: Any) -> list[Any]:
+def embeddings(model: Any) -> list[Any]:
     """The kernel-3 convolutions."""
     return [
         node
