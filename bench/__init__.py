@@ -8,10 +8,19 @@ from __future__ import annotations
 
 SUITES = {
     "detect": "features to detections against the textbook pipeline; cold start",
+    "engines": "every engine, precision and batch that runs here, with the mAP of the same file",
     "decode": "fused scores to detections against textbook NumPy; batches; cold start",
     "train": "a training step against the textbook's",
     "evaluate": "mAP of real detections against textbook evaluators",
-    "accuracy": "the demo's mAP over seeds and losses",
+    "load": "start-up and memory of fresh processes against the textbook's script",
     "kernels": "each Triton kernel against eager and compiled torch (needs a GPU)",
+    "accuracy": "the demo's mAP over seeds and losses",
 }
-"""What ``aicl-fast bench`` offers, by module."""
+"""What ``aicl-fast bench`` measures, by module."""
+
+TOOLS = {
+    "all": "every suite that this machine can run, into one file",
+    "report": "tables and pictures of a result file, and the documents that quote it",
+    "compare": "what got slower or less accurate between two result files",
+}
+"""What else ``aicl-fast bench`` does, by module."""

@@ -3,41 +3,45 @@
     python -m aicl_fast.bench.kernels                        # everything; JSON into $OUT or bench/results/
     python -m aicl_fast.bench.kernels --only contrast        # one family
     python -m aicl_fast.bench.kernels --sanitize             # compute-sanitizer on every kernel
-    python -m aicl_fast.bench.kernels --dry-run              # no GPU: every contender once, at small sizes
+    python -m aicl_fast.bench.kernels --dry-run              # no GPU: the same steps on the CPU, small
 
 Contenders: ``kernels``, the public functions; ``eager``, their references; ``compiled``,
-``torch.compile(mode="max-autotune")`` of the same references. All are checked against the reference in
-float64 before they are timed.
+``torch.compile(mode="max-autotune-no-cudagraphs")`` of the same references. All are checked against the
+reference in float64 before they are timed.
 
-Times are medians of graph replays, so that they are the device's own. A graph runs through several input
-sets, together three times the second-level cache. ``call_us`` is what the same calls take when launched one
-by one, events around them: what a program that captures no graph sees. ``max-autotune`` captures a graph of
-its own and copies its inputs into it; its replay here is of the same compiled code without those copies, and
-its ``call_us`` is of ``max-autotune`` itself. Floors are computed from a copy and a matrix product measured
-in the same run. Every figure is taken twice; ``spread`` is how far the two differ.
+Times are medians of graph replays that take turns, by device events, so that they are the device's own. A
+graph runs through several input sets, together three times the second-level cache. ``call_us`` is what the
+same calls take when launched one by one, events around them: what a program that captures no graph sees.
+Floors are computed from a copy and a matrix product measured in the same run. Kernels and eager come first,
+for every case; compiling takes minutes, so it comes last, a case of each family at a time, while
+``--seconds`` last.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import os
-import re
 import shutil
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from aicl_fast.bench.record import device_name, write_result
+from aicl_fast.bench import machine
+from aicl_fast.bench.measure import Clock, device_events, median_interval, rotating, take_turns, wall
+from aicl_fast.bench.record import RESULTS, device_name, slug, write_result
+from aicl_fast.bench.textbook_detect import TextbookDetector
 from aicl_fast.config import load_config
+from aicl_fast.decode import decode, default_backend
+from aicl_fast.errors import AiclError, UnavailableError
 from aicl_fast.kernels import (
     Mining,
     mine_segments,
@@ -84,9 +88,15 @@ class Case:
     operations: int = 0
     """Multiplications and additions of matrix products."""
     videos: int = 0
-    compiles: bool = True
     tolerance: float | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class Effort(NamedTuple):
+    """How long contenders take turns."""
+
+    seconds: float
+    least: int
+    """Turns."""
 
 
 def _complete(case: Case, forward: Call) -> Call:
@@ -143,7 +153,7 @@ def _fusion_cases(small: bool) -> Iterator[Case]:
             return score_fusion_reference(cas, rgb, flow, 1 / 3)
 
         values, rows, size = batch * length * classes, batch * length, dtype.itemsize
-        name = f"B {batch} T {length} C {classes} {_short(dtype)} {layout}"
+        name = f"B {batch} T {length} C {classes} {machine.short(dtype)} {layout}"
         once = (2 * values + 4 * rows) * size
         yield Case("fusion", f"forward {name}", dtype, make, kernels, reference, bytes=once)
         # As in training, where the scores are detached: the two actionnesses alone send gradients.
@@ -255,7 +265,7 @@ def _contrast_cases(small: bool) -> Iterator[Case]:
         floor = rows * (4 * k + 2 * k + length) * size + 8 * batch * length
         yield Case(
             "contrast",
-            f"forward+backward x3 B {batch} T {length} De {width} {_short(dtype)} {layout}",
+            f"forward+backward x3 B {batch} T {length} De {width} {machine.short(dtype)} {layout}",
             dtype,
             make,
             kernels,
@@ -274,7 +284,9 @@ def _network_cases(small: bool, device: torch.device) -> Iterator[Case]:
     net = TwoBranchNet(config).to(device).eval()
     state = net.state_dict()
     float8 = torch.float8_e4m3fn
-    exact_weights = pack_two_branch(state, torch.float64)
+    exact_weights = {
+        place: pack_two_branch(state, torch.float64, device=place) for place in {"cpu", device.type}
+    }
     for batch, dtype in (
         (1, torch.bfloat16),
         (64, torch.bfloat16),
@@ -304,14 +316,14 @@ def _network_cases(small: bool, device: torch.device) -> Iterator[Case]:
             return outputs.CAS, outputs.A_score, outputs.A, outputs.A_ca
 
         def exact(inputs: Inputs) -> Sequence[Tensor]:
-            return two_branch_infer_reference(inputs[0], exact_weights, net.gamma)
+            return two_branch_infer_reference(inputs[0], exact_weights[inputs[0].device.type], net.gamma)
 
         width = config.model.embedding_width
         operations = 2 * batch * length * 3 * features * 2 * width
         moved = batch * length * (features * plain.itemsize + 2 * config.model.num_classes * 4 + 8)
         yield Case(
             "network",
-            f"B {batch} T {length} De {width} {_short(dtype)}",
+            f"B {batch} T {length} De {width} {machine.short(dtype)}",
             dtype,
             make,
             kernels,
@@ -323,10 +335,6 @@ def _network_cases(small: bool, device: torch.device) -> Iterator[Case]:
             # tf32 keeps ten bits of a product's operands.
             tolerance=5e-3 if dtype == torch.float32 else None,
         )
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def cases(only: str, small: bool, device: torch.device) -> Iterator[Case]:
@@ -353,275 +361,296 @@ def _error(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     return worst
 
 
-def check(case: Case, forward: Call, inputs: Inputs) -> float:
-    """Relative error of outputs and gradients against the reference in float64."""
+def check(case: Case, forward: Call, inputs: Inputs, device: torch.device) -> float:
+    """Relative error of outputs and gradients on ``device`` against the reference in float64.
+
+    The reference runs where the inputs are, so that a sanitizer sees the kernels alone if that is the CPU.
+    """
     raised = [value.double() if value.is_floating_point() else value for value in inputs]
     expected = _complete(case, case.exact or case.reference)(raised)
-    return _error(_complete(case, forward)(inputs), expected)
+    actual = _complete(case, forward)([value.to(device) for value in inputs])
+    return _error([value.to(inputs[0].device) for value in actual], expected)
 
 
 def _sets(case: Case, device: torch.device) -> list[Inputs]:
-    """Input sets that together are three times the second-level cache, two at least, 64 at most."""
+    """Input sets that together are three times the last cache before memory, two at least, 64 at most."""
     generator = torch.Generator(device).manual_seed(1)
     first = case.make(generator)
     size = sum(value.numel() * value.element_size() for value in first)
-    cache = torch.cuda.get_device_properties(device).L2_cache_size
-    count = min(64, max(2, -(-3 * cache // size)))
+    on_gpu = device.type == "cuda"
+    cache = torch.cuda.get_device_properties(device).L2_cache_size if on_gpu else 0
+    count = machine.sets_beyond_cache(size, cache)
     return [first, *(case.make(generator) for _ in range(count - 1))]
 
 
-def _event() -> Any:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+def _clock(device: torch.device) -> Clock:
+    return device_events if device.type == "cuda" else wall
 
 
-def _median_us(run: Callable[[], object], rounds: int) -> float:
-    times = []
-    for _ in range(rounds):
-        begin, end = _event(), _event()
-        begin.record()
-        run()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end) * 1e3)
-    return float(statistics.median(times))
-
-
-def replay_us(call: Call, sets: Sequence[Inputs], rounds: int = 50) -> float:
-    """Microseconds a call inside a replayed graph of one pass over all sets."""
+def replay(call: Call, sets: Sequence[Inputs], device: torch.device) -> Callable[[], object]:
+    """One pass over all sets as the device alone sees it: a captured graph. On the CPU, the calls."""
+    if device.type != "cuda":
+        return launches(call, sets)
     stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for inputs in [*sets, sets[0]]:
+        for inputs in [*sets, sets[0]]:  # compiles what a capture must not
             call(inputs)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         for inputs in sets:
             call(inputs)
-    for _ in range(5):
-        graph.replay()
-    torch.cuda.synchronize()
-    return _median_us(graph.replay, rounds) / len(sets)
+    return graph.replay
 
 
-def call_us(call: Call, sets: Sequence[Inputs], rounds: int = 20) -> float:
-    """Microseconds a call, launched one by one."""
-    for inputs in sets:
-        call(inputs)
+def launches(call: Call, sets: Sequence[Inputs]) -> Callable[[], object]:
+    """One pass over all sets, launched one by one."""
 
     def run() -> None:
         for inputs in sets:
             call(inputs)
 
-    torch.cuda.synchronize()
-    return _median_us(run, rounds) / len(sets)
+    return run
 
 
-def measure_floors(device: torch.device) -> dict[str, float]:
-    """Bytes a second of a large copy (read plus written), operations a second of large products."""
-    source = torch.randn(1 << 28, device=device)
-    target = torch.empty_like(source)
-    for _ in range(3):
-        target.copy_(source)
-    copied = _median_us(lambda: target.copy_(source), 20)
-    floors = {"copy_bytes_per_s": 2 * source.numel() * 4 / (copied * 1e-6)}
-    size = 8192
-    torch.backends.cuda.matmul.allow_tf32 = True
-    for dtype in (torch.bfloat16, torch.float16, torch.float32):
-        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        out = torch.empty(size, size, device=device, dtype=dtype)
-        for _ in range(3):
-            torch.matmul(a, b, out=out)
-        taken = _median_us(lambda a=a, b=b, out=out: torch.matmul(a, b, out=out), 10)  # type: ignore[misc]
-        floors[f"{_short(dtype)}_operations_per_s"] = 2 * size**3 / (taken * 1e-6)
-    if torch.cuda.get_device_capability(device) >= (8, 9):
-        float8 = torch.float8_e4m3fn
-        a = torch.randn(size, size, device=device).to(float8)
-        b = torch.randn(size, size, device=device).to(float8).t()
-        one = torch.ones((), device=device)
-
-        def product() -> Tensor:
-            return torch._scaled_mm(a, b, scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
-
-        for _ in range(3):
-            product()
-        floors[f"{_short(float8)}_operations_per_s"] = 2 * size**3 / (_median_us(product, 10) * 1e-6)
-    return floors
+def _tolerance(case: Case) -> float:
+    return _TOLERANCE[case.dtype] if case.tolerance is None else case.tolerance
 
 
-def _floor_us(case: Case, floors: dict[str, float]) -> float:
-    moved = case.bytes / floors["copy_bytes_per_s"]
-    worked = case.operations / floors.get(f"{_short(case.dtype)}_operations_per_s", float("inf"))
-    return 1e6 * max(moved, worked)
-
-
-def measure(case: Case, floors: dict[str, float], compiled: bool, device: torch.device) -> dict[str, Any]:
-    """One row: every contender's error and times."""
+def measure(case: Case, rates: dict[str, float], device: torch.device, effort: Effort) -> dict[str, Any]:
+    """One row: kernels and eager torch, their errors and times, in turn."""
     sets = _sets(case, device)
-    floor = _floor_us(case, floors)
+    floor = machine.floor_seconds(rates, case.bytes, case.operations, machine.short(case.dtype))
     row: dict[str, Any] = {
         "family": case.family,
         "case": case.name,
-        "floor_us": floor,
+        "floor_us": None if floor is None else floor * 1e6,
         "bytes": case.bytes,
         "operations": case.operations,
         "input_sets": len(sets),
-        **case.extra,
+        "kernels": {"error": check(case, case.kernels, sets[0], device)},
+        "eager": {"error": check(case, case.reference, sets[0], device)},
     }
-    contenders: dict[str, tuple[Call, Call]] = {
-        "kernels": (case.kernels, case.kernels),
-        "eager": (case.reference, case.reference),
-    }
-    if compiled and case.compiles:
-        torch._dynamo.reset()
-        replayed = torch.compile(case.reference, mode="max-autotune-no-cudagraphs", dynamic=False)
-        called = torch.compile(case.reference, mode="max-autotune", dynamic=False)
-        contenders["compiled"] = (replayed, called)
-    tolerance = _TOLERANCE[case.dtype] if case.tolerance is None else case.tolerance
-    for name, (replayed, called) in contenders.items():
-        result: dict[str, Any]
-        try:
-            error = check(case, replayed, sets[0])
-            whole = _complete(case, replayed)
-            first, second = replay_us(whole, sets), replay_us(whole, sets)
-            result = {
-                "error": error,
-                "replay_us": min(first, second),
-                "spread": abs(first - second) / min(first, second),
-                "call_us": call_us(_complete(case, called), sets),
-            }
-        except Exception as failure:  # a rival that does not compile is a result, not the end of the run
-            if name == "kernels":
-                raise
-            result = {"failed": f"{type(failure).__name__}: {str(failure).splitlines()[0][:200]}"}
-        row[name] = result
+    _time(row, case, {"kernels": case.kernels, "eager": case.reference}, "eager", sets, device, effort)
     ours = row["kernels"]
-    row["correct"] = ours["error"] <= tolerance
-    row["share_of_floor"] = floor / ours["replay_us"]
-    for rival in ("eager", "compiled"):
-        for kind in ("replay_us", "call_us"):
-            theirs = row.get(rival, {}).get(kind)
-            if theirs is not None:
-                row[f"{rival}_{kind.removesuffix('_us')}_ratio"] = theirs / ours[kind]
+    row["correct"] = ours["error"] <= _tolerance(case)
+    if floor is not None:
+        row["share_of_floor"] = row["floor_us"] / ours["replay_us"]
     if case.videos:
         row["videos_per_s"] = case.videos / (ours["replay_us"] * 1e-6)
     return row
 
 
-def measure_latency(device: torch.device, rounds: int = 2000) -> dict[str, Any]:
-    """Features on the GPU to detections on the host, one video: a graph replay, one wait, one decode."""
-    from aicl_fast.decode import decode, default_backend
+def measure_compiled(row: dict[str, Any], case: Case, device: torch.device, effort: Effort) -> None:
+    """Add what ``torch.compile`` makes of the reference to a row; a rival that fails is a result too."""
+    sets = _sets(case, device)
+    torch._dynamo.reset()
+    result: dict[str, Any] = {}
+    row["compiled"] = result
+    try:
+        whole = torch.compile(case.reference, mode="max-autotune-no-cudagraphs", dynamic=False)
+        result["error"] = check(case, whole, sets[0], device)
+        contenders = {"kernels": case.kernels, "compiled": whole}
+        _time(row, case, contenders, "compiled", sets, device, effort)
+    except Exception as failure:
+        lines = str(failure).splitlines() or [""]
+        result["failed"] = f"{type(failure).__name__}: {lines[0][:200]}"
 
-    config = load_config("thumos14")
+
+def _time(
+    row: dict[str, Any],
+    case: Case,
+    contenders: dict[str, Call],
+    rival: str,
+    sets: Sequence[Inputs],
+    device: torch.device,
+    effort: Effort,
+) -> None:
+    """Replays, then launches, of every contender in turn; ratios are against the rival."""
+    complete = {name: _complete(case, call) for name, call in contenders.items()}
+    for kind in ("replay", "call"):
+        passes = {
+            name: replay(call, sets, device) if kind == "replay" else launches(call, sets)
+            for name, call in complete.items()
+        }
+        timings = take_turns(passes, rival, seconds=effort.seconds, least=effort.least, clock=_clock(device))
+        for name, timing in timings.items():
+            if f"{kind}_us" in row[name]:
+                continue  # the kernels beside a second rival: their times stand already
+            row[name][f"{kind}_us"] = 1e6 * timing.median / len(sets)
+            row[name][f"{kind}_us_interval"] = [
+                1e6 * value / len(sets) for value in median_interval(timing.seconds)
+            ]
+        row[f"{rival}_{kind}_ratio"] = timings["kernels"].ratio
+        row[f"{rival}_{kind}_ratio_interval"] = list(timings["kernels"].interval())
+
+
+def measure_latency(device: torch.device, effort: Effort, small: bool = False) -> dict[str, Any]:
+    """Features on the device to detections on the host, one video: a graph replay, one wait, one decode.
+
+    Beside it the textbook: eager float32 torch on the device, its scores copied back, NumPy on the grid.
+    """
+    config = load_config("thumos14", overrides=["rgb_width=32", "flow_width=32", "segments=64"] * small)
+    classes = tuple(f"class {i}" for i in range(config.model.num_classes))
     torch.manual_seed(0)
     net = TwoBranchNet(config).eval()
     weights = pack_two_branch(net.state_dict(), torch.bfloat16, device=device)
-    length = config.data.segments
-    runner = TwoBranchRunner(weights, net.gamma, length, length // config.model.topk_divisor)
-    sets = [torch.rand(1, length, 2048, device=device).to(torch.bfloat16) for _ in range(32)]
-    classes = [f"class {i}" for i in range(config.model.num_classes)]
-    times, network = [], []
-    for number in range(rounds + 50):
-        features = sets[number % len(sets)]
-        torch.cuda.synchronize()
-        begin = time.perf_counter()
-        scores = runner(features, copy=False)
-        middle = time.perf_counter()
-        decode(
-            scores.scores[0],
-            scores.video_scores[0],
-            num_segments=900,
-            classes=classes,
-            config=config.decode,
-            data=config.data,
-        )
-        times.append((time.perf_counter() - begin) * 1e6)
-        network.append((middle - begin) * 1e6)
-    times, network = sorted(times[50:]), sorted(network[50:])
+    length, width = config.data.segments, config.data.input_width
+    runner = TwoBranchRunner(weights, net.gamma, length, config.topk)
+    textbook = TextbookDetector(copy.deepcopy(net), config, str(device))
+    sets = [torch.rand(1, length, width, device=device) for _ in range(2 if small else 32)]
+    narrow = [features.to(torch.bfloat16) for features in sets]
+
+    def ours(features: Tensor) -> object:
+        found = runner(features, copy=False)
+        settings: dict[str, Any] = {"classes": classes, "config": config.decode, "data": config.data}
+        return decode(found.scores[0], found.video_scores[0], num_segments=900, **settings)
+
+    contenders = {
+        "kernels": rotating(ours, narrow),
+        "scores on the host": rotating(lambda features: runner(features, copy=False), narrow),
+        "textbook": rotating(lambda features: textbook.decoded(features, 900), sets),
+    }
+    timings = take_turns(contenders, "textbook", seconds=20 * effort.seconds, least=effort.least)
     return {
         "family": "latency",
-        "case": f"features on the GPU to detections on the host, B 1 T {length} bfloat16",
+        "case": f"features on the device to detections on the host, B 1 T {length} bfloat16",
         "decoder": default_backend(),
-        "p50_us": times[len(times) // 2],
-        "p99_us": times[int(0.99 * len(times))],
-        "scores_on_host_p50_us": network[len(network) // 2],
-        "rounds": rounds,
+        **{name.replace(" ", "_"): timing.row() for name, timing in timings.items()},
     }
 
 
 def _print(row: dict[str, Any]) -> None:
     if row["family"] == "latency":
-        print(f"latency   {row['case']}: p50 {row['p50_us']:.1f} us, p99 {row['p99_us']:.1f} us")
+        ours, textbook = row["kernels"], row["textbook"]
+        print(
+            f"latency   {row['case']}: p50 {ours['p50_ms'] * 1e3:.1f} us, p99 {ours['p99_ms'] * 1e3:.1f} us, "
+            f"textbook {textbook['p50_ms'] * 1e3:.1f} us",
+            flush=True,
+        )
         return
-    columns = [f"{row['family']:<9}", f"{row['case']:<58}", f"floor {row['floor_us']:8.1f}"]
+    floor = row["floor_us"]
+    columns = [f"{row['family']:<9}", f"{row['case']:<58}"]
+    columns.append("floor        ?" if floor is None else f"floor {floor:8.1f}")
     for name in ("kernels", "eager", "compiled"):
         found = row.get(name, {})
-        shown = f"{found['replay_us']:8.1f} /{found['call_us']:8.1f}" if "replay_us" in found else "failed"
-        columns.append(f"{name} {shown:>18}")
+        if "call_us" in found:
+            columns.append(f"{name} {found['replay_us']:8.1f} /{found['call_us']:8.1f}")
+        elif found:
+            columns.append(f"{name} {found.get('failed', 'not timed')}")
     columns.append(f"error {row['kernels']['error']:.1e}{'' if row['correct'] else ' WRONG'}")
     print("  ".join(columns), flush=True)
 
 
 def _default_path() -> Path:
-    slug = re.sub(r"[^a-z0-9]+", "-", device_name().lower()).strip("-")
-    folder = Path(os.environ.get("OUT", "bench/results"))
-    return folder / f"kernels-{slug}.json"
+    return Path(os.environ.get("OUT", RESULTS)) / f"kernels-{slug(device_name())}.json"
 
 
 def run_once(only: str, device: torch.device) -> int:
-    """Every kernel once at modest sizes, for a sanitizer or a check; 1 if one is wrong."""
-    generator = torch.Generator(device).manual_seed(0)
+    """Every kernel once at modest sizes, for a sanitizer or a check; 1 if one is wrong.
+
+    Inputs and references are the processor's, so that nearly all that runs on the device is ours.
+    """
+    generator = torch.Generator().manual_seed(0)
     wrong = 0
     for case in cases(only, True, device):
-        inputs = case.make(generator)
-        error = check(case, case.kernels, inputs)
-        right = error <= (_TOLERANCE[case.dtype] if case.tolerance is None else case.tolerance)
+        error = check(case, case.kernels, case.make(generator), device)
+        right = error <= _tolerance(case)
         wrong += not right
-        print(f"{case.family:<9} {case.name:<58} error {error:.1e}{'' if right else ' WRONG'}")
+        print(f"{case.family:<9} {case.name:<58} error {error:.1e}{'' if right else ' WRONG'}", flush=True)
     return 1 if wrong else 0
 
 
-def sanitize(only: str) -> int:
-    """Run every kernel once under compute-sanitizer's three tools; 1 if any finds something."""
+def sanitize(only: str, path: Path | None, seconds: float) -> int:
+    """Run every kernel once under compute-sanitizer's tools; 1 if any finds something.
+
+    Args:
+        only: families whose name contains this.
+        path: where to record; None records nothing.
+        seconds: that a tool may take; one that takes longer is said not to have finished.
+    Raises:
+        UnavailableError: there is no compute-sanitizer, or it refuses the device.
+    """
     program = shutil.which("compute-sanitizer")
     if program is None:
-        print("compute-sanitizer is not on the PATH; it comes with the CUDA toolkit", file=sys.stderr)
-        return 2
+        raise UnavailableError("compute-sanitizer is not on the PATH; it comes with the CUDA toolkit.")
     # Without torch's cache every tensor is an allocation, so that a step beyond its end is seen.
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    bad = 0
+    rows: list[dict[str, Any]] = []
     for tool in ("memcheck", "racecheck", "initcheck"):
-        for family in _FAMILIES[:-1]:
-            if only not in family:
-                continue
-            command = [program, "--tool", tool, "--error-exitcode", "9"]
-            command += [sys.executable, "-P", "-m", "aicl_fast.bench.kernels", "--once", "--only", family]
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-            print(
-                f"{tool:<10} {family:<10} {'clean' if done.returncode == 0 else 'FOUND SOMETHING'}",
-                flush=True,
+        command = [program, "--tool", tool, "--error-exitcode", "9"]
+        command += [sys.executable, "-P", "-m", "aicl_fast.bench.kernels", "--once", "--only", only]
+        start = time.perf_counter()
+        try:
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, check=False, timeout=seconds
             )
+        except subprocess.TimeoutExpired:
+            rows.append({"tool": tool, "found": f"not finished in {seconds:g} s"})
+        else:
+            said = done.stdout + done.stderr
+            if "Device not supported" in said:
+                raise UnavailableError("compute-sanitizer: it does not support this device.")
+            rows.append({"tool": tool, "found": "nothing" if done.returncode == 0 else "something"})
             if done.returncode != 0:
-                bad += 1
-                print((done.stdout + done.stderr)[-3000:])
-    return 1 if bad else 0
+                print(said[-3000:])
+        rows[-1]["seconds"] = time.perf_counter() - start
+        print(f"{tool:<10} found {rows[-1]['found']}", flush=True)
+        if path is not None:
+            write_result(path, "sanitize", rows)
+    return 1 if any(row["found"] == "something" for row in rows) else 0
 
 
-def dry_run(only: str) -> int:
-    """Every contender but the compiler once on the CPU, at small sizes: that the script itself works."""
-    device = torch.device("cpu")
-    generator = torch.Generator().manual_seed(0)
-    for case in cases(only, True, device):
-        inputs = case.make(generator)
-        errors = [check(case, call, inputs) for call in (case.kernels, case.reference)]
-        print(f"{case.family:<9} {case.name:<58} errors " + " ".join(f"{error:.1e}" for error in errors))
-        if max(errors) > max(_TOLERANCE[case.dtype], case.tolerance or 0.0):
-            return 1
-    return 0
+def measure_all(
+    options: argparse.Namespace, device: torch.device, path: Path | None, small: bool = False
+) -> list[dict[str, Any]]:
+    """Every case: first kernels and eager, then latency, then what compiling takes minutes for.
+
+    What there is is written after every case, so that a run that is cut off leaves what it had.
+    """
+    stop = time.perf_counter() + options.seconds
+    effort = Effort(0.0, 2) if small else Effort(0.3, 20)
+    rates = machine.gpu_rates(device, _clock(device), size=64 if small else 8192)
+    print(" ".join(f"{name} {value:.3g}" for name, value in rates.items()))
+    rows: list[dict[str, Any]] = []
+
+    def keep(row: dict[str, Any]) -> None:
+        _print(row)
+        if path is not None:
+            write_result(path, "kernels", rows, rates=rates)
+
+    measured: list[tuple[Case, dict[str, Any]]] = []
+    for case in cases(options.only, small, device):
+        rows.append(measure(case, rates, device, effort))
+        measured.append((case, rows[-1]))
+        keep(rows[-1])
+    if options.only in "latency":
+        rows.append(measure_latency(device, effort, small))
+        keep(rows[-1])
+    if not options.no_compile:
+        for case, row in _first_of_each(measured):
+            if time.perf_counter() > stop:
+                break
+            measure_compiled(row, case, device, effort)
+            keep(row)
+    return rows
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Measure, print a row a case, write the JSON; 1 if a kernel is wrong, 2 without a GPU."""
+def _first_of_each(measured: Sequence[tuple[Case, dict[str, Any]]]) -> list[tuple[Case, dict[str, Any]]]:
+    """The cases in turns of the families, so that each has one compiled before any has two."""
+    families: dict[str, list[tuple[Case, dict[str, Any]]]] = {}
+    for case, row in measured:
+        families.setdefault(case.family, []).append((case, row))
+    return [one for turn in itertools.zip_longest(*families.values()) for one in turn if one is not None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print a row a case, write the JSON; 1 if a kernel is wrong.
+
+    Raises:
+        UnavailableError: there is no CUDA device.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -629,40 +658,32 @@ def main(arguments: list[str] | None = None) -> int:
         "--only", default="", help=f"families whose name contains this: {', '.join(_FAMILIES)}"
     )
     parser.add_argument("--json", type=Path, help="where to write; else $OUT or bench/results/")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument(
-        "--no-compile", action="store_true", help="leave torch.compile out (it takes minutes)"
+        "--seconds", type=float, default=1e9, help="after which nothing more is compiled (no limit)"
     )
     parser.add_argument("--once", action="store_true", help="run every kernel once, check it, time nothing")
     parser.add_argument("--sanitize", action="store_true", help="compute-sanitizer on every kernel")
-    parser.add_argument("--dry-run", action="store_true", help="on the CPU, small, untimed")
+    parser.add_argument("--dry-run", action="store_true", help="on the CPU, small: that the script works")
     options = parser.parse_args(arguments)
     if options.dry_run:
-        return dry_run(options.only)
+        rows = measure_all(options, torch.device("cpu"), options.json, small=True)
+        return 0 if all(row.get("correct", True) for row in rows) else 1
     if not torch.cuda.is_available():
-        print("not measured: no CUDA device here (--dry-run checks the script without one)", file=sys.stderr)
-        return 2
+        raise UnavailableError("there is no CUDA device here (--dry-run tries the script without one).")
     device = torch.device("cuda")
     if options.once:
         return run_once(options.only, device)
     if options.sanitize:
-        return sanitize(options.only)
-
+        return sanitize(options.only, options.json, min(options.seconds, 600.0) / 3)
     path = options.json or _default_path()
-    floors = measure_floors(device)
-    print(" ".join(f"{name} {value:.3g}" for name, value in floors.items()))
-    rows: list[dict[str, Any]] = []
-    for case in cases(options.only, False, device):
-        rows.append(measure(case, floors, not options.no_compile, device))
-        _print(rows[-1])
-        # After every case, so that a run that is cut off leaves what it had.
-        write_result(path, "kernels", rows, floors=floors)
-    if options.only in "latency":
-        rows.append(measure_latency(device))
-        _print(rows[-1])
-        write_result(path, "kernels", rows, floors=floors)
+    rows = measure_all(options, device, path)
     print(f"written to {path}")
     return 0 if all(row.get("correct", True) for row in rows) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except AiclError as error:
+        sys.exit(f"not measured: {error}")

@@ -3,8 +3,9 @@
     python -m aicl_fast.bench.quote README.md docs/training.md
 
 A block that begins with ``<!-- quote: demo-accuracy.json accuracy -->`` and ends with ``<!-- end -->`` is
-replaced by the table that the named function makes of the named file under ``bench/results/``. A test runs
-the same and finds nothing to change.
+replaced by the table that the named function makes of the named file under ``bench/results/``. Of a file with
+several suites it takes the one that the table's name begins with. A test runs the same and finds nothing to
+change.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from aicl_fast.bench.record import RESULTS
 from aicl_fast.errors import ConfigError
 from aicl_fast.files import read_json, write_text
 
-_BLOCK = re.compile(r"(<!-- quote: (\S+) (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
+"""What engines are called in tables."""
+BLOCK = re.compile(r"(<!-- quote: (\S+) (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 def accuracy(result: Mapping[str, Any]) -> list[str]:
@@ -43,19 +47,99 @@ def accuracy(result: Mapping[str, Any]) -> list[str]:
 
 
 def detect(result: Mapping[str, Any]) -> list[str]:
-    """Features to detections: latency and ratio by engine; cold start."""
+    """Features to detections: latency, throughput and ratio by file and batch, with the file's mAP."""
     lines = [
-        "One recording of THUMOS14's size (T 750, 2 x 1024 features, 20 classes), features to detections:",
+        "Recordings of THUMOS14's size (T 750, 2 x 1024 features, 20 classes), features to detections:",
         "",
-        "| | p50, ms | times the textbook's speed |",
-        "|---|---:|---:|",
+        "| | batch | p50, ms | p99, ms | videos/s | times the textbook's speed | mAP, % |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    return [
+        *lines,
+        *(
+            f"| {row['pipeline']} | {row.get('batch', 1)} | {row['p50_ms']:.1f} | {row['p99_ms']:.1f} "
+            f"| {row['videos_per_second']:.1f} | {_ratio(row)} | {_percent(row.get('mAP'))} |"
+            for row in result["rows"]
+        ),
+    ]
+
+
+def engines(result: Mapping[str, Any], subject: str = "thumos14") -> list[str]:
+    """Every engine and precision: mAP of the file, then milliseconds and ratio by batch; THUMOS14's size."""
+    rows = [row for row in result["rows"] if row["subject"] == subject]
+    batches = sorted({row["batch"] for row in rows})
+    headings = [f"batch {batch}, ms (ratio)" for batch in batches]
+    lines = [
+        "Features to scores, milliseconds and times the textbook network's speed on the same batch:",
+        "",
+        "| | precision | mAP, % | " + " | ".join(headings) + f" | share of the floor, batch {batches[-1]} |",
+        "|---|---|---:|" + "---:|" * (len(batches) + 1),
+    ]
+    for name in dict.fromkeys((row["engine"], row["format"], row["precision"]) for row in rows):
+        own = {row["batch"]: row for row in rows if (row["engine"], row["format"], row["precision"]) == name}
+        first = next(iter(own.values()))
+        cells = [f"{own[batch]['p50_ms']:.1f} ({own[batch]['times_faster']:.2f}x)" for batch in batches]
+        share = own[batches[-1]]["share_of_floor"]
+        lines.append(
+            f"| {TITLES.get(name[0], name[0])} | {name[2]} | {_percent(first['mAP'])} | {' | '.join(cells)} "
+            f"| {'' if share is None else f'{100 * share:.0f} %'} |"
+        )
+    return lines
+
+
+def engines_demo(result: Mapping[str, Any]) -> list[str]:
+    """The same of the demo's small model."""
+    return engines(result, "demo")
+
+
+def load(result: Mapping[str, Any]) -> list[str]:
+    """Fresh processes: from start to end, its parts, and the most memory."""
+    lines = [
+        "Fresh processes, from start to end:",
+        "",
+        "| | ms | import | open | first call | peak, MiB | times the textbook's speed |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in result["rows"]:
-        low, high = row["times_faster_interval"]
-        ratio = f"{row['times_faster']:.2f} ({low:.2f} to {high:.2f})"
-        lines.append(f"| {row['pipeline']} | {row['p50_ms']:.1f} | {ratio} |")
-    seconds = result["cold"]["detect_command_ms"] / 1e3
-    return [*lines, "", f"From process start to written JSON, `aicl-fast detect` takes {seconds:.2f} s."]
+        parts = [f"{row[name]:.0f}" if name in row else "" for name in ("import_ms", "open_ms", "first_ms")]
+        lines.append(
+            f"| {row['program']} | {row['p50_ms']:.0f} | {' | '.join(parts)} | {row['peak_mb']:.0f} "
+            f"| {_ratio(row)} |"
+        )
+    return lines
+
+
+def kernels(result: Mapping[str, Any]) -> list[str]:
+    """The Triton kernels: microseconds as replayed, share of the floor, and ratios."""
+    lines = [
+        "Microseconds a call, replayed; ratios are of replays, in brackets of calls launched one by one:",
+        "",
+        "| | µs | of the floor | over eager | over torch.compile |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for row in result["rows"]:
+        if row["family"] == "latency":
+            continue
+        share = row.get("share_of_floor")
+        ratios = [
+            f"{row[f'{rival}_replay_ratio']:.2f}x ({row[f'{rival}_call_ratio']:.2f}x)"
+            if f"{rival}_call_ratio" in row
+            else ""
+            for rival in ("eager", "compiled")
+        ]
+        lines.append(
+            f"| {row['family']}: {row['case']} | {row['kernels']['replay_us']:.1f} "
+            f"| {'' if share is None else f'{100 * share:.0f} %'} | {ratios[0]} | {ratios[1]} |"
+        )
+    for row in result["rows"]:
+        if row["family"] == "latency":
+            ours = row["kernels"]
+            lines += [
+                "",
+                f"{row['case']}: p50 {ours['p50_ms'] * 1e3:.0f} µs, p99 {ours['p99_ms'] * 1e3:.0f} µs, "
+                f"{ours['times_faster']:.1f}x the textbook.",
+            ]
+    return lines
 
 
 def decode(result: Mapping[str, Any]) -> list[str]:
@@ -123,10 +207,34 @@ def train(result: Mapping[str, Any]) -> list[str]:
         "| | ms | times the textbook's speed |",
         "|---|---:|---:|",
     ]
+    lines += [f"| {row['step']} | {row['p50_ms']:.0f} | {_ratio(row)} |" for row in result["rows"]]
+    return lines
+
+
+def _ratio(row: Mapping[str, Any]) -> str:
+    low, high = row["times_faster_interval"]
+    return f"{row['times_faster']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"
+
+
+def quantisation(result: Mapping[str, Any]) -> list[str]:
+    """Quantisers: mAP and the largest error of any output, over draws of the calibration recordings."""
+    seeds = result["seeds"]
+    exact = 100 * result["rows"][0]["fp32_mAP"]
+    lines = [
+        f"mAP in percent over {seeds} draws of {result['videos']} calibration recordings; float32 has {exact:.2f}:",
+        "",
+        "| quantiser | type | mAP, mean | lowest | largest error |",
+        "|---|---|---:|---:|---:|",
+    ]
     for row in result["rows"]:
-        low, high = row["times_faster_interval"]
+        maps = 100 * np.array(row["mAP"])
+        worst = max(row["largest_error"].values())
         lines.append(
-            f"| {row['step']} | {row['p50_ms']:.0f} | {row['times_faster']:.2f} ({low:.2f} to {high:.2f}) |"
+            f"| {row['quantiser']} | {row['precision']} | {maps.mean():.2f} | {maps.min():.2f} | {worst:.3f} |"
         )
     return lines
 
@@ -136,9 +244,28 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "accuracy": accuracy,
     "decode": decode,
     "detect": detect,
+    "engines": engines,
+    "engines-demo": engines_demo,
     "evaluate": evaluate,
+    "kernels": kernels,
+    "load": load,
+    "quantisation": quantisation,
     "train": train,
 }
+
+
+def part(result: Mapping[str, Any], suite: str, source: str) -> Mapping[str, Any]:
+    """One suite's record, of a file with one or several.
+
+    Raises:
+        ConfigError: it is not in the file, or was not measured; with the reason.
+    """
+    if "suites" not in result:
+        return result
+    found = result["suites"].get(suite, {"status": "not measured", "reason": "it was not run"})
+    if found["status"] != "measured":
+        raise ConfigError(f"{source}: '{suite}' is {found['status']}: {found['reason']}")
+    return {**result, **found}
 
 
 def quoted(text: str, results: Path, source: str = "document") -> str:
@@ -157,20 +284,19 @@ def quoted(text: str, results: Path, source: str = "document") -> str:
         opening, file, table, _, closing = match.groups()
         if table not in TABLES:
             raise ConfigError(f"{source}: there is no table '{table}'; there are {', '.join(TABLES)}.")
-        result = read_json(results / file, "result file")
+        result = part(read_json(results / file, "result file"), table.partition("-")[0], file)
         lines = TABLES[table](result)
         where = f"{result['device']}, {result['cores']} cores, {result['date']}, commit {result['commit']}"
         return "\n".join([f"{opening}{lines[0]}", *lines[1:], "", f"Measured on {where}.", closing])
 
-    return _BLOCK.sub(fill, text)
+    return BLOCK.sub(fill, text)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Rewrite the documents named, from the results beside this file."""
-    results = Path(__file__).resolve().parent / "results"
     for name in sys.argv[1:] if arguments is None else arguments:
         path = Path(name)
-        write_text(path, quoted(path.read_text(encoding="utf-8"), results, name))
+        write_text(path, quoted(path.read_text(encoding="utf-8"), RESULTS, name))
 
 
 if __name__ == "__main__":

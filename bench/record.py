@@ -6,18 +6,25 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aicl_fast.bench import machine
 from aicl_fast.files import write_json
 
 SCHEMA = 1
 _PACKAGES = (
-    "aicl-fast", "numpy", "numba", "pandas", "onnxruntime", "torch", "triton", "openvino", "tensorrt",
+    "aicl-fast", "numpy", "numba", "pandas", "onnx", "onnxruntime", "torch", "triton", "openvino", "nncf",
+    "tensorrt", "tensorrt-rtx-cu13-libs",
 )  # fmt: skip
+RESULTS = Path(__file__).resolve().parent / "results"
+"""Where results are kept."""
+HEADER = ("schema", "suite", "device", "cores", "system", "versions", "commit", "date")
+"""What a file of several suites says once for all of them."""
 
 
 def environment() -> dict[str, Any]:
@@ -29,23 +36,25 @@ def environment() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return {
+        "schema": SCHEMA,
         "device": device_name(),
         "cores": os.cpu_count(),
         # What else the machine was doing, to read times by; ratios are of the same turns.
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        # Read as the measuring ends; a GPU's driver, clocks and reasons for throttling are in it.
+        "machine": machine.state(),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": versions,
         "commit": _commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
-        "command": " ".join(["python", "-m", _module(), *map(_without_folder, sys.argv[1:])]),
+        "command": " ".join([_program(), *map(_without_folder, sys.argv[1:])]),
     }
 
 
 def device_name() -> str:
     """The GPU's name where torch is loaded and finds one, else the processor's."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
+    if machine.on_gpu():
+        return str(sys.modules["torch"].cuda.get_device_name())
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -53,6 +62,11 @@ def device_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def slug(name: str) -> str:
+    """A device's name as file names have it."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def write_result(
@@ -66,7 +80,7 @@ def write_result(
         rows: plain values; what a row holds is the suite's own.
         more: further fields beside the rows.
     """
-    write_json(path, {"schema": SCHEMA, "suite": suite, **environment(), **more, "rows": list(rows)})
+    write_json(path, {"suite": suite, **environment(), **more, "rows": list(rows)})
 
 
 def _commit() -> str:
@@ -94,6 +108,8 @@ def _without_folder(argument: str) -> str:
     return Path(argument).name if argument.startswith("/") else argument
 
 
-def _module() -> str:
+def _program() -> str:
+    if sys.argv[0].startswith("aicl-fast "):
+        return sys.argv[0]
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    return spec.name if spec is not None else Path(sys.argv[0]).name
+    return f"python -m {spec.name if spec is not None else Path(sys.argv[0]).name}"

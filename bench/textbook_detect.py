@@ -1,4 +1,4 @@
-"""Features to detections as the released program orders it: the baseline of the `detect` suite.
+"""Features to detections as the released program orders it: the baseline of `detect`, `engines` and `load`.
 
 Eager float32 torch for the network, then NumPy: top-k pooling, the video's classes, and decoding on the grid.
 """
@@ -15,21 +15,35 @@ from aicl_fast.model import TwoBranchNet
 
 
 class TextbookDetector:
-    """Runs one video at a time, as test scripts do."""
+    """Runs one video at a time, as test scripts do; the network alone takes batches too."""
 
-    def __init__(self, net: TwoBranchNet, config: Config) -> None:
-        self.net = net.eval()
+    def __init__(self, net: TwoBranchNet, config: Config, device: str = "cpu") -> None:
+        self.net = net.eval().to(device)
         self.config = config
+        self.device = device
 
-    @torch.no_grad()
     def __call__(self, rgb: Array, flow: Array) -> tuple[Array, Array]:
         """(N,) classes and (N, 3) start, end and score in seconds of one recording."""
         config = self.config
         features = np.concatenate([rgb, flow], axis=1)
         sampled = features[sample_indices(len(features), config.data.segments)]
-        out = textbook_train.forward(self.net, torch.from_numpy(sampled)[None], config.model.fusion_gamma)
-        score, cas = out["score"][0].numpy(), out["cas"][0].numpy()
-        order = np.argsort(-score, axis=0, kind="stable")[: config.topk]
-        logits = np.take_along_axis(cas, order, axis=0).mean(axis=0)
-        video = np.exp(logits - logits.max())
-        return textbook_decode.decode(score, video / video.sum(), len(features), config.decode, config.data)
+        return self.decoded(torch.from_numpy(sampled[None]), len(features))
+
+    def decoded(self, sampled: torch.Tensor, num_segments: int) -> tuple[Array, Array]:
+        """The same from (1, T, D) sampled features."""
+        config = self.config
+        score, video = self.scores(sampled)
+        return textbook_decode.decode(score[0], video[0], num_segments, config.decode, config.data)
+
+    @torch.no_grad()
+    def scores(self, features: torch.Tensor) -> tuple[Array, Array]:
+        """(B, T, C) fused scores and (B, C) video scores of (B, T, D) features."""
+        x = features.to(self.device)
+        if self.config.model.standardize_input:
+            x = (x - self.net.input_mean) * self.net.input_scale
+        out = textbook_train.forward(self.net, x, self.config.model.fusion_gamma)
+        score, cas = out["score"].cpu().numpy(), out["cas"].cpu().numpy()
+        order = np.argsort(-score, axis=1, kind="stable")[:, : self.config.topk]
+        logits = np.take_along_axis(cas, order, axis=1).mean(axis=1)
+        video = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return score, video / video.sum(axis=1, keepdims=True)

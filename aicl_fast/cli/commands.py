@@ -69,23 +69,24 @@ def run_train(
     out.print(f"model: {folder / 'model.safetensors'}", highlight=False, soft_wrap=True)
 
 
-def run_bench(suite: str, arguments: list[str]) -> None:
+def run_bench(name: str, arguments: list[str]) -> None:
     """``aicl-fast bench``."""
     import importlib
     import sys
 
-    from aicl_fast.bench import SUITES
+    from aicl_fast.bench import SUITES, TOOLS
 
-    if suite not in SUITES:
-        listed = "".join(f"\n  {name:10} {what}" for name, what in SUITES.items())
-        raise ConfigError(f"there is no suite {suite!r}. There are:{listed}")
+    every = {**SUITES, **TOOLS}
+    if name not in every:
+        listed = "".join(f"\n  {each:10} {what}" for each, what in every.items())
+        raise ConfigError(f"there is no suite {name!r}. There are:{listed}")
     try:
-        main = importlib.import_module(f"aicl_fast.bench.{suite}").main
+        main = importlib.import_module(f"aicl_fast.bench.{name}").main
     except ImportError as error:
         raise UnavailableError(
-            f"the suite {suite!r} cannot be imported ({error}): pip install 'aicl-fast[dev]'"
+            f"the suite {name!r} cannot be imported ({error}): pip install 'aicl-fast[dev]'"
         ) from error
-    sys.argv = [f"aicl-fast bench {suite}", *arguments]
+    sys.argv = [f"aicl-fast bench {name}", *arguments]
     code = main(arguments)
     if code:
         sys.exit(code)

@@ -1,0 +1,244 @@
+"""Every suite that this machine can run, one after another, into one file.
+
+    aicl-fast bench all                                        # make bench
+    python -P -m aicl_fast.bench.all --device cuda             # make gpu
+    aicl-fast bench all --only detect,load --again
+
+Each suite runs in a process of its own. What it found is in `<device>-<date>.json` as soon as it has ended,
+so a run that is cut off goes on where it was when it is started again at the same commit. A suite whose
+packages or device are not here is recorded as not measured, with the reason; one that fails does not keep the
+others from running, but the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import xml.etree.ElementTree
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aicl_fast.bench.record import HEADER, RESULTS, environment, slug
+from aicl_fast.errors import AiclError, UnavailableError
+from aicl_fast.files import read_json, write_json
+
+_ABSENT = 3
+"""The exit status of a suite whose packages or device are not here."""
+_DONE = ("measured", "not measured")
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One suite.
+
+    Attributes:
+        name: of its part in the file.
+        suite: the module that measures; ``tests`` is pytest.
+        arguments: of the suite.
+        most: seconds that it may take.
+    """
+
+    name: str
+    suite: str
+    arguments: tuple[str, ...]
+    most: float
+
+
+CPU = (
+    Step("load", "load", ("--rounds", "7"), 120),
+    Step("detect", "detect", ("--seconds", "50", "--rounds", "0"), 240),
+    Step("engines", "engines", ("--seconds", "75"), 240),
+    Step("decode", "decode", ("--rounds", "15"), 150),
+    Step("train", "train", ("--seconds", "70"), 200),
+    Step("evaluate", "evaluate", ("--rounds", "3"), 150),
+    Step("kernels", "kernels", (), 30),
+)
+GPU = (
+    Step("tests", "tests", (), 120),
+    Step("kernels", "kernels", ("--seconds", "60"), 150),
+    Step("engines", "engines", ("--device", "cuda", "--seconds", "40"), 120),
+    Step("detect", "detect", ("--device", "cuda", "--seconds", "20", "--rounds", "0"), 90),
+    Step("train", "train", ("--device", "cuda", "--seconds", "15"), 120),
+    Step("sanitize", "kernels", ("--sanitize", "--seconds", "120"), 130),
+    Step("load", "load", ("--rounds", "3"), 60),
+    Step("decode", "decode", ("--rounds", "8"), 90),
+)
+
+
+def run(step: Step, folder: Path, seconds: float) -> dict[str, Any]:
+    """Run one suite in a process of its own.
+
+    Args:
+        step: the suite.
+        folder: for what it writes.
+        seconds: after which it is stopped.
+    Returns:
+        Its part of the file: ``status``, with a ``reason`` unless it is ``measured``, and what it recorded.
+    """
+    part = folder / f"{step.name}.json"
+    command = [sys.executable, "-P", "-m", "aicl_fast.bench.all", "--step", step.suite, "--json", str(part)]
+    start = time.perf_counter()
+    code, last = _watched([*command, *step.arguments], seconds)
+    found: dict[str, Any] = {"seconds": round(time.perf_counter() - start, 1)}
+    if part.is_file():
+        recorded = read_json(part, "part")
+        found |= {name: value for name, value in recorded.items() if name not in HEADER}
+    if code == 0 and "rows" in found:
+        return {"status": "measured", **found}
+    if code == _ABSENT:
+        return {"status": "not measured", "reason": last, **found}
+    if code is None:
+        return {"status": "cut off", "reason": f"not finished in {seconds:.0f} s", **found}
+    return {"status": "failed", "reason": last or f"exit status {code}", **found}
+
+
+def _watched(command: Sequence[str], seconds: float) -> tuple[int | None, str]:
+    """Exit status (None: stopped) and last line of a command, whose output is shown as it comes."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+        start_new_session=True,
+    )  # fmt: skip
+    stopped = threading.Event()
+
+    def stop() -> None:
+        stopped.set()
+        # A suite starts processes of its own, which would keep the machine busy.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    timer = threading.Timer(seconds, stop)
+    timer.start()
+    last = ""
+    assert process.stdout is not None
+    for line in process.stdout:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+        last = line.strip() or last
+    code = process.wait()
+    timer.cancel()
+    return (None if stopped.is_set() else code), last.removeprefix("not measured: ")[:300]
+
+
+def run_step(suite: str, json: Path, arguments: Sequence[str]) -> int:
+    """What a suite's process does."""
+    try:
+        if suite == "tests":
+            return _tests(json, arguments)
+        sys.argv = [f"aicl-fast bench {suite}", *arguments]
+        main = importlib.import_module(f"aicl_fast.bench.{suite}").main
+        return int(main([*arguments, "--json", str(json)]) or 0)
+    except (UnavailableError, ModuleNotFoundError) as error:
+        print(f"not measured: {_line(error)}")
+        return _ABSENT
+    except AiclError as error:
+        print(f"{suite}: {_line(error)}")
+        return 1
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _tests(json: Path, arguments: Sequence[str]) -> int:
+    """The tests that need a GPU, in this process's interpreter."""
+    folder = _ROOT / "tests"
+    if not folder.is_dir():
+        raise UnavailableError("the tests are in a checkout only.")
+    if importlib.util.find_spec("pytest") is None:
+        raise UnavailableError("pytest is not installed.")
+    report = json.with_suffix(".xml")
+    rooms = [str(folder / room) for room in ("kernels", "train", "export")]
+    command = [sys.executable, "-P", "-m", "pytest", *rooms, "-q", "-m", "gpu", f"--junitxml={report}"]
+    code = subprocess.run([*command, *arguments], check=False, cwd=_ROOT).returncode
+    if report.is_file():
+        counts = xml.etree.ElementTree.parse(report).getroot()[0].attrib
+        row = {name: int(counts[name]) for name in ("tests", "failures", "errors", "skipped")}
+        write_json(json, {"rows": [row]})
+        print(f"{row}")
+    return code
+
+
+def file_for(folder: Path, origin: dict[str, Any]) -> Path:
+    """``<device>-<date>.json``."""
+    return folder / f"{slug(origin['device'])}-{origin['date']}.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, and write the file after every suite; 1 if a suite failed or was cut off."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == ["--step"]:
+        return run_step(given[1], Path(given[3]), given[4:])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--only", help="suites, comma-separated")
+    parser.add_argument("--again", action="store_true", help="measure anew what the file already has")
+    parser.add_argument("--minutes", type=float, default=8.8, help="after which nothing is started (8.8)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the file (bench/results)")
+    options = parser.parse_args(given)
+    steps = CPU if options.device == "cpu" else GPU
+    if options.only is not None:
+        steps = _chosen(steps, options.only.split(","))
+    if options.device == "cuda":
+        importlib.import_module("torch")  # whose device is then the one that is recorded
+    origin = environment()
+    path = file_for(options.out, origin)
+    suites = _earlier(path, origin["commit"])
+    stop = time.perf_counter() + 60 * options.minutes
+    with tempfile.TemporaryDirectory() as folder:
+        for step in steps:
+            if suites.get(step.name, {}).get("status") in _DONE and not options.again:
+                print(f"== {step.name}: measured already")
+                continue
+            left = stop - time.perf_counter()
+            if left < 5:
+                print(f"== {step.name}: no time is left; start this again to go on")
+                suites.setdefault(
+                    step.name, {"status": "cut off", "reason": "no time was left", "seconds": 0.0}
+                )
+                continue
+            print(f"== {step.name}", flush=True)
+            suites[step.name] = run(step, Path(folder), min(step.most, left))
+            write_json(path, {**origin, "target": options.device, "suites": suites})
+    if suites:
+        write_json(path, {**origin, "target": options.device, "suites": suites})
+    bad = {name: part for name, part in suites.items() if part["status"] not in _DONE}
+    for name, part in suites.items():
+        reason = f", {part['reason']}" if "reason" in part else ""
+        print(f"{name:10} {part['status']}{reason}")
+    print(f"written to {os.path.relpath(path)}")
+    return 1 if bad else 0
+
+
+def _chosen(steps: Sequence[Step], names: Sequence[str]) -> tuple[Step, ...]:
+    every = [step.name for step in steps]
+    for name in names:
+        if name not in every:
+            raise AiclError(f"--only: expected some of {', '.join(every)}, got {name!r}.")
+    return tuple(step for step in steps if step.name in names)
+
+
+def _earlier(path: Path, commit: str) -> dict[str, Any]:
+    """What a run at the same commit has already measured."""
+    if not path.is_file():
+        return {}
+    before = read_json(path, "result file")
+    found: dict[str, Any] = before["suites"] if before.get("commit") == commit else {}
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

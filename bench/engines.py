@@ -1,0 +1,326 @@
+"""Every engine, precision and batch that runs here: speed beside the accuracy of the very same file.
+
+    python -m aicl_fast.bench.engines --json engines.json
+    python -m aicl_fast.bench.engines --subject demo --batch 1,8,64
+    python -m aicl_fast.bench.engines --model m.onnx --data THUMOS14
+
+The weights are exported in every format and precision that `export/formats.py` has, and each file is opened
+in its own engine; what cannot be exported or opened here is listed with its reason. A row is one file at one
+batch: features in memory to fused scores and video scores, its mAP through the whole pipeline, and the share
+of what the machine's own measured rates allow. The baseline is the textbook network on the same batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from aicl_fast.bench import machine
+from aicl_fast.bench.measure import Call, rotating, take_turns
+from aicl_fast.bench.models import Subject, given_subject, subject
+from aicl_fast.bench.quote import TITLES
+from aicl_fast.bench.record import write_result
+from aicl_fast.bench.textbook_detect import TextbookDetector
+from aicl_fast.config import Config
+from aicl_fast.detector import Detector
+from aicl_fast.errors import AiclError
+from aicl_fast.export.formats import FORMATS, SUFFIXES, ExportOptions, export_model
+from aicl_fast.features import Floats, sample_indices
+from aicl_fast.weights import load_model
+
+BASELINE = "textbook"
+BATCHES = (1, 8, 64)
+LONGEST = 1.5
+"""Seconds: a batch whose baseline would take longer on the CPU is left out."""
+_CALIBRATED = ("int8", "fp8")
+_TORCH_PRECISIONS = {"cpu": ("fp32",), "cuda": ("fp32", "bf16", "fp16", "fp8")}
+_RATES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "tf32": "float32", "fp8": "float8_e4m3fn"}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One file in one engine.
+
+    Attributes:
+        engine: its name.
+        format: what the file is.
+        precision: of its products.
+        detector: the file, open.
+        open_ms: what opening took.
+        first_ms: what the first video took.
+        mAP: of the file, on the subject's recordings; None without a data set.
+    """
+
+    engine: str
+    format: str
+    precision: str
+    detector: Detector
+    open_ms: float
+    first_ms: float
+    mAP: float | None
+
+    @property
+    def name(self) -> str:
+        """The format and the precision: no two contenders have both."""
+        return f"{self.format}, {self.precision}"
+
+    @property
+    def pipeline(self) -> str:
+        """What to call it in a table."""
+        name = "torch, our decoding" if self.engine == "torch" else TITLES.get(self.engine, self.engine)
+        return f"{name}, {self.precision}"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What was not measured, and why."""
+
+    format: str
+    precision: str
+    why: str
+
+
+def contenders(what: Subject, folder: Path, threads: int, device: str) -> Iterator[Contender | LeftOut]:
+    """Export the weights in every way and open the files, one after another.
+
+    Args:
+        what: the model.
+        folder: for the files.
+        threads: of engines on the CPU.
+        device: ``cpu`` or ``cuda``.
+    """
+    for precision in _TORCH_PRECISIONS[device]:
+        options: dict[str, Any] = {"precision": precision, "device": device}
+        yield _open(what, what.weights, "safetensors", precision, {**options, "threads": threads})
+    for format_, precisions in FORMATS.items():
+        if format_ not in SUFFIXES:
+            continue  # a folder for a server
+        elsewhere = format_ == "openvino" if device == "cuda" else format_.startswith("tensorrt")
+        if elsewhere:
+            yield LeftOut(format_, "", f"does not run on {device}")
+            continue
+        for precision in precisions:
+            path = folder / f"{what.name}-{precision}{SUFFIXES[format_]}"
+            try:
+                export_model(what.weights, path, _options(what, format_, precision))
+            except AiclError as error:
+                yield LeftOut(format_, precision, _first_line(error, path))
+                continue
+            settings: dict[str, Any] = {}
+            if format_ == "onnx":
+                settings["device"] = device
+            if device == "cpu":
+                settings["threads"] = threads
+            yield _open(what, path, format_, precision, settings)
+
+
+def open_all(
+    what: Subject, folder: Path, threads: int, device: str
+) -> tuple[list[Contender], list[dict[str, Any]]]:
+    """All that run, and the rows of those that do not."""
+    running, others = [], []
+    for found in contenders(what, folder, threads, device):
+        if isinstance(found, Contender):
+            running.append(found)
+        else:
+            others.append({"subject": what.name, **dataclasses.asdict(found)})
+    return running, others
+
+
+def _options(what: Subject, format_: str, precision: str) -> ExportOptions:
+    # Whatever calibrates says so when it is not given the data, so only those get it.
+    plain = ExportOptions(format_, precision)
+    if what.dataset is None or precision not in _CALIBRATED:
+        return plain
+    return dataclasses.replace(plain, calibrate=what.dataset.root)
+
+
+def _open(what: Subject, path: Path, format_: str, precision: str, settings: dict[str, Any]) -> Any:
+    try:
+        start = time.perf_counter()
+        detector = Detector(path, **settings)
+        opened = time.perf_counter()
+        detector(*what.recordings[0])
+        first = time.perf_counter()
+        average = what.mean_average(detector)
+    except (AiclError, RuntimeError) as error:
+        return LeftOut(format_, precision, _first_line(error, path))
+    return Contender(
+        detector.engine.name,
+        format_,
+        precision,
+        detector,
+        1e3 * (opened - start),
+        1e3 * (first - opened),
+        average,
+    )
+
+
+def _first_line(error: Exception, path: Path) -> str:
+    """The reason in a line that names no folder of this machine."""
+    text = (str(error).splitlines() or [type(error).__name__])[0]
+    return text.replace(str(path.parent) + "/", "").removeprefix(f"{path.name}: ")[:300]
+
+
+def work(config: Config, batch: int) -> tuple[int, int]:
+    """Bytes that have to move and operations that have to be done for a batch, in float32.
+
+    Features and parameters are read once, the four results written once. The operations are those of the
+    three kernel-3 convolutions and of the heads.
+    """
+    data, model = config.data, config.model
+    length, width, classes = data.segments, data.input_width, model.num_classes
+    embedding = 3 * 2 * width * model.embedding_width  # both streams together, and each on its own
+    heads = model.embedding_width * (classes + 2)
+    parameters = embedding + heads
+    results = length * classes + classes + 2 * length
+    moved = 4 * (batch * (length * width + results) + parameters)
+    return moved, 2 * batch * length * parameters
+
+
+def measure(
+    what: Subject,
+    running: Sequence[Contender],
+    batch: int,
+    seconds: float,
+    rates: dict[str, float],
+    device: str,
+) -> list[dict[str, Any]]:
+    """One batch size: every contender in turn with the textbook network."""
+    net, config = load_model(what.weights)
+    textbook = TextbookDetector(net, config, device)
+    inputs = [_features(config, each) for each in what.batches(batch)]
+    calls: dict[str, Call] = {BASELINE: rotating(textbook.scores, [torch.from_numpy(x) for x in inputs])}
+    calls |= {each.name: rotating(each.detector.engine, inputs) for each in running}
+    timings = take_turns(calls, BASELINE, seconds=seconds, least=5)
+    moved, operations = work(config, batch)
+    rows = []
+    for each in (None, *running):
+        name = BASELINE if each is None else each.name
+        timing = timings[name]
+        precision = "fp32" if each is None else each.precision
+        floor = machine.floor_seconds(rates, moved, operations, _RATES.get(precision, precision))
+        rows.append(
+            {
+                "subject": what.name,
+                "engine": name if each is None else each.engine,
+                "format": "" if each is None else each.format,
+                "precision": precision,
+                "batch": batch,
+                "mAP": None if each is None else each.mAP,
+                **timing.row(),
+                "videos_per_second": batch / timing.median,
+                "open_ms": None if each is None else each.open_ms,
+                "first_ms": None if each is None else each.first_ms,
+                "bytes": moved,
+                "operations": operations,
+                "floor_ms": None if floor is None else 1e3 * floor,
+                "share_of_floor": None if floor is None else floor / timing.median,
+            }
+        )
+    # The textbook computes what the weights in torch do, which the tests hold: the same mAP.
+    rows[0]["mAP"] = next((each.mAP for each in running if each.format == "safetensors"), None)
+    return rows
+
+
+def _features(config: Config, recordings: Sequence[Any]) -> Floats:
+    length = config.data.segments
+    sampled = [np.concatenate(streams, axis=1) for streams in recordings]
+    return np.stack([features[sample_indices(len(features), length)] for features in sampled])
+
+
+def parse_batches(text: str) -> tuple[int, ...]:
+    """``1,8,64`` as numbers.
+
+    Raises:
+        argparse.ArgumentTypeError: another form.
+    """
+    parts = text.split(",")
+    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise argparse.ArgumentTypeError(f"expected sizes such as 1,8,64, got {text!r}")
+    return tuple(int(part) for part in parts)
+
+
+def show(row: dict[str, Any]) -> None:
+    """One line."""
+    low, high = row["times_faster_interval"]
+    accuracy = "" if row["mAP"] is None else f"mAP {100 * row['mAP']:5.1f}  "
+    what = f"{row['subject']} {row['engine']} {row['format']} {row['precision']}"
+    print(
+        f"{what:42} batch {row['batch']:3}  {accuracy}p50 {row['p50_ms']:9.2f} ms  "
+        f"{row['videos_per_second']:9.1f} videos/s  {row['times_faster']:6.2f}x ({low:.2f} to {high:.2f})",
+        flush=True,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print, and record where ``--json`` says."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--subject", default="demo,thumos14", help="demo, thumos14 or both (both)")
+    parser.add_argument("--model", type=Path, help="a file of one's own, its .safetensors beside it")
+    parser.add_argument("--data", type=Path, help="its data set folder")
+    parser.add_argument("--batch", type=parse_batches, default=BATCHES, help="1,8,64")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of measuring, in all (60)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    if options.model is not None:
+        subjects = [given_subject(options.model, options.data)]
+    else:
+        subjects = _available(options.subject.split(","), options.device)
+    on_cpu = options.device == "cpu"
+    rates = machine.processor_rates() if on_cpu else machine.gpu_rates(torch.device("cuda"))
+    rows: list[dict[str, Any]] = []
+    left_out: list[dict[str, Any]] = []
+    each = options.seconds / len(subjects) / len(options.batch)
+    with tempfile.TemporaryDirectory() as folder:
+        for what in subjects:
+            running, others = open_all(what, Path(folder), options.threads, options.device)
+            left_out += others
+            longest = 0.0
+            for batch in sorted(options.batch):
+                if on_cpu and batch * longest > LONGEST:
+                    why = f"batch {batch}: a call would take over {LONGEST:g} s"
+                    left_out.append({"subject": what.name, **dataclasses.asdict(LeftOut("", "", why))})
+                    continue
+                found = measure(what, running, batch, each, rates, options.device)
+                longest = found[0]["p50_ms"] / 1e3 / batch
+                for row in found:
+                    show(row)
+                rows += found
+    for row in left_out:
+        print(f"{row['subject']} {row['format']} {row['precision']}: left out, {row['why']}")
+    if options.json is not None:
+        write_result(options.json, "engines", rows, threads=options.threads, rates=rates, left_out=left_out)
+
+
+def _available(names: Sequence[str], device: str) -> list[Subject]:
+    """The subjects that can be had here; the last one's reason if there is none."""
+    found: list[Subject] = []
+    failure: AiclError | None = None
+    for name in names:
+        try:
+            found.append(subject(name, device))
+        except AiclError as error:
+            print(f"{name}: left out, {error}")
+            failure = error
+    if failure is not None and not found:
+        raise failure
+    return found
+
+
+if __name__ == "__main__":
+    main()
