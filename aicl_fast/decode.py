@@ -86,8 +86,8 @@ def decode(
         UnavailableError: the backend is not installed.
         ConfigError: a backend or setting that does not exist or has no meaning.
     """
-    engine = _engine(config, data, backend)
-    names = _names(classes)
+    known = _setups.get((id(config), id(data), id(classes), backend))
+    engine, names = (known or _setup(config, data, classes, backend))[:2]
     found = engine.attempt(scores, video_scores, num_segments, names)
     if found is None:
         a_score, v = _checked(scores, video_scores, num_segments, len(classes), config.upscale, video)
@@ -133,13 +133,13 @@ def decode_batch(
         )
     if threads is not None and threads < 1:
         raise ConfigError(f"threads: expected at least 1, or None for all processors, got {threads!r}.")
-    engine = _engine(config, data, backend)
+    engine, labels, *_ = _setup(config, data, classes, backend)
     inputs = [
         (*_checked(s, v, n, len(classes), config.upscale, name), int(n))
         for s, v, n, name in zip(scores, video_scores, num_segments, names, strict=True)
     ]
     workers = max(1, min(threads or _processors(), len(inputs)))
-    found = engine.run_batch(inputs, _names(classes), workers)
+    found = engine.run_batch(inputs, labels, workers)
     result = []
     for (a_score, v, _), one, name in zip(inputs, found, names, strict=True):
         if one is None:
@@ -301,35 +301,16 @@ def _not_finite(a_score: Array, v: Array, video: str) -> DataError:
     return DataError(f"{video}: scores too large to decode; expected numbers of at most {_LARGEST:g}.")
 
 
-_names_of: dict[int, tuple[Sequence[str], Array]] = {}
-
-
-def _names(classes: Sequence[str]) -> Array:
-    """Class names as an array. A tuple cannot change, so its array is kept."""
-    known = _names_of.get(id(classes))
-    if known is not None and known[0] is classes:
-        return known[1]
-    array = np.array(list(classes), dtype=np.str_)
-    if isinstance(classes, tuple):
-        if len(_names_of) >= 16:
-            _names_of.clear()
-        # Holding the tuple itself keeps its id from being given to another.
-        _names_of[id(classes)] = (classes, array)
-    return array
-
-
 def _detections(found: Found, video: str) -> Detections:
-    labels, values, segments = found
-    if not len(values):
-        return Detections.empty(video)
     # The arrays are as Detections would make them: its own conversions would take a quarter of a call.
-    result = object.__new__(Detections)
+    result = _new(Detections)
     fields = result.__dict__
-    fields["labels"] = labels
-    fields["scores"] = values
-    fields["segments"] = segments
+    fields["labels"], fields["scores"], fields["segments"] = found
     fields["video"] = video
     return result
+
+
+_new = object.__new__
 
 
 def _processors() -> int:
@@ -387,23 +368,40 @@ def _choose(backend: str) -> str:
     return "native"
 
 
-_engines: dict[tuple[int, int, str], tuple[DecodeConfig, DataConfig, _Engine]] = {}
-_engines_lock = threading.Lock()
+_Setup = tuple["_Engine", Array, DecodeConfig, DataConfig, Sequence[str]]
+_setups: dict[tuple[int, int, int, str], _Setup] = {}
+_engines: dict[tuple[int, int, str], tuple["_Engine", DecodeConfig, DataConfig]] = {}
+_caches_lock = threading.Lock()
+
+# Both are looked up by identity: hashing 14 fields takes microseconds. An entry holds what its key names, so no
+# other object can have that id for as long as it is there.
+
+
+def _setup(config: DecodeConfig, data: DataConfig, classes: Sequence[str], backend: str) -> _Setup:
+    """All that a call needs to know about these arguments."""
+    names = np.array(list(classes), dtype=np.str_)
+    setup = _engine(config, data, backend), names, config, data, classes
+    # A list could change, and its array would not.
+    if isinstance(classes, tuple):
+        with _caches_lock:
+            if len(_setups) >= 64:
+                _setups.clear()
+            _setups[id(config), id(data), id(classes), backend] = setup
+    return setup
 
 
 def _engine(config: DecodeConfig, data: DataConfig, backend: str) -> _Engine:
-    """The backend set up for these settings. Found by identity: hashing 14 fields takes microseconds."""
-    key = (id(config), id(data), backend)
-    known = _engines.get(key)
-    if known is not None and known[0] is config and known[1] is data:
-        return known[2]
+    """The backend set up for these settings."""
+    known = _engines.get((id(config), id(data), backend))
+    if known is not None:
+        return known[0]
     kind = _choose(backend)
     _check_settings(config, data)
     engine: _Engine = _NativeEngine(config, data) if kind == "native" else _NumbaEngine(config, data)
-    with _engines_lock:
+    with _caches_lock:
         if len(_engines) >= 32:
             _engines.clear()
-        _engines[key] = (config, data, engine)
+        _engines[id(config), id(data), backend] = engine, config, data
     return engine
 
 

@@ -66,7 +66,9 @@ const char* Plan::check(const aicl_decode_settings& s) noexcept {
 }
 
 Plan::Plan(const aicl_decode_settings& settings)
-    : settings_(settings), thresholds_(settings.thresholds, settings.thresholds + settings.num_thresholds) {
+    : settings_(settings),
+      upscale_(settings.upscale),
+      thresholds_(settings.thresholds, settings.thresholds + settings.num_thresholds) {
   std::sort(thresholds_.begin(), thresholds_.end());
   thresholds_.erase(std::unique(thresholds_.begin(), thresholds_.end()), thresholds_.end());
   settings_.thresholds = nullptr;
@@ -81,8 +83,8 @@ Plan::Plan(const aicl_decode_settings& settings)
   const std::int32_t upscale = settings.upscale;
   for (std::int32_t r = 0; r <= upscale; ++r) {
     // What lies a whole segment away, or more, is beyond every threshold that the segment crosses.
-    weight_.push_back(r < upscale ? static_cast<double>(r) / upscale : 2.0);
-    triangle_.push_back(r * (r - 1.0) / (2.0 * upscale));
+    const double weight = r < upscale ? static_cast<double>(r) / upscale : 2.0;
+    step_.push_back({weight, static_cast<double>(r), r * (r - 1.0) / (2.0 * upscale)});
   }
   padded_thresholds_ = thresholds_;
   while (padded_thresholds_.size() % kThresholdsAtOnce != 0) {
@@ -115,6 +117,7 @@ std::size_t Plan::lay_out(unsigned char* memory) noexcept {
   give(double_curves_, length * classes);
   for (double** by_segment : {&value_, &slope_, &prefix_}) give(*by_segment, length);
   give(level_, length + kSegmentsAtOnce + 1);
+  give(change_, length + 1);
   give(open_, static_cast<std::int64_t>(thresholds_.size()) + 1);
   // One more than there are: some is written before it is known whether it is wanted.
   const std::int64_t n = std::int64_t{max_proposals_} + 1;
@@ -315,11 +318,11 @@ double* Plan::curves() noexcept {
 // Within a cell the grid's values never turn, even rounded, so a threshold is crossed there at most once
 // and only if the levels of its two ends differ.
 template <class Scalar>
-bool Plan::find_runs(const Scalar* curve, std::int32_t label, Tree& tree) noexcept {
+bool Plan::find_runs(const Scalar* curve, Tree& tree) noexcept {
   const std::int32_t depth = static_cast<std::int32_t>(thresholds_.size());
   const std::int32_t length = length_, upscale = settings_.upscale;
-  const double *const threshold = thresholds_.data(), *const weight = weight_.data();
-  const double* const triangle = triangle_.data();
+  const double* const threshold = thresholds_.data();
+  const Step* const step = step_.data();
   const double most = upscale + 0.5;
   double *const value = value_, *const slope = slope_, *const prefix = prefix_;
   expand(curve, length, upscale, value, slope, prefix);
@@ -337,7 +340,7 @@ bool Plan::find_runs(const Scalar* curve, std::int32_t label, Tree& tree) noexce
     levels(curve, length, padded_thresholds_.data(), passes, level);
   }
   // The grid's last point stands in for the segment that does not follow.
-  const double last = value[length - 1] + slope[length - 1] * weight[upscale - 1];
+  const double last = value[length - 1] + slope[length - 1] * step[upscale - 1].weight;
   level[length] = 0;
   for (std::int32_t k = 0; k < depth; ++k) level[length] += last >= threshold[k] ? 1 : 0;
   for (int i = 1; i <= kSegmentsAtOnce; ++i) level[length + i] = level[length];
@@ -347,44 +350,47 @@ bool Plan::find_runs(const Scalar* curve, std::int32_t label, Tree& tree) noexce
   std::int32_t n = tree.begin;
   if (level[0] > max_proposals_ - n) return false;
   for (std::int32_t k = 0; k < level[0]; ++k) {
-    boxes[n] = {{0.0, 0.0}, {0, 0}, open[k - 1], n, k, label};
+    boxes[n] = {{0.0, 0.0}, {0, 0}, open[k - 1], n, k, 0};
     open[k] = n++;
   }
+  // Where anything is crossed, gathered first: less to keep at hand in the loop that follows.
+  std::int32_t* const change = change_;
+  std::int32_t found = 0;
   for (std::int32_t low = 0; low < length; low += kSegmentsAtOnce) {
-    for (std::uint64_t bits = changes(level + low); bits != 0; bits &= bits - 1) {
-      const std::int32_t t = low + lowest_bit(bits);
-      const std::int32_t from = level[t], to = level[t + 1];
-      if (to - from > max_proposals_ - n) return false;
-      const double v = value[t], rise = slope[t], sum = prefix[t];
-      const double steps = upscale / rise;
-      // Rises and falls mix too well for a processor to guess which comes next: no branch from here on.
-      const std::int32_t rises = static_cast<std::int32_t>(static_cast<std::uint32_t>(from - to) >> 31);
-      for (std::int32_t k = std::min(from, to); k < std::max(from, to); ++k) {
-        const double height = threshold[k];
-        const auto crossed = [=](std::int32_t r) noexcept { return (v + rise * weight[r] >= height ? 1 : 0) == rises; };
-        // At least 1, and within a step or so of what the grid's own arithmetic decides; or NaN.
-        const double guess = (height - v) * steps + 1.0;
-        std::int32_t r = static_cast<std::int32_t>(std::min(most, guess));
-        while (crossed(r - 1)) --r;
-        while (!crossed(r)) ++r;
-        // What a fall writes anew is the same, or right only now.
-        const std::int32_t j = open[k] + ((n - open[k]) & -rises);
-        Box& box = boxes[j];
-        box.ends[1 - rises] = t * upscale + r;
-        box.sums[1 - rises] = sum + r * v + rise * triangle[r];
-        box.parent = open[k - 1];
-        box.layer = k;
-        box.label = label;
-        open[k] = j;
-        n += rises;
-        box.after = n;
-      }
-    }
+    for (std::uint64_t bits = changes(level + low); bits != 0; bits &= bits - 1) change[found++] = low + lowest_bit(bits);
+  }
+  for (std::int32_t i = 0; i < found; ++i) {
+    const std::int32_t t = change[i], from = level[t], to = level[t + 1];
+    if (to - from > max_proposals_ - n) return false;
+    const double v = value[t], rise = slope[t], sum = prefix[t];
+    const double steps = upscale / rise;
+    // Rises and falls mix too well for a processor to guess which comes next: no branch from here on.
+    const std::int32_t rises = static_cast<std::int32_t>(static_cast<std::uint32_t>(from - to) >> 31);
+    const std::int32_t above = std::max(from, to);
+    std::int32_t k = std::min(from, to);
+    do {
+      const double height = threshold[k];
+      const auto inside = [=](std::int32_t r) noexcept { return v + rise * step[r].weight >= height; };
+      // At least 1, and within a step or so of what the grid's own arithmetic decides; or NaN.
+      const double guess = (height - v) * steps + 1.0;
+      std::int32_t r = static_cast<std::int32_t>(std::min(most, guess));
+      while (inside(r - 1) == inside(r)) r += inside(r) == (rises == 1) ? -1 : 1;
+      // What a fall writes anew is the same, or right only now.
+      const std::int32_t j = open[k] + ((n - open[k]) & -rises);
+      Box& box = boxes[j];
+      box.ends[1 - rises] = t * upscale + r;
+      box.sums[1 - rises] = sum + step[r].count * v + rise * step[r].slopes;
+      box.parent = open[k - 1];
+      box.layer = k;
+      open[k] = j;
+      n += rises;
+      box.after = n;
+    } while (++k < above);
   }
   for (std::int32_t k = 0; k < level[length]; ++k) {
     Box& box = boxes[open[k]];
     box.ends[1] = length * upscale;
-    box.sums[1] = prefix[length - 1] + upscale * value[length - 1] + slope[length - 1] * triangle[upscale];
+    box.sums[1] = prefix[length - 1] + upscale * value[length - 1] + slope[length - 1] * step[upscale].slopes;
     box.after = n;
   }
   tree.end = n;
@@ -392,23 +398,23 @@ bool Plan::find_runs(const Scalar* curve, std::int32_t label, Tree& tree) noexce
 }
 
 // Mean inside minus mean outside, and times.
-void Plan::score_runs(const Tree& tree, double bonus) noexcept {
+void Plan::score_runs(const Tree& tree, std::int32_t label, double bonus) noexcept {
   const std::int32_t upscale = settings_.upscale;
   const double last = static_cast<double>(length_) * upscale - 1.0;
   const double ratio = settings_.outer_ratio, seconds = seconds_;
   const double *const value = value_, *const slope = slope_, *const prefix = prefix_;
-  const double* const triangle = triangle_.data();
-  // Of the segment that the point before lies in. Half a step from the nearest whole number, far more than
-  // rounding: as good as a division, and quicker.
-  const double segments = 1.0 / upscale;
+  const Step* const step = step_.data();
+  const Divisor divisor = upscale_;
+  // By the segment that the point before lies in.
   const auto sum_before = [=](std::int32_t point) noexcept {
-    const std::int32_t t = static_cast<std::int32_t>((point - 0.5) * segments);
-    const std::int32_t m = point - t * upscale;
-    return prefix[t] + m * value[t] + slope[t] * triangle[m];
+    const std::int32_t t = divisor.divide(std::max(point - 1, 0));
+    const Step& steps = step[point - t * upscale];
+    return prefix[t] + steps.count * value[t] + slope[t] * steps.slopes;
   };
   double greatest = greatest_, least = least_;
   for (std::int32_t j = tree.begin; j < tree.end; ++j) {
-    const Box& box = box_[j];
+    Box& box = box_[j];
+    box.label = label;
     const std::int32_t a = box.ends[0], b = box.ends[1] - 1;
     const double reach = ratio * (b - a + 1);
     const std::int32_t low = static_cast<std::int32_t>(std::max(0.0, a - reach));
@@ -654,11 +660,11 @@ aicl_decode_status Plan::run(const Scalar* scores, const Scalar* video_scores, s
   for (std::int32_t p = 0; p < localised; ++p) {
     const std::int32_t c = column_[p];
     tree_[p] = {n, n};
-    if (!find_runs(curve + p * length, c, tree_[p])) {
+    if (!find_runs(curve + p * length, tree_[p])) {
       return fail(AICL_DECODE_TOO_LARGE, "more proposals than the plan's max_proposals, %lld (%lld thresholds).",
                   max_proposals_, static_cast<long long>(thresholds_.size()));
     }
-    score_runs(tree_[p], settings_.video_score_weight * static_cast<double>(video_scores[c]));
+    score_runs(tree_[p], c, settings_.video_score_weight * static_cast<double>(video_scores[c]));
     n = tree_[p].end;
   }
 

@@ -16,6 +16,22 @@ namespace aicl {
 constexpr std::int64_t kMostSegments = std::int64_t{1} << 40;
 constexpr std::int64_t kMostPoints = INT32_MAX - 1;
 
+// Division of whole numbers from 0 to 2^31 - 1 by a fixed one, by a multiplication (Granlund and Montgomery 1994).
+class Divisor {
+ public:
+  explicit Divisor(std::int32_t divisor) noexcept {
+    while (shift_ < 62 && (std::int64_t{1} << (shift_ - 31)) < divisor) ++shift_;
+    factor_ = ((std::uint64_t{1} << shift_) + static_cast<std::uint64_t>(divisor) - 1) / static_cast<std::uint64_t>(divisor);
+  }
+  std::int32_t divide(std::int32_t value) const noexcept {
+    return static_cast<std::int32_t>((static_cast<std::uint64_t>(value) * factor_) >> shift_);
+  }
+
+ private:
+  int shift_ = 31;
+  std::uint64_t factor_;
+};
+
 // All settings and all memory of decoding. One thread at a time.
 class Plan {
  public:
@@ -52,6 +68,10 @@ class Plan {
   }
 
  private:
+  // r grid steps into a segment: r/upscale, r, and the sum of the r steps before it, in slopes.
+  struct Step {
+    double weight, count, slopes;
+  };
   // A run of grid points from ends[0] to before ends[1]; sums are of all the points before each.
   //
   // Runs of a class are numbered as they begin. So those within a run, at higher thresholds, follow it, up to
@@ -70,8 +90,8 @@ class Plan {
   template <class Scalar>
   Scalar* curves() noexcept;
   template <class Scalar>
-  bool find_runs(const Scalar* curve, std::int32_t label, Tree& tree) noexcept;
-  void score_runs(const Tree& tree, double bonus) noexcept;
+  bool find_runs(const Scalar* curve, Tree& tree) noexcept;
+  void score_runs(const Tree& tree, std::int32_t label, double bonus) noexcept;
   bool precedes(std::int32_t box, std::int32_t other) const noexcept;
   void sort(std::int32_t* boxes, std::int32_t n) noexcept;
   double overlap(std::int32_t box, std::int32_t other) const noexcept;
@@ -83,6 +103,7 @@ class Plan {
                           long long expected) noexcept;
 
   aicl_decode_settings settings_;
+  Divisor upscale_;
   std::vector<double> thresholds_;
   // With infinite ones up to a round number; for float32 scores, the smallest float32 not below each.
   std::vector<double> padded_thresholds_;
@@ -95,9 +116,8 @@ class Plan {
   double greatest_ = 0.0, least_ = 0.0;
   char error_[256] = {};
 
-  // By grid step r within a segment, the next one's first too: r/upscale, and the sum of the r steps before it,
-  // in slopes.
-  std::vector<double> weight_, triangle_;
+  // By grid step within a segment, the next one's first too.
+  std::vector<Step> step_;
   // Everything below lies in here.
   std::unique_ptr<unsigned char[]> memory_;
   // By localised class: its column, and its boxes. Then its curve, by segment, in either type.
@@ -107,7 +127,7 @@ class Plan {
   double* double_curves_;
   // By segment of the curve at hand; prefix is the sum of all grid points before the segment.
   double *value_, *slope_, *prefix_;
-  std::int32_t* level_;
+  std::int32_t *level_, *change_;
   // By threshold, from the second on: the last run that began.
   std::int32_t* open_;
   // By proposal. Memory that is never touched costs nothing, so these are as long as they can need to be.

@@ -60,6 +60,16 @@ bool is_plain(const py::handle& object, int dimensions) {
   return array.ndim() == dimensions && (array.flags() & kPlain) == kPlain;
 }
 
+// A new array. pybind11's own way there takes the memory for shape and strides from the heap.
+py::array empty(const py::dtype& type, py::ssize_t n, py::ssize_t width = 0) {
+  const auto& api = py::detail::npy_api::get();
+  const Py_intptr_t shape[] = {n, width};
+  PyObject* const array = api.PyArray_NewFromDescr_(api.PyArray_Type_, type.inc_ref().ptr(), width > 0 ? 2 : 1, shape,
+                                                    nullptr, nullptr, 0, nullptr);
+  if (array == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::array>(array);
+}
+
 // Fills `in` from (T, C) and (C,) scores of one float type and a whole number; false if they are anything else.
 bool read(const py::handle& scores, const py::handle& video_scores, const py::handle& num_segments, Input& in) {
   if (!is_plain(scores, 2) || !is_plain(video_scores, 1) || !PyLong_Check(num_segments.ptr())) return false;
@@ -94,7 +104,7 @@ class Names {
   // (n,) the names of `label(i)`.
   template <class Label>
   py::array of(std::int32_t n, Label label) const {
-    py::array texts(array_.dtype(), n);
+    py::array texts = empty(array_.dtype(), n);
     const std::size_t size = static_cast<std::size_t>(array_.itemsize());
     const char* const names = static_cast<const char*>(array_.data());
     char* text = static_cast<char*>(texts.mutable_data());
@@ -115,6 +125,10 @@ class Names {
   static constexpr std::size_t kStep = 16;
   py::array array_;
 };
+
+py::object pack(py::array labels, py::array values, py::array segments) {
+  return py::reinterpret_steal<py::object>(PyTuple_Pack(3, labels.ptr(), values.ptr(), segments.ptr()));
+}
 
 // A decoder with fixed settings and a plan for every thread that is in it at the moment.
 class Decoder {
@@ -164,10 +178,9 @@ class Decoder {
     const aicl::Plan& plan = lease.plan();
     if (status != AICL_DECODE_OK) throw std::invalid_argument(plan.error());
     const std::int32_t n = plan.count();
-    py::array_t<double> values(n), segments({n, 2});
-    plan.write(n, values.mutable_data(), segments.mutable_data());
-    return py::make_tuple(names.of(n, [&](std::int32_t i) { return plan.label(i); }), std::move(values),
-                          std::move(segments));
+    py::array values = empty(numpy().float64, n), segments = empty(numpy().float64, n, 2);
+    plan.write(n, static_cast<double*>(values.mutable_data()), static_cast<double*>(segments.mutable_data()));
+    return pack(names.of(n, [&](std::int32_t i) { return plan.label(i); }), values, segments);
   }
 
   py::list decode_batch(const py::sequence& videos, const py::handle& class_names, int threads) {
@@ -196,12 +209,11 @@ class Decoder {
         continue;
       }
       if (out.status != AICL_DECODE_OK) throw std::invalid_argument(out.error);
-      const auto n = static_cast<py::ssize_t>(out.values.size());
-      py::array_t<double> segments({n, py::ssize_t{2}});
-      std::copy(out.segments.begin(), out.segments.end(), segments.mutable_data());
-      results.append(py::make_tuple(
-          names.of(static_cast<std::int32_t>(n), [&](std::int32_t i) { return out.labels[i]; }),
-          py::array_t<double>(n, out.values.data()), std::move(segments)));
+      const auto n = static_cast<std::int32_t>(out.values.size());
+      py::array values = empty(numpy().float64, n), segments = empty(numpy().float64, n, 2);
+      std::copy(out.values.begin(), out.values.end(), static_cast<double*>(values.mutable_data()));
+      std::copy(out.segments.begin(), out.segments.end(), static_cast<double*>(segments.mutable_data()));
+      results.append(pack(names.of(n, [&](std::int32_t i) { return out.labels[i]; }), values, segments));
     }
     return results;
   }

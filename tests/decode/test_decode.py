@@ -329,6 +329,7 @@ def test_names_the_backends(monkeypatch: pytest.MonkeyPatch) -> None:
         run([0.0, 1.0], "cuda")
     monkeypatch.setattr(decoding, "_native", lambda: None)
     monkeypatch.setattr(decoding, "_engines", {})
+    monkeypatch.setattr(decoding, "_setups", {})
     assert decoding.available_backends() == ("numba",)
     assert decoding.default_backend() == "numba"
     assert len(run([0.0, 1.0], "auto")) == 1
