@@ -52,9 +52,9 @@ class _Tensor(ctypes.Structure):
 
 def is_gpu_array(value: Any) -> bool:
     """Whether a value offers its memory by ``__cuda_array_interface__``, or by DLPack from a GPU."""
-    if hasattr(value, "__cuda_array_interface__"):
-        return True
-    return hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] in _CUDA
+    if hasattr(value, "__dlpack_device__"):
+        return value.__dlpack_device__()[0] in _CUDA
+    return hasattr(value, "__cuda_array_interface__")
 
 
 def gpu_array(value: Any, stream: int) -> GpuArray:
@@ -64,7 +64,7 @@ def gpu_array(value: Any, stream: int) -> GpuArray:
         value: with ``__dlpack__`` or ``__cuda_array_interface__``.
         stream: the CUDA stream that will read it; by DLPack the producer makes it wait for its own work.
     Raises:
-        DataError: not float32, not in C order, or not on a GPU.
+        DataError: not float32, not in C order, not on a GPU, or its owner does not give it away.
     """
     if hasattr(value, "__dlpack__"):
         return _from_dlpack(value, stream)
@@ -76,7 +76,10 @@ def _from_dlpack(value: Any, stream: int) -> GpuArray:
     if kind not in _CUDA:
         raise DataError("features: this array is not on a GPU; give it as a numpy array.")
     # The capsule frees the tensor when it is let go of, since it is not renamed: it is the owner.
-    capsule = value.__dlpack__(stream=stream)
+    try:
+        capsule = value.__dlpack__(stream=stream)
+    except (BufferError, RuntimeError) as error:  # torch's, of a tensor that needs its gradient
+        raise DataError(f"features: cannot be read where they are ({error}).") from error
     tensor = read_capsule(capsule)
     shape = tuple(tensor.shape[axis] for axis in range(tensor.ndim))
     dtype = (tensor.dtype.code, tensor.dtype.bits, tensor.dtype.lanes)

@@ -7,10 +7,12 @@ calls at once (up to ``pool``), and are used again.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import threading
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +41,12 @@ class Pending:
         """Wait for the GPU and return the scores.
 
         Raises:
-            RuntimeError: asked for a second time, or the GPU failed.
-            UnavailableError: the engine was closed meanwhile.
+            RuntimeError: asked for a second time.
+            UnavailableError: the engine was closed meanwhile, or the GPU failed.
         """
         slot, self._slot = self._slot, None
         if slot is None:
             raise RuntimeError("TensorRTEngine: the result of this batch was taken already.")
-        if self._engine._closed:
-            raise UnavailableError(f"{self._engine.path}: was closed before this result was asked for.")
         try:
             return slot.finish()
         finally:
@@ -132,8 +132,7 @@ class TensorRTEngine(Engine):
         self._check_batch(features.shape)
         slot = self._acquire(features.shape)
         try:
-            np.copyto(slot.host_features, features, casting="same_kind")
-            slot.launch()
+            slot.launch(features)
         except BaseException:
             self._release(slot)
             raise
@@ -141,9 +140,11 @@ class TensorRTEngine(Engine):
 
     def close(self) -> None:
         """Wait for what is in flight, keep the compiled kernels, and free everything on the GPU."""
-        if self._closed:
-            return
-        self._closed = True
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+            self._changed.notify_all()  # calls that wait for a slot
         self.cuda.make_current()
         for slot in self._slots:
             slot.close()
@@ -190,11 +191,11 @@ class TensorRTEngine(Engine):
             self._release(slot)
 
     def _acquire(self, shape: tuple[int, ...]) -> _Slot:
-        if self._closed:
-            raise UnavailableError(f"{self.path}: this engine is closed. Open the file again.")
-        self.cuda.make_current()
         with self._changed:
             while True:
+                if self._closed:
+                    raise UnavailableError(f"{self.path}: this engine is closed. Open the file again.")
+                self.cuda.make_current()
                 if self._idle[shape]:
                     return self._idle[shape].pop()
                 if sum(slot.shape == shape for slot in self._slots) < self._pool:
@@ -205,7 +206,8 @@ class TensorRTEngine(Engine):
 
     def _release(self, slot: _Slot) -> None:
         with self._changed:
-            self._idle[slot.shape].append(slot)
+            if not self._closed:
+                self._idle[slot.shape].append(slot)
             self._changed.notify_all()  # they may wait for different shapes
 
     def _runtime_settings(self) -> Any:
@@ -268,13 +270,20 @@ class _Slot:
             self.context.set_tensor_address(name, int(self.outputs) + start)
         self.graph: Any = None
         self.prepared = False
+        self.closed = False
+        self._lock = threading.Lock()  # another thread may close the engine
 
     @property
     def stream_number(self) -> int:
         return int(self.stream)
 
-    def launch(self) -> None:
+    def launch(self, features: npt.NDArray[np.float32]) -> None:
         """Copy in, run, copy out: as a graph, captured at the second run (the first compiles kernels)."""
+        with self._open():
+            np.copyto(self.host_features, features, casting="same_kind")
+            self._launch()
+
+    def _launch(self) -> None:
         if self.graph is not None:
             self.cuda.launch(self.graph, self.stream)
             return
@@ -295,26 +304,40 @@ class _Slot:
 
     def launch_on(self, array: GpuArray) -> None:
         """Run on features where they lie; their address differs from call to call, so there is no graph."""
-        if array.stream not in (None, 0):
-            self.cuda.wait_for(self.stream, array.stream, self.event)
-        self.context.set_tensor_address(INPUT, array.pointer)
-        self._enqueue(copy_in=False)
+        with self._open():
+            if array.stream not in (None, 0):
+                self.cuda.wait_for(self.stream, array.stream, self.event)
+            self.context.set_tensor_address(INPUT, array.pointer)
+            self._enqueue(copy_in=False)
 
     def _enqueue(self, *, copy_in: bool) -> None:
         if copy_in:
             self.cuda.copy_in(self.features, self._host_in, self.host_features.nbytes, self.stream)
         if not self.context.execute_async_v3(self.stream_number):
-            raise RuntimeError(f"{self.path}: TensorRT could not run it ({last_error(self.logger)}).")
+            raise UnavailableError(f"{self.path}: TensorRT could not run it ({last_error(self.logger)}).")
         self.cuda.copy_out(self._host_out, self.outputs, self.size, self.stream)
 
     def finish(self) -> EngineOutputs:
         """Wait, and copy the results out of the staging buffers."""
-        self.cuda.make_current()
-        self.cuda.synchronize(self.stream)
-        return EngineOutputs(*(view.copy() for view in self.views))
+        with self._open():
+            self.cuda.make_current()
+            self.cuda.synchronize(self.stream)
+            return EngineOutputs(*(view.copy() for view in self.views))
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[None]:
+        with self._lock:
+            if self.closed:
+                raise UnavailableError(f"{self.path}: was closed before this result was asked for.")
+            yield
 
     def close(self) -> None:
-        """Free everything, the graph first."""
+        """Wait, and free everything, the graph first."""
+        with self._lock:
+            self.closed = True
+            self._free()
+
+    def _free(self) -> None:
         self.cuda.synchronize(self.stream)
         if self.graph is not None:
             self.cuda.destroy_graph(self.graph)
@@ -440,7 +463,9 @@ class Cuda:
         """Call the driver; its first result is a status, and the rest (if any) is returned."""
         status, *values = getattr(self._driver, name)(*arguments)
         if int(status) != 0:
-            raise RuntimeError(f"CUDA: {name} failed: {getattr(status, 'name', status)}")
+            said = getattr(status, "name", str(status))
+            advice = " Use a smaller batch, or fewer at once." if said.endswith("OUT_OF_MEMORY") else ""
+            raise UnavailableError(f"CUDA: {name} failed: {said}.{advice}")
         return values[0] if values else None
 
 
@@ -457,11 +482,11 @@ class _Capture:
         return self
 
     def __exit__(self, kind: Any, *_: object) -> None:
-        # Also after a failure: the stream must leave capture.
-        captured = self.cuda._do("cuStreamEndCapture", self.stream) if kind is None else None
         if kind is not None:
+            # The stream must leave capture; what else went wrong is on its way up.
             self.cuda._driver.cuStreamEndCapture(self.stream)
             return
+        captured = self.cuda._do("cuStreamEndCapture", self.stream)
         self.graph = self.cuda._do("cuGraphInstantiate", captured, 0)
         self.cuda._do("cuGraphDestroy", captured)
 

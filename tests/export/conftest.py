@@ -23,15 +23,15 @@ def _one_thread():
 def _graphs_are_built_once():
     """torch's exporter takes seconds; the same weights, precision and sizes give the same graph."""
     formats = pytest.importorskip("aicl_fast.export.formats")
-    built: dict[str, bytes] = {}
+    built: dict[tuple[object, ...], bytes] = {}
     build = formats.build_onnx
 
-    def remember(net, info):
+    def remember(net, info, **options):
         import onnx
 
-        key = info.to_json()
+        key = (info.to_json(), *sorted(options.items()))
         if key not in built:
-            built[key] = build(net, info).SerializeToString()
+            built[key] = build(net, info, **options).SerializeToString()
         return onnx.load_from_string(built[key])
 
     with pytest.MonkeyPatch.context() as patch:
