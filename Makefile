@@ -9,12 +9,13 @@ STAMP  := $(VENV)/.installed
 # The interpreter on a machine with a GPU, with torch, triton, numba, onnx and pytest already in it.
 GPU_PYTHON ?= python3
 
-.PHONY: help install demo test lint types check gpu view clean
+.PHONY: help install demo test lint types check bench gpu view clean
 
 help:
 	@echo "make demo    train, export, localise, evaluate and draw on real recordings"
 	@echo "make test    lint, types and tests"
 	@echo "make lint | types | check    one of those (check: the tests alone)"
+	@echo "make bench   every benchmark of this processor, into one file; again goes on where it was"
 	@echo "make gpu     on a GPU machine: kernel tests, sanitizer, benchmarks (installs nothing)"
 	@echo "make clean   remove what was built"
 
@@ -48,13 +49,14 @@ check: $(STAMP)
 
 test: lint types check
 
-# Results go to $OUT where it is set, else to bench/results. -P keeps the source folder off the path.
+# Both write <device>-<date>.json, suite by suite, to $OUT where it is set, else to bench/results.
+bench: $(STAMP)
+	$(BIN)/aicl-fast bench all --out $(or $(OUT),bench/results)
+
+# -P keeps the source folder off the path.
 gpu: view
-	PYTHONPATH=$(CURDIR)/build/view $(GPU_PYTHON) -P -m pytest tests/kernels tests/train tests/export -m gpu
-	PYTHONPATH=$(CURDIR)/build/view $(GPU_PYTHON) -P -m aicl_fast.bench.kernels --sanitize
-	PYTHONPATH=$(CURDIR)/build/view $(GPU_PYTHON) -P -m aicl_fast.bench.kernels
-	PYTHONPATH=$(CURDIR)/build/view $(GPU_PYTHON) -P -m aicl_fast.bench.train --device cuda \
-	  --json $(or $(OUT),bench/results)/train-gpu.json
+	PYTHONPATH=$(CURDIR)/build/view $(GPU_PYTHON) -P -m aicl_fast.bench.all --device cuda \
+	  --out $(or $(OUT),bench/results)
 
 clean:
 	rm -rf build dist .venv .pytest_cache .mypy_cache .ruff_cache

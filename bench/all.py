@@ -56,7 +56,7 @@ class Step:
     most: float
 
 
-CPU = (
+CPU: tuple[Step, ...] = (
     Step("load", "load", ("--rounds", "7"), 120),
     Step("detect", "detect", ("--seconds", "50", "--rounds", "0"), 240),
     Step("engines", "engines", ("--seconds", "75"), 240),
@@ -65,7 +65,7 @@ CPU = (
     Step("evaluate", "evaluate", ("--rounds", "3"), 150),
     Step("kernels", "kernels", (), 30),
 )
-GPU = (
+GPU: tuple[Step, ...] = (
     Step("tests", "tests", (), 120),
     Step("kernels", "kernels", ("--seconds", "60"), 150),
     Step("engines", "engines", ("--device", "cuda", "--seconds", "40"), 120),

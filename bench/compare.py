@@ -61,7 +61,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]
     common = [name for name in new if name in old and name in _IDENTITY]
     if not common:
         raise ConfigError(f"the files have no suite in common: {', '.join(old)}; {', '.join(new)}.")
-    found = []
+    found: list[Change] = []
     for suite in common:
         earlier = {_identity(suite, row): row for row in old[suite]}
         for row in new[suite]:

@@ -222,20 +222,18 @@ def _percent(share: float | None) -> str:
 
 def quantisation(result: Mapping[str, Any]) -> list[str]:
     """Quantisers: mAP and the largest error of any output, over draws of the calibration recordings."""
-    seeds = result["seeds"]
-    exact = 100 * result["rows"][0]["fp32_mAP"]
+    draws = f"{result['seeds']} draws of {result['videos']} calibration recordings"
     lines = [
-        f"mAP in percent over {seeds} draws of {result['videos']} calibration recordings; float32 has {exact:.2f}:",
+        f"mAP in percent over {draws}; float32 has {100 * result['rows'][0]['fp32_mAP']:.2f}:",
         "",
         "| quantiser | type | mAP, mean | lowest | largest error |",
         "|---|---|---:|---:|---:|",
     ]
     for row in result["rows"]:
         maps = 100 * np.array(row["mAP"])
-        worst = max(row["largest_error"].values())
-        lines.append(
-            f"| {row['quantiser']} | {row['precision']} | {maps.mean():.2f} | {maps.min():.2f} | {worst:.3f} |"
-        )
+        worst = f"{max(row['largest_error'].values()):.3f}"
+        cells = (row["quantiser"], row["precision"], f"{maps.mean():.2f}", f"{maps.min():.2f}", worst)
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 

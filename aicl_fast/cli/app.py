@@ -657,7 +657,13 @@ def ablate(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(
     context: typer.Context,
-    suite: Annotated[str, typer.Argument(help="detect, decode, train, evaluate, accuracy or kernels.")],
+    suite: Annotated[
+        str,
+        typer.Argument(
+            help="detect, engines, decode, train, evaluate, load, accuracy or kernels; all of them; or "
+            "report or compare, for what was recorded."
+        ),
+    ],
 ) -> None:
     """Measure this machine, each suite against a baseline in the same process.
 
@@ -667,7 +673,11 @@ def bench(
 
       aicl-fast bench detect --seconds 5
 
-      aicl-fast bench decode --json decode.json
+      aicl-fast bench detect --model m.onnx --batch 1,8,64 --seconds 5
+
+      aicl-fast bench all
+
+      aicl-fast bench compare old.json new.json
     """
     from aicl_fast.cli.commands import run_bench
 

@@ -1,0 +1,125 @@
+"""The suites that run a model, on a tiny one: every row has its accuracy, and what is left out its reason."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from aicl_fast.bench import detect, engines, load
+from aicl_fast.config import Config
+from aicl_fast.errors import AiclError, DataError
+
+
+def recorded(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def test_engines(
+    tiny_model: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Every export takes seconds, and the suite takes whatever the table says.
+    formats = {"onnx": ("fp32", "bf16"), "openvino": ("fp32",), "tensorrt": ("fp32",), "server": ("fp32",)}
+    monkeypatch.setattr(engines, "FORMATS", formats)
+    out = tmp_path / "engines.json"
+    given = ["--model", str(tiny_model.with_suffix(".onnx")), "--data", str(tiny_dataset)]
+    engines.main([*given, "--batch", "1,3", "--seconds", "0", "--threads", "1", "--json", str(out)])
+    result = recorded(out)
+    rows, left_out = result["rows"], result["left_out"]
+    names = {(row["engine"], row["precision"], row["batch"]) for row in rows}
+    assert {("textbook", "fp32", 1), ("torch", "fp32", 3), ("onnxruntime", "fp32", 1)} <= names
+    assert len(names) == len(rows)
+    # Whatever can be exported is a row or has its reason.
+    seen = {(row["format"], row["precision"]) for row in rows}
+    seen |= {(row["format"], row["precision"]) for row in left_out}
+    assert {("onnx", "fp32"), ("onnx", "bf16"), ("openvino", "fp32"), ("tensorrt", "")} <= seen
+    assert "server" not in {format_ for format_, _ in seen}
+    assert all(row["why"] and str(tmp_path) not in row["why"] for row in left_out)
+    exact = next(row["mAP"] for row in rows if row["engine"] == "torch")
+    for row in rows:
+        assert 0 <= row["mAP"] <= 1
+        assert row["videos_per_second"] > 0
+        if row["precision"] == "fp32":
+            assert row["mAP"] == pytest.approx(exact, abs=1e-3)
+            assert row["share_of_floor"] > 0
+
+
+def test_detect(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "FORMATS", {"onnx": ("fp32",)})
+    out = tmp_path / "detect.json"
+    given = ["--model", str(tiny_model.with_suffix(".onnx")), "--batch", "1,2", "--rounds", "0"]
+    detect.main([*given, "--seconds", "0", "--threads", "1", "--json", str(out)])
+    result = recorded(out)
+    assert {row["batch"] for row in result["rows"]} == {1, 2}
+    assert result["detections"] > 0
+    first = result["rows"][0]
+    assert first["pipeline"] == "textbook"
+    assert first["times_faster"] == 1.0
+    assert first["mAP"] is None
+    assert "ONNX Runtime, fp32" in {row["pipeline"] for row in result["rows"]}
+
+
+def test_different_answers_are_not_timed(tiny_model: Path) -> None:
+    what = detect.given_subject(tiny_model.with_suffix(".onnx"))
+
+    def wrong(rgb: Any, flow: Any) -> Any:
+        labels, boxes = textbook(rgb, flow)
+        return labels, boxes + 0.01
+
+    textbook = detect.TextbookDetector(*detect.load_model(what.weights))
+    with detect.Detector(what.weights) as ours:
+        assert detect.check_agreement(what, textbook, ours) > 0
+        with pytest.raises(AiclError, match="their times mean nothing"):
+            detect.check_agreement(what, wrong, ours)  # type: ignore[arg-type]
+
+
+def test_load(tiny_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "load.json"
+    load.main(["--model", str(tiny_model.with_suffix(".onnx")), "--rounds", "1", "--json", str(out)])
+    rows = {row["program"]: row for row in recorded(out)["rows"]}
+    assert {load.BASELINE, load.IMPORT, "Detector, ONNX Runtime"} <= set(rows)
+    # torch is in one of them only; memory is each process's own, not that of this one.
+    assert rows[load.IMPORT]["peak_mb"] < rows["Detector, ONNX Runtime"]["peak_mb"]
+    assert rows["Detector, ONNX Runtime"]["peak_mb"] < rows[load.BASELINE]["peak_mb"]
+    assert {"import_ms", "open_ms", "first_ms"} <= set(rows[load.BASELINE])
+    assert "open_ms" not in rows[load.IMPORT]
+
+
+def test_a_program_that_fails_says_why(tiny_model: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    what = detect.given_subject(tiny_model.with_suffix(".onnx"))
+    command = [load.sys.executable, "-c", "raise SystemExit('no disk')"]
+    monkeypatch.setattr(load, "programs", lambda *_: {load.BASELINE: command})
+    with pytest.raises(AiclError, match="textbook script failed: no disk"):
+        load.measure(what, 1, 1, tmp_path)
+
+
+def test_work_is_counted(tiny_config: Config) -> None:
+    moved, operations = engines.work(tiny_config, 2)
+    data, width, classes = tiny_config.data, tiny_config.model.embedding_width, len(tiny_config.classes)
+    both = data.rgb_width + data.flow_width
+    convolutions = 3 * width * (both + data.rgb_width + data.flow_width)
+    heads = width * classes + 2 * width
+    assert operations == 2 * 2 * data.segments * (convolutions + heads)
+    results = data.segments * (classes + 2) + classes
+    assert moved == 4 * (2 * (data.segments * both + results) + convolutions + heads)
+
+
+@pytest.mark.parametrize("text", ["", "1,,2", "0", "eight", "-1"])
+def test_batches_that_are_none(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="expected sizes such as 1,8,64"):
+        engines.parse_batches(text)
+
+
+def test_weights_are_expected_beside_a_model(tiny_model: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone.onnx"
+    alone.write_bytes(tiny_model.with_suffix(".onnx").read_bytes())
+    with pytest.raises(DataError, match=r"alone\.safetensors: the baseline runs the weights"):
+        engines.main(["--model", str(alone)])
