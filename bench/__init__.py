@@ -13,6 +13,7 @@ SUITES = {
     "train": "a training step against the textbook's",
     "evaluate": "mAP of real detections against textbook evaluators",
     "load": "start-up and memory of fresh processes against the textbook's script",
+    "video": "segments of video a second, stage by stage: I3D by every engine against eager float32 torch",
     "kernels": "each Triton kernel against eager and compiled torch (needs a GPU)",
     "accuracy": "the demo's mAP over seeds and losses",
 }

@@ -211,6 +211,20 @@ def train(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def video(result: Mapping[str, Any]) -> list[str]:
+    """Segments of video a second, by stage, way and batch."""
+    lines = [
+        f"Segments of 16 frames of 224 x 224, {result['threads']} threads:",
+        "",
+        "| stage | way | batch | segments a second | times the first's speed |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for row in result["rows"]:
+        speed = f"{row['segments_per_second']:.2f} | {_ratio(row)}"
+        lines.append(f"| {row['stage']} | {row['way']} | {row['batch']} | {speed} |")
+    return lines
+
+
 def _ratio(row: Mapping[str, Any]) -> str:
     low, high = row["times_faster_interval"]
     return f"{row['times_faster']:.2f} ({low:.2f} to {high:.2f})"
@@ -249,6 +263,7 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "load": load,
     "quantisation": quantisation,
     "train": train,
+    "video": video,
 }
 
 

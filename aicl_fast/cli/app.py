@@ -660,8 +660,8 @@ def bench(
     suite: Annotated[
         str,
         typer.Argument(
-            help="detect, engines, decode, train, evaluate, load, accuracy or kernels; all of them; or "
-            "report or compare, for what was recorded."
+            help="detect, engines, decode, train, evaluate, load, video, accuracy or kernels; all of them; "
+            "or report or compare, for what was recorded."
         ),
     ],
 ) -> None:

@@ -1,0 +1,222 @@
+"""What a segment of video costs, stage by stage: so far, the network that makes features of it.
+
+    python -m aicl_fast.bench.video --json bench/results/video-cpu.json
+    python -m aicl_fast.bench.video --weights rgb_imagenet.pt --batch 1,8
+
+A row is one way through one stage, at one batch of segments. Without weights they are random: the network's
+speed is the same. The baseline of the stage *network* is float32 torch as one writes it, BatchNorm apart and
+channels first. Every contender's features are compared with its before anything is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from aicl_fast.bench.measure import take_turns
+from aicl_fast.bench.record import write_result
+from aicl_fast.errors import AiclError, ModelError, UnavailableError
+from aicl_fast.export.formats import ExportOptions
+from aicl_fast.export.i3d import TOLERANCES, export_i3d, random_clips
+from aicl_fast.features import Floats
+from aicl_fast.video.i3d import FLOW_BOUND, I3D, DeployedI3D
+from aicl_fast.video.i3d_weights import load_i3d
+from aicl_fast.video.networks import SegmentNetwork, open_network
+
+BASELINE = "torch eager, fp32"
+Clips = npt.NDArray[Any]
+Extract = Callable[[Clips], Floats]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured.
+
+    Attributes:
+        weights: of I3D.
+        batches: segments a run.
+        threads: of the CPU.
+        device: ``cpu`` or ``cuda``.
+        seconds: for each batch of each stage.
+        compiled: measure torch.compile, which takes minutes to compile, too.
+    """
+
+    weights: Path
+    batches: tuple[int, ...]
+    threads: int
+    device: str
+    seconds: float
+    compiled: bool
+
+
+class PlainI3D:
+    """The network in torch as one writes it: BatchNorm apart, channels first, normalisation before it."""
+
+    def __init__(self, net: I3D, device: str) -> None:
+        self.net = net.to(device)
+        self.device = device
+
+    @torch.inference_mode()
+    def __call__(self, clips: Clips) -> Floats:
+        """(N, 1024) features of raw clips."""
+        x = torch.from_numpy(clips).to(self.device).float().permute(0, 4, 1, 2, 3).contiguous()
+        x = x / 127.5 - 1 if self.net.stream == "rgb" else x.clamp(-FLOW_BOUND, FLOW_BOUND) / FLOW_BOUND
+        return self.net(x).features.cpu().numpy()  # type: ignore[no-any-return]
+
+
+def measure_network(subject: Subject) -> list[dict[str, Any]]:
+    """Clips in memory to features, by every engine and precision that runs here."""
+    baseline = PlainI3D(load_i3d(subject.weights), subject.device)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        networks = open_networks(subject, Path(folder))
+        contenders: dict[str, Extract] = {BASELINE: baseline, **networks}
+        if subject.compiled:
+            contenders |= compiled(subject)
+        for batch in subject.batches:
+            clips = random_clips(next(iter(networks.values())), batch)
+            apart = check(contenders, clips)
+            timings = take_turns(
+                {name: partial(call, clips) for name, call in contenders.items()},
+                BASELINE,
+                seconds=subject.seconds,
+                least=5,
+            )
+            for name, timing in timings.items():
+                rows.append(
+                    {
+                        "stage": "network",
+                        "way": name,
+                        "batch": batch,
+                        **timing.row(),
+                        "segments_per_second": batch / timing.median,
+                        "apart": apart[name],
+                    }
+                )
+    return rows
+
+
+STAGES: Mapping[str, Callable[[Subject], list[dict[str, Any]]]] = {"network": measure_network}
+"""A function a stage, each giving rows with ``stage`` and ``way``."""
+
+
+def open_networks(subject: Subject, folder: Path) -> dict[str, SegmentNetwork]:
+    """Every engine and precision that runs here, by name; what does not is named on stderr."""
+    on_gpu = subject.device != "cpu"
+    weights, found = subject.weights, {}
+    name = "i3d-flow" if load_i3d(weights).stream == "flow" else "i3d-rgb"
+
+    def exported(format_: str, suffix: str) -> Path:
+        target = folder / f"network{suffix}"
+        return target if target.exists() else export_i3d(name, weights, target, ExportOptions(format_))
+
+    def opened(path: Path, precision: str | None) -> SegmentNetwork:
+        return open_network(path, device=subject.device, precision=precision, threads=subject.threads)
+
+    ways: dict[str, Callable[[], SegmentNetwork]] = {}
+    for precision in ("fp32", "bf16", "fp16") if on_gpu else ("fp32", "bf16"):
+        ways[f"torch, {precision}"] = partial(opened, weights, precision)
+    if not on_gpu:
+        ways["ONNX Runtime, fp32"] = lambda: opened(exported("onnx", ".onnx"), None)
+        for precision in ("fp32", "bf16"):
+            ways[f"OpenVINO, {precision}"] = partial(
+                lambda precision: opened(exported("openvino", ".openvino"), precision), precision
+            )
+    for way, call in ways.items():
+        try:
+            found[way] = call()
+        except (UnavailableError, ModelError) as error:
+            sys.stderr.write(f"{way}: left out ({error})\n")
+    return found
+
+
+def compiled(subject: Subject) -> dict[str, Extract]:
+    """``torch.compile`` of the network as it is deployed."""
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    found: dict[str, Extract] = {}
+    for precision in ("fp32", "bf16") if subject.device == "cpu" else ("fp32", "bf16", "fp16"):
+        net: nn.Module = DeployedI3D(load_i3d(subject.weights), dtypes[precision]).to(subject.device)
+        ready: Any = torch.compile(net)
+
+        @torch.inference_mode()
+        def run(clips: Clips, ready: Any = ready) -> Floats:
+            features: Floats = ready(torch.from_numpy(clips).to(subject.device))[0].cpu().numpy()
+            return features
+
+        found[f"torch compiled, {precision}"] = run
+    return found
+
+
+def check(contenders: Mapping[str, Extract], clips: Clips) -> dict[str, float]:
+    """How far each one's features are from the baseline's, as a share of the largest.
+
+    Raises:
+        AiclError: further than its precision allows; its times would mean nothing.
+    """
+    expected = contenders[BASELINE](clips)
+    found = {}
+    for name, call in contenders.items():
+        apart = float(np.abs(call(clips) - expected).max() / np.abs(expected).max())
+        if not apart <= TOLERANCES[name.rpartition(" ")[2]]:
+            raise AiclError(
+                f"{name}: features differ by {apart:.1e} of the largest, so its times mean nothing"
+            )
+        found[name] = apart
+    return found
+
+
+def random_weights(path: Path) -> Path:
+    """Untrained RGB weights whose activations neither vanish nor explode."""
+    torch.manual_seed(0)
+    net = I3D("rgb")
+    for unit in net.modules():
+        if isinstance(unit, nn.Conv3d):
+            nn.init.kaiming_normal_(unit.weight)
+    torch.save(net.state_dict(), path)
+    return path
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print, and record where ``--json`` says."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--weights", type=Path, help="of I3D (.npz, .pt, .safetensors); random if left out")
+    parser.add_argument("--stage", choices=STAGES, action="append", help="may be repeated; all if left out")
+    parser.add_argument("--batch", default="1,4", help="segments a run, separated by commas")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too, which takes minutes")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each batch of each stage")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    batches = tuple(int(each) for each in options.batch.split(","))
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        weights = options.weights or random_weights(Path(folder, "i3d-rgb.pt"))
+        subject = Subject(weights, batches, options.threads, options.device, options.seconds, options.compile)
+        for stage in options.stage or STAGES:
+            rows += STAGES[stage](subject)
+    for row in rows:
+        low, high = row["times_faster_interval"]
+        print(
+            f"{row['stage']:8} {row['way']:22} batch {row['batch']:2}  p50 {row['p50_ms']:8.1f} ms  "
+            f"{row['segments_per_second']:6.2f}/s  {row['times_faster']:5.2f}x  ({low:.2f} to {high:.2f})"
+        )
+    if options.json is not None:
+        about = options.weights.name if options.weights else "random weights"
+        write_result(options.json, "video", rows, threads=options.threads, weights=about)
+
+
+if __name__ == "__main__":
+    main()
