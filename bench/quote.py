@@ -67,6 +67,8 @@ def detect(result: Mapping[str, Any]) -> list[str]:
 def engines(result: Mapping[str, Any], subject: str = "thumos14") -> list[str]:
     """Every engine and precision: mAP of the file, then milliseconds and ratio by batch; THUMOS14's size."""
     rows = [row for row in result["rows"] if row["subject"] == subject]
+    if not rows:
+        raise ConfigError(f"engines: no row is of the {subject} model.")
     batches = sorted({row["batch"] for row in rows})
     headings = [f"batch {batch}, ms (ratio)" for batch in batches]
     lines = [

@@ -148,7 +148,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if found["status"] != "measured":
             print(f"{name}: {found['status']}, {found['reason']}\n")
     for table in (name for name in TABLES if has(result, name)):
-        print("\n".join(TABLES[table](part(result, table.partition("-")[0], options.file.name))), "\n")
+        try:
+            lines = TABLES[table](part(result, table.partition("-")[0], options.file.name))
+        except ConfigError as error:
+            lines = [str(error)]
+        print("\n".join(lines), "\n")
     if not options.write:
         return
     if options.file.resolve().parent != RESULTS:

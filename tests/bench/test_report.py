@@ -1,0 +1,144 @@
+"""Tables of whole runs, blocks that turn to a newer file, and a picture that says what it shows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aicl_fast.bench import report
+from aicl_fast.bench.quote import TABLES, quoted
+from aicl_fast.bench.record import RESULTS
+from aicl_fast.errors import ConfigError
+
+ROOT = RESULTS.parents[1]
+
+
+def timed(ratio: float) -> dict[str, Any]:
+    return {
+        "p50_ms": 10.0 / ratio, "p99_ms": 12.0 / ratio, "times_faster": ratio,
+        "times_faster_interval": [ratio - 0.1, ratio + 0.1], "videos_per_second": 100.0 * ratio,
+    }  # fmt: skip
+
+
+def whole(commit: str = "0123456789ab", target: str = "cpu") -> dict[str, Any]:
+    """A made-up run, in which training was not measured."""
+    detect = [
+        {"pipeline": name, "batch": 1, "mAP": 0.5, **timed(ratio)}
+        for name, ratio in (("textbook", 1.0), ("OpenVINO, bf16", 4.0))
+    ]
+    engines = [
+        {"subject": "thumos14", "engine": engine, "format": format_, "precision": "fp32", "batch": batch,
+         "mAP": 0.5, "share_of_floor": 0.25, **timed(ratio)}
+        for engine, format_, ratio in (("textbook", "", 1.0), ("onnxruntime", "onnx", 2.0))
+        for batch in (1, 8)
+    ]  # fmt: skip
+    load = [{"program": "import aicl_fast", "import_ms": 20.0, "peak_mb": 11.0, **timed(8.0)}]
+    kernel = {"family": "fusion", "case": "B 1", "kernels": {"replay_us": 5.0}, "share_of_floor": 0.8,
+              "eager_replay_ratio": 3.0, "eager_call_ratio": 2.0}  # fmt: skip
+    latency = {"family": "latency", "case": "B 1 T 750", "kernels": timed(50.0)}
+    parts = {"detect": detect, "engines": engines, "load": load, "kernels": [kernel, latency]}
+    suites: dict[str, Any] = {
+        name: {"status": "measured", "seconds": 1.0, "command": "x", "rows": rows}
+        for name, rows in parts.items()
+    }
+    suites["train"] = {"status": "not measured", "reason": "torch is not installed", "seconds": 0.0}
+    origin = {"device": "a chip", "cores": 2, "date": "2026-01-01", "commit": commit, "target": target}
+    return {**origin, "suites": suites}
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    for name, value in {
+        "old.json": whole("aaaaaaaaaaaa"),
+        "new.json": whole(),
+        "card.json": whole(target="cuda"),
+        "train-cpu.json": {"device": "a chip", "suite": "train", "rows": []},
+    }.items():
+        (folder / name).write_text(json.dumps(value))
+    return folder
+
+
+def test_a_block_takes_its_suite_from_a_whole_run(results: Path) -> None:
+    block = "<!-- quote: new.json {} -->\n<!-- end -->\n"
+    text = quoted("".join(block.format(name) for name in ("detect", "engines", "load", "kernels")), results)
+    assert "| OpenVINO, bf16 | 1 | 2.5 | 3.0 | 400.0 | 4.00 (3.90 to 4.10) | 50.0 |" in text
+    assert "| ONNX Runtime | fp32 | 50.0 | 5.0 (2.00x) | 5.0 (2.00x) | 25 % |" in text
+    assert "| import aicl_fast | 1 | 20 |  |  | 11 | 8.00 (7.90 to 8.10) |" in text
+    assert "| fusion: B 1 | 5.0 | 80 % | 3.00x (2.00x) |  |" in text
+    assert "B 1 T 750: p50 200 µs, p99 240 µs, 50.0x the textbook." in text
+    assert text.count("Measured on a chip, 2 cores, 2026-01-01, commit 0123456789ab.") == 4
+
+
+def test_what_was_not_measured_cannot_be_quoted(results: Path) -> None:
+    with pytest.raises(ConfigError, match=r"new\.json: 'train' is not measured: torch is not installed"):
+        quoted("<!-- quote: new.json train -->\n<!-- end -->", results)
+    with pytest.raises(ConfigError, match="'decode' is not measured: it was not run"):
+        quoted("<!-- quote: new.json decode -->\n<!-- end -->", results)
+
+
+def test_blocks_turn_to_the_newer_file_of_the_same_kind(results: Path) -> None:
+    names = [
+        "old.json detect",
+        "card.json detect",
+        "train-cpu.json train",
+        "gone.json load",
+        "old.json train",
+    ]
+    text = "".join(f"<!-- quote: {name} -->\n<!-- end -->\n" for name in names)
+    turned = report.redirected(text, "new.json", results)
+    expected = [
+        "new.json detect",
+        "card.json detect",
+        "train-cpu.json train",
+        "new.json load",
+        "old.json train",
+    ]
+    assert turned == "".join(f"<!-- quote: {name} -->\n<!-- end -->\n" for name in expected)
+    assert "card.json load" in report.redirected(
+        "<!-- quote: gone.json load -->\n<!-- end -->", "card.json", results
+    )
+
+
+def test_the_picture_says_what_it_shows(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    image = pytest.importorskip("PIL.Image")
+    path = tmp_path / "bench.png"
+    report.picture(whole(), "new.json", path)
+    with image.open(path) as picture:
+        assert picture.text["Source"] == "new.json 0123456789ab"
+        assert picture.width > 1000
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+def test_the_documents_picture_is_of_a_recorded_run(kind: str) -> None:
+    image = pytest.importorskip("PIL.Image")
+    path = ROOT / "docs" / f"bench-{kind}.png"
+    if not path.is_file():
+        assert not any(path.name in text.read_text(encoding="utf-8") for text in report.documents())
+        return
+    with image.open(path) as picture:
+        file, commit = picture.text["Source"].split()
+    assert json.loads((RESULTS / file).read_text(encoding="utf-8"))["commit"] == commit
+
+
+def test_every_table_of_a_run_is_printed(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report.main([str(results / "new.json")])
+    told = capsys.readouterr().out
+    assert "train: not measured, torch is not installed" in told
+    assert "| OpenVINO, bf16 | 1 |" in told
+    assert "| import aicl_fast |" in told
+    with pytest.raises(ConfigError, match="under bench/results/ only"):
+        report.main([str(results / "new.json"), "--write"])
+    with pytest.raises(ConfigError, match="holds one suite"):
+        report.main([str(results / "train-cpu.json")])
+
+
+def test_tables_begin_with_their_suites_name() -> None:
+    from aicl_fast.bench import SUITES
+
+    assert {name.partition("-")[0] for name in TABLES} <= {*SUITES, "ablation"} | {"quantisation", "video"}
