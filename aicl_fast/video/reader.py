@@ -112,7 +112,7 @@ def read_frames(
     ``1 / fps``, as FFmpeg's filter ``fps`` has it: a slower video's frames come several times (the same
     object), a faster one's are left out. So a variable frame rate is no special case. A clock that jumps back
     goes on from where it was, and so does one that jumps ahead by more than ten seconds in a format that
-    allows it, as MPEG-TS.
+    allows it, as MPEG-TS, or beyond the end that the header states.
 
     A file that was cut off is told by its header, which states its length; AVI and MPEG-TS have no such
     thing, and what is left of them counts as the whole.
@@ -246,6 +246,7 @@ def _timed(container: Any, stream: Any, damage: _Damage) -> Iterator[Timed]:
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     usual = 1 / Fraction(rate)
     longest = _JUMP if container.format.flags & _TIMES_MAY_JUMP else _JUMP_ELSEWHERE
+    stated = _container_seconds(container)
     shift: Fraction | None = None
     last = -usual
     for frame in _decoded(container, stream, damage):
@@ -257,7 +258,8 @@ def _timed(container: Any, stream: Any, damage: _Damage) -> Iterator[Timed]:
             shift, time = -time, Fraction(0)
         else:
             time += shift
-            if time < last or time > last + longest:
+            beyond = stated is not None and time > max(last, stated) + _JUMP
+            if time < last or time > last + longest or beyond:
                 shift += expected - time
                 time = expected
         length = (frame.duration or 0) * Fraction(frame.time_base or 0)
