@@ -27,7 +27,7 @@ from aicl_fast.engines.gpu_array import gpu_array, is_gpu_array, read_capsule
 from aicl_fast.engines.tensorrt import TensorRTEngine, check_builder, check_card
 from aicl_fast.engines.tensorrt_api import load_tensorrt
 from aicl_fast.errors import AiclError, ConfigError, DataError, ModelError, UnavailableError
-from aicl_fast.export.formats import ExportOptions, export_model
+from aicl_fast.export.formats import ExportOptions, export_model, exported_onnx
 from aicl_fast.export.onnx import build_onnx, model_info
 from aicl_fast.export.tensorrt import (
     BuildOptions,
@@ -134,10 +134,55 @@ def test_the_parsed_network(rtx: Any, tiny_model: Path, precision) -> None:
     assert len(plan) > 1000
 
 
-def test_int8(rtx: Any, tiny_model: Path, tiny_dataset: Path, tmp_path: Path) -> None:
-    options = ExportOptions("tensorrt-rtx", "int8", calibrate=tiny_dataset)
+@pytest.mark.parametrize(("precision", "cards"), [("int8", []), ("fp8", ["8.9+"])])
+def test_quantised(rtx: Any, tiny_model: Path, tiny_dataset: Path, tmp_path: Path, precision, cards) -> None:
+    options = ExportOptions("tensorrt-rtx", precision, calibrate=tiny_dataset)
     out = export_model(tiny_model, tmp_path / "m.engine", options)
-    assert read_container(out).info.precision == "int8"
+    container = read_container(out)
+    assert container.info.precision == precision
+    assert container.builder["compute_capability"] == cards
+    if precision == "fp8":
+        check_card(container, (12, 0))
+        with pytest.raises(ModelError, match=r"was built for compute capability 8\.9\+; this card has 8\.6"):
+            check_card(container, (8, 6))
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_quantised_networks_as_parsed(rtx: Any, tiny_model: Path, tiny_dataset: Path, precision) -> None:
+    """Q/DQ pairs of the three embeddings are layers of the network, in their own type."""
+    options = ExportOptions("tensorrt-rtx", precision, calibrate=tiny_dataset)
+    model, info = exported_onnx(*load_model(tiny_model), options)
+    parsed = network_from_onnx("tensorrt-rtx", model.SerializeToString())
+    check_network(parsed, info)
+    layers = [parsed.network.get_layer(number) for number in range(parsed.network.num_layers)]
+    narrow = rtx.DataType.INT8 if precision == "int8" else rtx.DataType.FP8
+    pairs = [one for one in layers if one.type == rtx.LayerType.QUANTIZE]
+    # Features of three convolutions; int8 has their results too.
+    assert [one.get_output(0).dtype for one in pairs] == [narrow] * (6 if precision == "int8" else 3)
+    restored = [one for one in layers if one.type == rtx.LayerType.DEQUANTIZE]
+    assert len(restored) == len(pairs) + 3
+    assert {one.get_input(0).dtype for one in restored} == {narrow}
+
+
+def test_a_real_size_stays_narrow(rtx: Any) -> None:
+    """The plan holds narrow weights: folded back to float32 they would be four times as large."""
+    import torch
+
+    from aicl_fast.config import load_config
+    from aicl_fast.export.quantize import quantize_onnx
+    from aicl_fast.model import TwoBranchNet
+
+    config = load_config("thumos14").with_values({"segments": 64})
+    torch.manual_seed(0)
+    net = TwoBranchNet(config)
+    features = [np.random.default_rng(0).random((1, 64, 2048), dtype=np.float32)]
+    model = build_onnx(net, model_info(net, config))
+    for precision in ("int8", "fp8"):
+        info = model_info(net, config, precision=precision)
+        quantised = quantize_onnx(model, info, features)
+        assert len(quantised.SerializeToString()) < 6.6e6  # 6.3 M parameters of a byte
+        plan = build_plan(network_from_onnx("tensorrt-rtx", quantised.SerializeToString()), info)
+        assert len(plan) < 9e6
 
 
 def test_cards(rtx: Any, graph: tuple[Any, ModelInfo], tmp_path: Path) -> None:
