@@ -109,7 +109,7 @@ def parse_info(text: str | None, source: str | os.PathLike[str]) -> ModelInfo:
     if kind != DETECTOR:
         raise ModelError(
             f"{source}: is a network of kind {kind!r}, which reads video; expected a detector's model, which "
-            "reads features. Open it with aicl_fast.video.networks.open_network."
+            "reads features. Open it with aicl_fast.video.open_network."
         )
     try:
         return _info(document, source)

@@ -13,7 +13,9 @@ from rich.table import Table
 from aicl_fast.cli.console import out
 from aicl_fast.config import PRESETS, Config, load_config
 from aicl_fast.errors import ModelError
-from aicl_fast.metadata import METADATA_KEY, ModelInfo, parse_info
+from aicl_fast.files import require_file
+from aicl_fast.metadata import METADATA_KEY, parse_info, read_document
+from aicl_fast.video.networks import KIND, SegmentInfo, parse_segment_info
 
 _PACKAGES = (
     "numpy", "numba", "onnxruntime", "torch", "triton", "safetensors", "onnx", "openvino", "tensorrt",
@@ -38,7 +40,18 @@ def _print_model(path: Path) -> None:
 
         _print_config(str(path), load_model(path)[1])
         return
-    info = _read_info(path)
+    if path.suffix in (".npz", ".pt"):
+        from aicl_fast.export.i3d import i3d_info
+        from aicl_fast.video.i3d_weights import load_i3d
+
+        _print_network(path, i3d_info(load_i3d(path)))
+        return
+    text = _read_metadata(path)
+    kind, _ = read_document(text, path)
+    if kind == KIND:
+        _print_network(path, parse_segment_info(text, path))
+        return
+    info = parse_info(text, path)
     rows = {
         "precision": info.precision,
         "batch": str(info.batch),
@@ -49,15 +62,32 @@ def _print_model(path: Path) -> None:
     _print_config(str(path), info.config, rows)
 
 
-def _read_info(path: Path) -> ModelInfo:
+def _print_network(path: Path, info: SegmentInfo) -> None:
+    table = Table(title=str(path), title_justify="left", title_style="bold", show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for name, value in (
+        ("network", info.name),
+        ("reads", f"{info.frames} frames of {info.size} x {info.size}"),
+        ("gives", f"{info.width} features, {info.classes} classes"),
+        ("precision", info.precision),
+        ("batch", info.batch),
+        ("weights, SHA-256", info.weights),
+        ("written by", f"aicl_fast {info.version}"),
+    ):
+        table.add_row(name, str(value))
+    out.print(table)
+
+
+def _read_metadata(path: Path) -> str | None:
     from aicl_fast.engines.container import is_container, read_container
 
     if path.is_file() and is_container(path):
-        return read_container(path).info
-    from aicl_fast.engines.ort import OnnxRuntimeEngine
+        return read_container(path).metadata
+    from aicl_fast.engines.ort import open_session
 
     try:
-        return OnnxRuntimeEngine(path).info
+        return open_session(require_file(path, "model file"))[1]
     except ModelError:
         try:  # ONNX Runtime does not open bfloat16 files
             import onnx
@@ -67,7 +97,7 @@ def _read_info(path: Path) -> ModelInfo:
             properties = []
         for each in properties:
             if each.key == METADATA_KEY:
-                return parse_info(each.value, path)
+                return str(each.value)
         raise
 
 

@@ -236,3 +236,10 @@ def test_on_the_command_line(rgb: Path, weights: Path, tmp_path: Path) -> None:
         done = run("--model", "i3d-rgb", *options)
         assert isinstance(done.exception, ConfigError)
         assert "are for a detector's weights; got --model i3d-rgb" in str(done.exception)
+
+
+def test_what_a_file_says_is_shown(rgb: Path, random_i3d) -> None:
+    done = CliRunner().invoke(app, ["info", str(rgb)], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    for text in ("i3d-rgb", "16 frames of 224 x 224", "7 classes", i3d_hash(random_i3d("rgb"))):
+        assert text in done.output
