@@ -41,10 +41,11 @@ def _print_model(path: Path) -> None:
         _print_config(str(path), load_model(path)[1])
         return
     if path.suffix in (".npz", ".pt"):
-        from aicl_fast.export.i3d import i3d_info
-        from aicl_fast.video.i3d_weights import load_i3d
+        from aicl_fast.video.i3d_weights import i3d_hash, load_i3d
 
-        _print_network(path, i3d_info(load_i3d(path)))
+        net = load_i3d(path)
+        classes = net.logits.conv3d.out_channels
+        _print_network(path, SegmentInfo(net.stream, i3d_hash(net), classes=classes))
         return
     text = _read_metadata(path)
     kind, _ = read_document(text, path)
@@ -66,16 +67,14 @@ def _print_network(path: Path, info: SegmentInfo) -> None:
     table = Table(title=str(path), title_justify="left", title_style="bold", show_header=False)
     table.add_column()
     table.add_column(overflow="fold")
-    for name, value in (
-        ("network", info.name),
-        ("reads", f"{info.frames} frames of {info.size} x {info.size}"),
-        ("gives", f"{info.width} features, {info.classes} classes"),
-        ("precision", info.precision),
-        ("batch", info.batch),
-        ("weights, SHA-256", info.weights),
-        ("written by", f"aicl_fast {info.version}"),
-    ):
-        table.add_row(name, str(value))
+    table.add_row("network", info.name)
+    table.add_row("reads", f"{info.frames} frames of {info.size} x {info.size}")
+    table.add_row("gives", f"{info.width} features, {info.classes} classes")
+    table.add_row("weights, SHA-256", info.weights)
+    if info.version:  # exported, not weights as they came
+        table.add_row("precision", info.precision)
+        table.add_row("batch", str(info.batch))
+        table.add_row("written by", f"aicl_fast {info.version}")
     out.print(table)
 
 
