@@ -23,7 +23,7 @@ from aicl_fast.export.tensorrt import BuildOptions
 from aicl_fast.export.triton_repository import ServerOptions, check_config
 from aicl_fast.metadata import Range
 
-ENGINE_OF = {"onnx": "onnxruntime", "openvino": "openvino"}
+ENGINE_OF = {"onnx": "onnxruntime", "openvino": "openvino", "triton-repository": "onnxruntime"}
 RUNS_HERE = [
     ("onnx", "fp32", "onnxruntime"),
     ("onnx", "fp16", "onnxruntime"),
@@ -39,6 +39,9 @@ RUNS_HERE = [
     ("openvino", "bf16", "openvino"),
     ("openvino", "int8", "openvino"),
     ("openvino", "fp8", "openvino"),
+    ("triton-repository", "fp16", "onnxruntime"),
+    ("triton-repository", "int8", "onnxruntime"),
+    ("triton-repository", "fp8", "onnxruntime"),
 ]
 
 
@@ -58,6 +61,8 @@ def test_export_load_detect(
     # A name that says nothing: what the file holds decides what runs it.
     out = tmp_path / ("model.bin" if format_ == "openvino" else "model.onnx")
     export_model(tiny_model, out, ExportOptions(format_, precision, calibrate=calibrate))
+    if out.is_dir():  # a server's folder
+        (out,) = out.rglob("model.onnx")
     tolerance = TOLERANCES[precision].absolute
     with Detector(out, engine=engine if engine != ENGINE_OF[format_] else None, threads=1) as detector:
         assert detector.engine.name == engine
@@ -324,19 +329,43 @@ def test_only_the_embeddings_are_quantised(
     )
 
 
-@pytest.mark.parametrize("precision", CALIBRATED)
-def test_quantised_graphs_in_a_second_consumer(
-    tiny_model: Path, tiny_dataset: Path, batch: np.ndarray, precision: str
+@pytest.mark.parametrize("precision", FORMATS["onnx"])
+def test_narrow_graphs_in_a_second_consumer(
+    tiny_model: Path, tiny_dataset: Path, batch: np.ndarray, expected: EngineOutputs, precision: str
 ) -> None:
     """onnx's own evaluator, which rounds for itself."""
     import onnxruntime
     from onnx.reference import ReferenceEvaluator
 
-    model = quantised(tiny_model, tiny_dataset, precision)
-    expected = ReferenceEvaluator(model).run(None, {"features": batch})
-    actual = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"features": batch})
-    for a, b in zip(actual, expected, strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-3)  # one step of rounding in an odd place
+    from aicl_fast.export.formats import exported_onnx
+    from aicl_fast.weights import load_model
+
+    calibrate = tiny_dataset if precision in CALIBRATED else None
+    options = ExportOptions("onnx", precision, calibrate=calibrate)
+    model = exported_onnx(*load_model(tiny_model), options)[0]
+    found = ReferenceEvaluator(model).run(None, {"features": batch})
+    for name, a, b in zip(EngineOutputs._fields, found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=TOLERANCES[precision].absolute, rtol=0, err_msg=name)
+    if precision == "bf16":
+        return  # ONNX Runtime has no such convolution
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    for a, b in zip(session.run(None, {"features": batch}), found, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-3)  # a rounding step in an odd place
+
+
+def test_int8_stays_int8_in_onnx_runtime(tiny_model: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    """What it makes of the graph has three int8 convolutions; the three that are left are the heads."""
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    model = quantised(tiny_model, tiny_dataset, "int8")
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert kinds.count("QLinearConv") == 3
+    assert sum(kind.endswith("Conv") for kind in kinds) == 6
 
 
 def test_streams_are_sliced_before_they_are_turned(tiny_model: Path, batch: np.ndarray) -> None:
