@@ -3,7 +3,7 @@ the paper). The only module of the package proper that imports torch."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from aicl_fast.config import Config
 from aicl_fast.kernels.fusion import score_fusion
-from aicl_fast.kernels.winograd import embed_winograd, pack_winograd
+from aicl_fast.kernels.winograd import filter_transform, input_transform, multiply
 
 
 class Outputs(NamedTuple):
@@ -55,9 +55,8 @@ class TwoBranchNet(nn.Module):
     winograd: bool = False
     """Compute the embeddings with half the products (:mod:`aicl_fast.kernels.winograd`): the same to
     rounding, and about twice as fast where products are what takes the time."""
-    winograd_filters: tuple[Tensor, ...] | None = None
-    """Transformed kernels for inference, in the type that is multiplied in; without them each pass
-    transforms the weights anew, in the type of x or of autocast."""
+    winograd_filters: dict[str, Tensor] | None = None
+    """The transformed kernels, where weights do not change any more; else each pass transforms them anew."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -78,6 +77,13 @@ class TwoBranchNet(nn.Module):
         if self.standardize:
             self.register_buffer("input_mean", torch.zeros(data.input_width))
             self.register_buffer("input_scale", torch.ones(data.input_width))
+
+    @torch.no_grad()
+    def use_winograd(self) -> None:
+        """Compute the embeddings with half the products from now on, with the weights as they are now."""
+        self.winograd = True
+        names = ["embed", *self._streams()]
+        self.winograd_filters = {name: filter_transform(getattr(self, name).weight) for name in names}
 
     def set_input_statistics(self, mean: Tensor, deviation: Tensor) -> None:
         """Standardise inputs by these (D,) statistics of the training features.
@@ -132,18 +138,27 @@ class TwoBranchNet(nn.Module):
     def _embed_winograd(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The same with half the products; under autocast these are what is narrow."""
         kind = x.device.type
-        streams = [] if self.modal == "flow" else [self.embed_rgb]
-        streams += [] if self.modal == "rgb" else [self.embed_flow]
-        biases = [cast(Tensor, conv.bias) for conv in (self.embed, *streams)]
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         # The transforms stay as they are: autocast would narrow some of their sums too.
         with torch.autocast(kind, enabled=False):
-            if self.winograd_filters is not None:
-                filters, dtype = self.winograd_filters, self.winograd_filters[0].dtype
-            else:
-                filters = pack_winograd(self.embed.weight, [conv.weight for conv in streams])
-            e, *own = (each.relu() for each in embed_winograd(x, filters, biases, dtype=dtype))
+            parts = [part.to(dtype) for part in input_transform(x)]
+
+            def embed(name: str, columns: slice) -> Tensor:
+                conv, known = getattr(self, name), self.winograd_filters
+                filters = filter_transform(conv.weight) if known is None else known[name]
+                product = multiply([part[..., columns] for part in parts], filters, x.shape[1])
+                return (product + conv.bias).relu()
+
+            e = embed("embed", slice(None))
+            own = [embed(name, columns) for name, columns in self._streams().items()]
         return e, own[0], own[-1]
+
+    def _streams(self) -> dict[str, slice]:
+        """Each stream's convolution, and the features that it reads."""
+        rgb, width = slice(0, self.rgb_width), self.embed.in_channels
+        flow = slice(width - self.flow_width, width)
+        names = {"both": ("rgb", "flow"), "rgb": ("rgb",), "flow": ("flow",)}[self.modal]
+        return {f"embed_{name}": {"rgb": rgb, "flow": flow}[name] for name in names}
 
     def _head(self, conv: nn.Conv1d, e: Tensor) -> Tensor:
         """(B, T, outputs) of a kernel-1 convolution, computed the way ``e`` lies in memory."""

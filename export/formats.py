@@ -164,9 +164,14 @@ def exported_onnx(net: TwoBranchNet, config: Config, options: ExportOptions) -> 
         raise ConfigError(f"--precision: expected one of {', '.join(get_args(Precision))}.")
     precision: Any = options.precision
     info = model_info(net, config, precision=precision, batch=options.batch, segments=options.segments)
-    in_graph = options.format != "openvino" and precision in ("fp16", "bf16")
+    openvino = options.format == "openvino"
+    in_graph = not openvino and precision in ("fp16", "bf16")
     # tf32 is a way to multiply float32; OpenVINO rounds a float32 graph itself, and faster than casts do.
-    model = build_onnx(net, info if in_graph else replace(info, precision="fp32"))
+    model = build_onnx(
+        net,
+        info if in_graph else replace(info, precision="fp32"),
+        winograd=openvino and precision not in CALIBRATED,
+    )
     if precision in CALIBRATED:
         from aicl_fast.export.quantize import calibration_features, quantize_onnx
 

@@ -41,13 +41,24 @@ class LocalizationNet(nn.Module):
         dtype: what the three kernel-3 convolutions are computed in. Inputs, heads (1 % of the work), sums,
             softmax and sigmoids are float32.
         dynamic: k follows T (k = T // topk_divisor) instead of being the settings' constant.
+        winograd: those convolutions are written out as matrix products, half as many
+            (:mod:`aicl_fast.kernels.winograd`); float32 only.
     """
 
     def __init__(
-        self, net: TwoBranchNet, config: Config, dtype: torch.dtype = torch.float32, *, dynamic: bool = False
+        self,
+        net: TwoBranchNet,
+        config: Config,
+        dtype: torch.dtype = torch.float32,
+        *,
+        dynamic: bool = False,
+        winograd: bool = False,
     ) -> None:
         super().__init__()
-        if dtype != torch.float32:
+        if winograd:
+            net = copy.deepcopy(net)
+            net.use_winograd()
+        elif dtype != torch.float32:
             net = copy.deepcopy(net)
             for name in ("embed", "embed_rgb", "embed_flow"):
                 if hasattr(net, name):
@@ -134,19 +145,21 @@ def model_info(
     )
 
 
-def build_onnx(net: TwoBranchNet, info: ModelInfo) -> Any:
+def build_onnx(net: TwoBranchNet, info: ModelInfo, *, winograd: bool = False) -> Any:
     """The network as an ``onnx.ModelProto``, checked by onnx and by strict shape inference.
 
     Args:
         net: trained weights.
         info: from :func:`model_info`; of precision fp32, fp16 or bf16.
+        winograd: the embeddings' convolutions as half as many matrix products, in float32: for engines that
+            run products at full speed and have no such algorithm of their own for one dimension.
     Raises:
         UnavailableError: onnx or onnxscript is not installed.
     """
     onnx = require_onnx()
     dynamic = not info.segments.fixed
     dtype = _DTYPES[info.precision]
-    module = LocalizationNet(net.cpu().eval(), info.config, dtype, dynamic=dynamic).eval()
+    module = LocalizationNet(net.cpu().eval(), info.config, dtype, dynamic=dynamic, winograd=winograd).eval()
     # The exporter takes a dimension of size one for a constant.
     count = info.batch.opt if info.batch.fixed else 2
     example = torch.zeros(count, info.segments.opt, info.config.data.input_width)

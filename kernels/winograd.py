@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["conv3_winograd", "embed_winograd", "pack_winograd"]
+__all__ = ["conv3_winograd", "filter_transform", "input_transform", "multiply", "output_transform"]
 
 TILE = 4
 """Outputs that six products give."""
@@ -77,15 +77,18 @@ def output_transform(products: Sequence[Tensor], length: int) -> Tensor:
         _P2 * even_p + _Q2 * even_q,
         _P2 * odd_p + _Q2 * odd_q + at_infinity,
     )
-    return torch.stack(rows, 2).flatten(1, 2)[:, :length]
+    return torch.stack(rows, 2).flatten(1, 2).narrow(1, 0, length)
 
 
-def _convolve(x: Tensor, filters: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, T, E) of (B, T, D) and transformed kernels (6, D, E), multiplied in ``dtype``."""
+def multiply(parts: Sequence[Tensor], filters: Tensor, length: int) -> Tensor:
+    """The convolution (B, length, E) of a transformed input with transformed kernels (6, D, E).
+
+    Products are computed in the parts' type, what follows at least in float32.
+    """
+    dtype = parts[0].dtype
     wide = torch.promote_types(dtype, torch.float32)
-    parts = input_transform(x)
-    products = [(part.to(dtype) @ filters[k].to(dtype)).to(wide) for k, part in enumerate(parts)]
-    return output_transform(products, x.shape[1])
+    products = [(part @ filters[k].to(dtype)).to(wide) for k, part in enumerate(parts)]
+    return output_transform(products, length)
 
 
 def conv3_winograd(
@@ -103,46 +106,6 @@ def conv3_winograd(
         (B, T, E). In float32 within 1e-6 of the direct convolution relative to its spread; in bfloat16 and
         float16 its error is about twice the direct one's.
     """
-    result = _convolve(x, filter_transform(weight), x.dtype if dtype is None else dtype)
+    parts = [part.to(x.dtype if dtype is None else dtype) for part in input_transform(x)]
+    result = multiply(parts, filter_transform(weight), x.shape[1])
     return result if bias is None else result + bias
-
-
-def pack_winograd(fused: Tensor, own: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Transformed kernels of the embeddings, by stream.
-
-    Each stream feeds De columns of its own embedding and De of the fused one, so both come out of the same
-    product.
-
-    Args:
-        fused: (De, D, 3) kernel over all streams side by side.
-        own: (De, D_s, 3) a stream; the D_s add up to D.
-    Returns:
-        (6, D_s, 2·De) a stream.
-    """
-    shares = fused.split([weight.shape[1] for weight in own], dim=1)
-    return tuple(
-        filter_transform(torch.cat([weight, share])) for weight, share in zip(own, shares, strict=True)
-    )
-
-
-def embed_winograd(
-    x: Tensor, filters: Sequence[Tensor], biases: Sequence[Tensor], *, dtype: torch.dtype | None = None
-) -> tuple[Tensor, ...]:
-    """The network's embeddings before their ReLU: the fused one, then each stream's.
-
-    Args:
-        x: (B, T, D) the streams' features side by side.
-        filters: from :func:`pack_winograd`.
-        biases: (De,) of the fused embedding, then of each stream's.
-        dtype: as in :func:`conv3_winograd`.
-    Returns:
-        (B, T, De) each.
-    """
-    dtype = x.dtype if dtype is None else dtype
-    inputs = x.split([each.shape[1] for each in filters], dim=2)
-    both = [_convolve(part, each, dtype) for part, each in zip(inputs, filters, strict=True)]
-    width = len(biases[0])
-    shares = [each[..., width:] for each in both]
-    fused = shares[0] if len(shares) == 1 else shares[0] + shares[1]
-    own = [each[..., :width] + bias for each, bias in zip(both, biases[1:], strict=True)]
-    return (fused + biases[0], *own)

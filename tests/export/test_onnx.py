@@ -118,6 +118,21 @@ def test_real_size_equals_torch(tmp_path: Path, real, batch: int) -> None:
     assert_close(actual, reference(net, features, config.topk), 2e-6)
 
 
+@pytest.mark.parametrize("segments", [None, Range(50, 750, 3000)], ids=["fixed", "any-length"])
+def test_winograd_gives_the_same_without_a_convolution(tmp_path: Path, real, segments: Range | None) -> None:
+    net, config = real
+    model = build_onnx(net, model_info(net, config, segments=segments), winograd=True)
+    products = [node.op_type for node in model.graph.node].count("MatMul")
+    assert products >= 18  # six an embedding
+    assert not net.winograd  # the network itself is left as it was
+    onnx.save(model, tmp_path / "m.onnx")
+    engine = OnnxRuntimeEngine(tmp_path / "m.onnx", threads=1)
+    for length in [750] if segments is None else [751, 61, 3000]:
+        features = np.random.default_rng(length).random((2, length, 2048), dtype=np.float32)
+        actual = engine(features)
+        assert_close(actual, reference(net, features, length // config.model.topk_divisor), 2e-6)
+
+
 def test_real_size_in_half_precision(tmp_path: Path, real) -> None:
     net, config = real
     features = np.random.default_rng(1).random((2, 750, 2048), dtype=np.float32)
