@@ -15,7 +15,7 @@ import importlib
 import importlib.util
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 Backend = Literal["auto", "native", "numba"]
 Array = npt.NDArray[Any]
-Found = tuple[npt.NDArray[np.str_], npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 _NMS_MODES = {"decay_once": 0, "hard": 1, "gaussian": 2}
 # Far above any score, and low enough that no sum over a grid of 2³¹ points overflows.
@@ -86,15 +85,16 @@ def decode(
         UnavailableError: the backend is not installed.
         ConfigError: a backend or setting that does not exist or has no meaning.
     """
-    known = _setups.get((id(config), id(data), id(classes), backend))
-    engine, names = (known or _setup(config, data, classes, backend))[:2]
-    found = engine.attempt(scores, video_scores, num_segments, names)
+    setup = _setups.get((id(config), id(data), id(classes), backend))
+    if setup is None:
+        setup = _setup(config, data, classes, backend)
+    found = setup[0](scores, video_scores, num_segments, setup[1], video)
     if found is None:
         a_score, v = _checked(scores, video_scores, num_segments, len(classes), config.upscale, video)
-        found = engine.run(a_score, v, int(num_segments), names)
+        found = setup[2].run(a_score, v, int(num_segments), setup[1], video)
         if found is None:
             raise _not_finite(a_score, v, video)
-    return _detections(found, video)
+    return found
 
 
 def decode_batch(
@@ -125,26 +125,25 @@ def decode_batch(
         DataError: as :func:`decode`, naming the video; or sequences of different lengths.
         UnavailableError, ConfigError: as :func:`decode`.
     """
-    names = [f"video{b}" for b in range(len(scores))] if videos is None else list(videos)
-    if not len(scores) == len(video_scores) == len(num_segments) == len(names):
+    videos = [f"video{b}" for b in range(len(scores))] if videos is None else list(videos)
+    if not len(scores) == len(video_scores) == len(num_segments) == len(videos):
         raise DataError(
             f"decode_batch: {len(scores)} scores, {len(video_scores)} video_scores, {len(num_segments)} "
-            f"num_segments and {len(names)} videos; expected one of each a video."
+            f"num_segments and {len(videos)} videos; expected one of each a video."
         )
     if threads is not None and threads < 1:
         raise ConfigError(f"threads: expected at least 1, or None for all processors, got {threads!r}.")
-    engine, labels, *_ = _setup(config, data, classes, backend)
+    _, names, engine, *_ = _setup(config, data, classes, backend)
     inputs = [
-        (*_checked(s, v, n, len(classes), config.upscale, name), int(n))
-        for s, v, n, name in zip(scores, video_scores, num_segments, names, strict=True)
+        (*_checked(s, v, n, len(classes), config.upscale, name), int(n), names, name)
+        for s, v, n, name in zip(scores, video_scores, num_segments, videos, strict=True)
     ]
-    workers = max(1, min(threads or _processors(), len(inputs)))
-    found = engine.run_batch(inputs, labels, workers)
+    found = engine.run_batch(inputs, max(1, min(threads or _processors(), len(inputs))))
     result = []
-    for (a_score, v, _), one, name in zip(inputs, found, names, strict=True):
+    for (a_score, v, _, _, name), one in zip(inputs, found, strict=True):
         if one is None:
             raise _not_finite(a_score, v, name)
-        result.append(_detections(one, name))
+        result.append(one)
     return result
 
 
@@ -301,18 +300,6 @@ def _not_finite(a_score: Array, v: Array, video: str) -> DataError:
     return DataError(f"{video}: scores too large to decode; expected numbers of at most {_LARGEST:g}.")
 
 
-def _detections(found: Found, video: str) -> Detections:
-    # The arrays are as Detections would make them: its own conversions would take a quarter of a call.
-    result = _new(Detections)
-    fields = result.__dict__
-    fields["labels"], fields["scores"], fields["segments"] = found
-    fields["video"] = video
-    return result
-
-
-_new = object.__new__
-
-
 def _processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
@@ -321,20 +308,23 @@ def _processors() -> int:
 
 # ---- backends -------------------------------------------------------------------------------------------
 
-Input = tuple[Array, Array, int]
+# What `_checked` gave, num_segments, class names, and the video's name.
+Input = tuple[Array, Array, int, Array, str]
 
 
 class _Engine(Protocol):
     """One backend with one set of settings. Runs return None where a score is not finite."""
 
     def attempt(
-        self, scores: npt.ArrayLike, video_scores: npt.ArrayLike, num_segments: int, names: Array
-    ) -> Found | None:
+        self, scores: npt.ArrayLike, video_scores: npt.ArrayLike, num_segments: int, names: Array, video: str
+    ) -> Detections | None:
         """A run on input that nobody checked; None also where it would have to be checked first."""
 
-    def run(self, a_score: Array, v: Array, num_segments: int, names: Array) -> Found | None: ...
+    def run(
+        self, a_score: Array, v: Array, num_segments: int, names: Array, video: str
+    ) -> Detections | None: ...
 
-    def run_batch(self, inputs: list[Input], names: Array, threads: int) -> list[Found | None]: ...
+    def run_batch(self, inputs: list[Input], threads: int) -> list[Detections | None]: ...
 
 
 _native_module: ModuleType | None = None
@@ -368,19 +358,21 @@ def _choose(backend: str) -> str:
     return "native"
 
 
-_Setup = tuple["_Engine", Array, DecodeConfig, DataConfig, Sequence[str]]
+# An engine's `attempt` and itself, with class names as an array; and what it was made for.
+_Setup = tuple[Callable[..., "Detections | None"], Array, "_Engine", DecodeConfig, DataConfig, Sequence[str]]
 _setups: dict[tuple[int, int, int, str], _Setup] = {}
-_engines: dict[tuple[int, int, str], tuple["_Engine", DecodeConfig, DataConfig]] = {}
+_engines: dict[tuple[int, int, str], tuple[_Engine, DecodeConfig, DataConfig]] = {}
 _caches_lock = threading.Lock()
 
-# Both are looked up by identity: hashing 14 fields takes microseconds. An entry holds what its key names, so no
-# other object can have that id for as long as it is there.
+# Both are looked up by identity: hashing 14 fields takes microseconds. An entry holds what its key names, so
+# no other object can have that id for as long as it is there.
 
 
 def _setup(config: DecodeConfig, data: DataConfig, classes: Sequence[str], backend: str) -> _Setup:
     """All that a call needs to know about these arguments."""
     names = np.array(list(classes), dtype=np.str_)
-    setup = _engine(config, data, backend), names, config, data, classes
+    engine = _engine(config, data, backend)
+    setup = engine.attempt, names, engine, config, data, classes
     # A list could change, and its array would not.
     if isinstance(classes, tuple):
         with _caches_lock:
@@ -441,6 +433,7 @@ class _NativeEngine:
             max_detections=config.max_detections,
             fps=float(data.fps),
             frames_per_segment=data.frames_per_segment,
+            result=Detections,
         )
 
         # It looks at its input itself, and quicker than Python could.
@@ -457,15 +450,15 @@ class _NumbaEngine:
         self.thresholds = np.unique(np.asarray(config.thresholds, dtype=np.float64))
 
     def attempt(
-        self, scores: npt.ArrayLike, video_scores: npt.ArrayLike, num_segments: int, names: Array
-    ) -> Found | None:
+        self, scores: npt.ArrayLike, video_scores: npt.ArrayLike, num_segments: int, names: Array, video: str
+    ) -> Detections | None:
         return None
 
-    def run(self, a_score: Array, v: Array, num_segments: int, names: Array) -> Found | None:
+    def run(self, a_score: Array, v: Array, num_segments: int, names: Array, video: str) -> Detections | None:
         config = self.config
         length = a_score.shape[0]
         if not len(v):
-            return np.empty(0, np.str_), np.empty(0), np.empty((0, 2))
+            return Detections.empty(video)
         # float32 would round the threshold too.
         v = v.astype(np.float64)
         if not (np.abs(v) <= _LARGEST).all():
@@ -491,14 +484,14 @@ class _NumbaEngine:
             bool(config.nms_across_classes),
             config.max_detections,
         )
-        return names[columns[rows]], scores, segments
+        return Detections(names[columns[rows]], scores, segments, video)
 
-    def run_batch(self, inputs: list[Input], names: Array, threads: int) -> list[Found | None]:
-        found: list[Found | None] = [None] * len(inputs)
+    def run_batch(self, inputs: list[Input], threads: int) -> list[Detections | None]:
+        found: list[Detections | None] = [None] * len(inputs)
 
         def work(first: int) -> None:
             for b in range(first, len(inputs), threads):
-                found[b] = self.run(*inputs[b], names)
+                found[b] = self.run(*inputs[b])
 
         if threads == 1:
             work(0)

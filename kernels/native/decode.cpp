@@ -32,7 +32,13 @@ constexpr double kLargest = 1e38;
 bool within(double value, double low, double high) { return value >= low && value <= high; }
 
 // Boxes whose greatest score is kept at hand.
-constexpr std::int32_t kBlock = 32;
+constexpr std::int32_t kBlock = 8;
+
+// The greatest of kBlock numbers, in pairs: one comparison after another would wait for each other.
+inline double greatest_of(const double* x) noexcept {
+  const auto greater = [](double a, double b) noexcept { return a > b ? a : b; };
+  return greater(greater(greater(x[0], x[1]), greater(x[2], x[3])), greater(greater(x[4], x[5]), greater(x[6], x[7])));
+}
 
 }  // namespace
 
@@ -127,7 +133,7 @@ std::size_t Plan::lay_out(unsigned char* memory) noexcept {
   give(gone_, n);
   const bool reranks = settings_.nms == AICL_DECODE_GAUSSIAN;
   give(live_, reranks ? n + kBlock : 0);
-  give(peak_, reranks ? n / kBlock + 1 : 0);
+  give(peak_, reranks ? n / kBlock + kBlock + 1 : 0);
   return used + kLine;
 }
 
@@ -469,10 +475,15 @@ void Plan::sort(std::int32_t* boxes, std::int32_t n) noexcept {
   }
   // Scores that are nearly all in a few ranges would make insertion quadratic.
   std::int64_t moves = 0;
+  double least = n > 0 ? score[boxes[0]] : 0.0;
   for (std::int32_t i = 1; i < n; ++i) {
     const std::int32_t box = boxes[i];
+    if (score[box] < least) {
+      least = score[box];
+      continue;
+    }
     std::int32_t j = i;
-    for (; j > 0 && score[boxes[j - 1]] <= score[box] && precedes(box, boxes[j - 1]); --j) boxes[j] = boxes[j - 1];
+    for (; j > 0 && precedes(box, boxes[j - 1]); --j) boxes[j] = boxes[j - 1];
     boxes[j] = box;
     moves += i - j;
     if (moves > 16 * std::int64_t{n} + 512) {
@@ -580,19 +591,20 @@ void Plan::gaussian(const Tree* low, const Tree* high) noexcept {
   const double sigma = settings_.nms_sigma, floor = settings_.min_score;
   const double nothing = -std::numeric_limits<double>::infinity();
   const std::int32_t begin = low->begin, n = (high - 1)->end - begin;
-  const std::int32_t blocks = (n + kBlock - 1) / kBlock;
+  const auto rounded = [](std::int32_t count) noexcept { return (count + kBlock - 1) / kBlock * kBlock; };
+  const std::int32_t peaks = rounded(n) / kBlock;
   double *const score = score_ + begin, *const live = live_, *const peak = peak_;
   for (std::int32_t j = 0; j < n; ++j) live[j] = score[j] < floor ? nothing : score[j];
-  for (std::int32_t j = n; j < blocks * kBlock; ++j) live[j] = nothing;
-  const auto refresh = [=](std::int32_t block) noexcept {
-    peak[block] = *std::max_element(live + block * kBlock, live + (block + 1) * kBlock);
-  };
-  for (std::int32_t block = 0; block < blocks; ++block) refresh(block);
-  while (blocks > 0) {
-    const double greatest = *std::max_element(peak, peak + blocks);
+  std::fill(live + n, live + rounded(n), nothing);
+  std::fill(peak, peak + rounded(peaks), nothing);
+  const auto refresh = [=](std::int32_t block) noexcept { peak[block] = greatest_of(live + block * kBlock); };
+  for (std::int32_t block = 0; block < peaks; ++block) refresh(block);
+  for (;;) {
+    double greatest = nothing;
+    for (std::int32_t block = 0; block < peaks; block += kBlock) greatest = std::max(greatest, greatest_of(peak + block));
     if (!(greatest > nothing)) break;
     std::int32_t best = -1;
-    for (std::int32_t block = 0; block < blocks; ++block) {
+    for (std::int32_t block = 0; block < peaks; ++block) {
       if (peak[block] != greatest) continue;
       for (std::int32_t j = block * kBlock; j < (block + 1) * kBlock; ++j) {
         if (live[j] == greatest && (best < 0 || precedes(begin + j, begin + best))) best = j;
@@ -612,7 +624,7 @@ void Plan::gaussian(const Tree* low, const Tree* high) noexcept {
       // A score below 0 would rise by decaying.
       if (score[j] > 0.0) score[j] *= std::exp(-overlap_[i] * overlap_[i] / sigma);
       live[j] = score[j] < floor ? nothing : score[j];
-      refresh(j / kBlock);
+      if (i + 1 == met || met_[i + 1] / kBlock != j / kBlock) refresh(j / kBlock);
     }
   }
 }

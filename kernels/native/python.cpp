@@ -126,9 +126,38 @@ class Names {
   py::array array_;
 };
 
-py::object pack(py::array labels, py::array values, py::array segments) {
-  return py::reinterpret_steal<py::object>(PyTuple_Pack(3, labels.ptr(), values.ptr(), segments.ptr()));
-}
+// The class of results, filled as its own __init__ would, whose conversions would take a quarter of a call.
+class Result {
+ public:
+  explicit Result(py::type type) : type_(std::move(type)) {}
+
+  py::object of(const py::array& labels, const py::array& scores, const py::array& segments,
+                const py::handle& video) const {
+    PyTypeObject* const base = &PyBaseObject_Type;
+    auto made = py::reinterpret_steal<py::object>(
+        base->tp_new(reinterpret_cast<PyTypeObject*>(type_.ptr()), nothing_.ptr(), nullptr));
+    if (!made) throw py::error_already_set();
+    set(made, labels_, labels);
+    set(made, scores_, scores);
+    set(made, segments_, segments);
+    set(made, video_, video);
+    return made;
+  }
+
+ private:
+  static void set(const py::object& made, const py::str& name, const py::handle& value) {
+    // Past the class's own __setattr__: it is frozen.
+    if (PyObject_GenericSetAttr(made.ptr(), name.ptr(), value.ptr()) != 0) throw py::error_already_set();
+  }
+  static py::str interned(const char* name) {
+    return py::reinterpret_steal<py::str>(PyUnicode_InternFromString(name));
+  }
+
+  py::type type_;
+  py::tuple nothing_;
+  py::str labels_ = interned("labels"), scores_ = interned("scores"), segments_ = interned("segments"),
+          video_ = interned("video");
+};
 
 // A decoder with fixed settings and a plan for every thread that is in it at the moment.
 class Decoder {
@@ -136,8 +165,8 @@ class Decoder {
   explicit Decoder(const std::vector<double>& thresholds, double class_threshold, int upscale,
                    double outer_ratio, double video_score_weight, int nms, double nms_tiou, double nms_sigma,
                    double nms_added_seconds, bool nms_across_classes, double min_score, int max_detections,
-                   double fps, int frames_per_segment)
-      : thresholds_(thresholds) {
+                   double fps, int frames_per_segment, py::type result)
+      : result_(std::move(result)), thresholds_(thresholds) {
     aicl_decode_settings_init(&settings_);
     settings_.thresholds = thresholds_.data();
     settings_.num_thresholds = static_cast<std::int32_t>(thresholds_.size());
@@ -162,7 +191,7 @@ class Decoder {
   }
 
   py::object decode(const py::handle& scores, const py::handle& video_scores, const py::handle& num_segments,
-                    const py::handle& class_names) {
+                    const py::handle& class_names, const py::handle& video) {
     Input in;
     Names names;
     if (!read(scores, video_scores, num_segments, in) || !names.read(class_names, in.width) || !holds(in)) {
@@ -180,17 +209,18 @@ class Decoder {
     const std::int32_t n = plan.count();
     py::array values = empty(numpy().float64, n), segments = empty(numpy().float64, n, 2);
     plan.write(n, static_cast<double*>(values.mutable_data()), static_cast<double*>(segments.mutable_data()));
-    return pack(names.of(n, [&](std::int32_t i) { return plan.label(i); }), values, segments);
+    return result_.of(names.of(n, [&](std::int32_t i) { return plan.label(i); }), values, segments, video);
   }
 
-  py::list decode_batch(const py::sequence& videos, const py::handle& class_names, int threads) {
+  py::list decode_batch(const py::sequence& videos, int threads) {
     std::vector<Input> inputs;
-    Names names;
+    std::vector<Names> names;
     std::int64_t length = 1, width = 1;
     for (const py::handle& item : videos) {
       const auto video = py::reinterpret_borrow<py::tuple>(item);
       Input in;
-      if (!read(video[0], video[1], video[2], in) || !names.read(class_names, in.width)) {
+      names.emplace_back();
+      if (!read(video[0], video[1], video[2], in) || !names.back().read(video[3], in.width)) {
         throw std::invalid_argument("expected C-contiguous (T, C) scores, (C,) video scores and C names");
       }
       inputs.push_back(in);
@@ -203,7 +233,8 @@ class Decoder {
       run_all(inputs, outputs, length, width, threads);
     }
     py::list results;
-    for (const Output& out : outputs) {
+    for (std::size_t b = 0; b < outputs.size(); ++b) {
+      const Output& out = outputs[b];
       if (out.status == AICL_DECODE_NOT_FINITE) {
         results.append(py::none());
         continue;
@@ -213,7 +244,8 @@ class Decoder {
       py::array values = empty(numpy().float64, n), segments = empty(numpy().float64, n, 2);
       std::copy(out.values.begin(), out.values.end(), static_cast<double*>(values.mutable_data()));
       std::copy(out.segments.begin(), out.segments.end(), static_cast<double*>(segments.mutable_data()));
-      results.append(pack(names.of(n, [&](std::int32_t i) { return out.labels[i]; }), values, segments));
+      results.append(result_.of(names[b].of(n, [&](std::int32_t i) { return out.labels[i]; }), values, segments,
+                                py::reinterpret_borrow<py::tuple>(videos[b])[4]));
     }
     return results;
   }
@@ -316,6 +348,7 @@ class Decoder {
 
   static constexpr std::size_t kIdle = 64;
 
+  Result result_;
   std::vector<double> thresholds_;
   aicl_decode_settings settings_;
   std::mutex mutex_;
@@ -328,9 +361,9 @@ using Shared = std::shared_ptr<Decoder>;
 // what, takes as long as a sixth of a small video.
 PyObject* decode_quickly(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
   try {
-    if (count != 4) throw std::invalid_argument("expected scores, video_scores, num_segments, names");
+    if (count != 5) throw std::invalid_argument("expected scores, video_scores, num_segments, names, video");
     const auto& decoder = *static_cast<Shared*>(PyCapsule_GetPointer(self, nullptr));
-    return decoder->decode(arguments[0], arguments[1], arguments[2], arguments[3]).release().ptr();
+    return decoder->decode(arguments[0], arguments[1], arguments[2], arguments[3], arguments[4]).release().ptr();
   } catch (py::error_already_set& error) {
     error.restore();
   } catch (const std::bad_alloc&) {
@@ -343,8 +376,8 @@ PyObject* decode_quickly(PyObject* self, PyObject* const* arguments, Py_ssize_t 
 
 PyMethodDef decode_method = {
     "decode", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&decode_quickly)), METH_FASTCALL,
-    "(scores, video_scores, num_segments, names): labels, scores and segments of one video. None for input that "
-    "is not as it has to be, and where a score is not finite."};
+    "(scores, video_scores, num_segments, names, video): the result for one video. None for input that is not as it "
+    "has to be, and where a score is not finite."};
 
 py::object decode_of(const Shared& decoder) {
   const py::capsule self(new Shared(decoder), [](void* shared) { delete static_cast<Shared*>(shared); });
@@ -358,12 +391,12 @@ PYBIND11_MODULE(_native, module) {
   module.def("version", &aicl_decode_version);
   py::class_<Decoder, Shared>(module, "Decoder")
       .def(py::init<const std::vector<double>&, double, int, double, double, int, double, double, double, bool,
-                    double, int, double, int>(),
+                    double, int, double, int, py::type>(),
            py::kw_only(), py::arg("thresholds"), py::arg("class_threshold"), py::arg("upscale"),
            py::arg("outer_ratio"), py::arg("video_score_weight"), py::arg("nms"), py::arg("nms_tiou"),
            py::arg("nms_sigma"), py::arg("nms_added_seconds"), py::arg("nms_across_classes"),
-           py::arg("min_score"), py::arg("max_detections"), py::arg("fps"), py::arg("frames_per_segment"))
+           py::arg("min_score"), py::arg("max_detections"), py::arg("fps"), py::arg("frames_per_segment"), py::arg("result"))
       .def_property_readonly("decode", &decode_of)
       .def("decode_batch", &Decoder::decode_batch,
-           "The same for (scores, video_scores, num_segments) tuples, names, and so many threads.");
+           "The same for tuples of these five, on so many threads.");
 }
