@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from aicl_fast.bench import load
+from aicl_fast.bench import load, machine
 from aicl_fast.bench.engines import BASELINE, LONGEST, Contender, open_all, parse_batches
-from aicl_fast.bench.measure import Call, rotating, take_turns
+from aicl_fast.bench.measure import PAUSE, Call, rotating, take_turns
 from aicl_fast.bench.models import Recording, Subject, given_subject, subject
 from aicl_fast.bench.record import write_result
 from aicl_fast.bench.textbook_detect import TextbookDetector
@@ -66,7 +66,7 @@ def measure(
     inputs = what.batches(batch)
     calls: dict[str, Call] = {BASELINE: rotating(one_by_one, inputs)}
     calls |= {each.name: rotating(ours(each.detector), inputs) for each in running}
-    timings = take_turns(calls, BASELINE, seconds=seconds, least=5)
+    timings = take_turns(calls, BASELINE, seconds=seconds, least=5, pause=PAUSE)
     exact = next((each.mAP for each in running if each.format == "safetensors"), None)
     rows: list[dict[str, Any]] = []
     for each in (None, *running):
@@ -113,6 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
+    machine.require(options.device)
     torch.set_num_threads(options.threads)
     if options.model is not None:
         what = given_subject(options.model.resolve(), options.data)

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from aicl_fast.bench import machine
-from aicl_fast.bench.measure import Call, rotating, take_turns
+from aicl_fast.bench.measure import PAUSE, Call, rotating, take_turns
 from aicl_fast.bench.models import Subject, given_subject, subject
 from aicl_fast.bench.quote import TITLES
 from aicl_fast.bench.record import write_result
@@ -201,7 +201,7 @@ def measure(
     inputs = [_features(config, each) for each in what.batches(batch)]
     calls: dict[str, Call] = {BASELINE: rotating(textbook.scores, [torch.from_numpy(x) for x in inputs])}
     calls |= {each.name: rotating(each.detector.engine, inputs) for each in running}
-    timings = take_turns(calls, BASELINE, seconds=seconds, least=5)
+    timings = take_turns(calls, BASELINE, seconds=seconds, least=5, pause=PAUSE)
     moved, operations = work(config, batch)
     rows = []
     for each in (None, *running):
@@ -276,6 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
+    machine.require(options.device)
     torch.set_num_threads(options.threads)
     if options.model is not None:
         subjects = [given_subject(options.model, options.data)]

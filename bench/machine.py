@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from aicl_fast.bench.measure import Clock, device_events, wall
+from aicl_fast.errors import UnavailableError
 
 _SYSTEM = Path("/sys")
 _GPU_FIELDS = {
@@ -38,6 +39,18 @@ def state() -> dict[str, Any]:
     if on_gpu():
         found["gpu"] = _gpu_state()
     return found
+
+
+def require(device: str) -> None:
+    """Stop where the device is not.
+
+    Raises:
+        UnavailableError: ``cuda`` was asked for and torch finds none.
+    """
+    import torch
+
+    if device != "cpu" and not torch.cuda.is_available():
+        raise UnavailableError("there is no CUDA device here.")
 
 
 def on_gpu() -> bool:

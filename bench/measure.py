@@ -18,6 +18,8 @@ Input = TypeVar("Input")
 LEVEL = 0.95
 """Of every interval."""
 _DRAWS = 2000
+PAUSE = 0.005
+"""Seconds after which an engine's threads have stopped spinning."""
 _STEADY = 1.1
 """Warm-up ends when the last three calls lie within this factor of one another …"""
 _WARM_CALLS, _WARM_SECONDS = 30, 3.0
@@ -106,6 +108,7 @@ def take_turns(
     least: int = 7,
     seed: int = 0,
     clock: Clock = wall,
+    pause: float = 0.0,
 ) -> dict[str, Timing]:
     """Time every contender once a turn, in an order drawn anew each turn, until the time is up.
 
@@ -117,6 +120,8 @@ def take_turns(
         seconds: of wall time for the turns.
         least: turns taken however long they last.
         clock: what times a call.
+        pause: seconds before each call, for contenders with threads of their own, which spin on for a while
+            after their work and would take a core from the next.
     """
     for call in contenders.values():
         _warm_up(call, clock)
@@ -127,6 +132,8 @@ def take_turns(
     while time.perf_counter() < stop or len(times[baseline]) < least:
         for number in rng.permutation(len(names)):
             name = names[number]
+            if pause:
+                time.sleep(pause)
             times[name].append(clock(contenders[name]))
     return {name: Timing(times[name], times[baseline]) for name in names}
 

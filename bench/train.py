@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aicl_fast.bench import textbook_train
+from aicl_fast.bench import machine, textbook_train
 from aicl_fast.bench.measure import take_turns
 from aicl_fast.bench.record import write_result
 from aicl_fast.config import Config, load_config
@@ -28,7 +28,9 @@ BASELINE = "textbook, float32"
 AGREEMENT = 1e-3
 
 
-def contenders(config: Config, features: Tensor, labels: Tensor) -> dict[str, Callable[[], Tensor]]:
+def contenders(
+    config: Config, features: Tensor, labels: Tensor, compiled: bool = True
+) -> dict[str, Callable[[], Tensor]]:
     """Steps by name; each has weights of its own that begin alike, and returns its loss."""
     variants = {
         BASELINE: None,
@@ -43,7 +45,11 @@ def contenders(config: Config, features: Tensor, labels: Tensor) -> dict[str, Ca
             "compile": True,
         },
     }
-    return {name: _step(config, changes, features, labels) for name, changes in variants.items()}
+    return {
+        name: _step(config, changes, features, labels)
+        for name, changes in variants.items()
+        if compiled or not (changes or {}).get("compile")
+    }
 
 
 def _step(
@@ -80,8 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
+    machine.require(options.device)
     torch.set_num_threads(options.threads)
     config = load_config("thumos14", overrides=[f"segments={options.segments}"])
     torch.manual_seed(1)
@@ -89,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     labels = torch.zeros(options.batch, config.model.num_classes, device=options.device)
     labels[torch.arange(options.batch), torch.arange(options.batch) % config.model.num_classes] = 1
 
-    steps = contenders(config, features, labels)
+    steps = contenders(config, features, labels, not options.no_compile)
     first = {name: float(step()) for name, step in steps.items()}
     for name, value in first.items():
         tolerance = AGREEMENT * (10 if "bfloat16" in name else 1)
