@@ -1,11 +1,12 @@
-"""What a segment of video costs, stage by stage: so far, the network that makes features of it.
+"""What a segment of video costs, stage by stage: decoding, optical flow, and the network of each stream.
 
     python -m aicl_fast.bench.video --json bench/results/video-cpu.json
     python -m aicl_fast.bench.video --weights rgb_imagenet.pt --batch 1,8
 
 A row is one way through one stage, at one batch of segments. Without weights they are random: the network's
 speed is the same. The baseline of the stage *network* is float32 torch as one writes it, BatchNorm apart and
-channels first. Every contender's features are compared with its before anything is timed.
+channels first. Every contender's features are compared with its before anything is timed. The stages *decode*
+and *flow* are in ``video_file.py``.
 """
 
 from __future__ import annotations
@@ -107,7 +108,25 @@ def measure_network(subject: Subject) -> list[dict[str, Any]]:
     return rows
 
 
-STAGES: Mapping[str, Callable[[Subject], list[dict[str, Any]]]] = {"network": measure_network}
+def decode_stage(subject: Subject) -> list[dict[str, Any]]:
+    """A file to frames; needs PyAV and OpenCV, which the network does not."""
+    from aicl_fast.bench.video_file import measure_decode
+
+    return measure_decode(subject.seconds)
+
+
+def flow_stage(subject: Subject) -> list[dict[str, Any]]:
+    """Frames to optical flow; needs PyAV and OpenCV, too."""
+    from aicl_fast.bench.video_file import measure_flow
+
+    return measure_flow(subject.seconds, subject.threads)
+
+
+STAGES: Mapping[str, Callable[[Subject], list[dict[str, Any]]]] = {
+    "decode": decode_stage,
+    "flow": flow_stage,
+    "network": measure_network,
+}
 """A function a stage, each giving rows with ``stage`` and ``way``."""
 
 
