@@ -36,6 +36,7 @@ from aicl_fast.files import read_json, write_json
 _ABSENT = 3
 """The exit status of a suite whose packages or device are not here."""
 _DONE = ("measured", "not measured")
+FILES = "files"
 _ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -46,7 +47,7 @@ class Step:
     Attributes:
         name: of its part in the file.
         suite: the module that measures; ``tests`` is pytest.
-        arguments: of the suite.
+        arguments: of the suite; FILES stands for a folder of files that suites share.
         most: seconds that it may take.
     """
 
@@ -58,18 +59,23 @@ class Step:
 
 CPU: tuple[Step, ...] = (
     Step("load", "load", ("--rounds", "7"), 120),
-    Step("detect", "detect", ("--seconds", "50", "--rounds", "0"), 240),
-    Step("engines", "engines", ("--seconds", "75"), 240),
-    Step("decode", "decode", ("--rounds", "15"), 150),
-    Step("train", "train", ("--seconds", "70"), 200),
-    Step("evaluate", "evaluate", ("--rounds", "3"), 150),
+    Step("engines", "engines", ("--seconds", "40", "--folder", FILES), 240),
+    Step("detect", "detect", ("--seconds", "30", "--rounds", "0", "--folder", FILES), 150),
+    Step("decode", "decode", ("--rounds", "15"), 120),
+    Step("train", "train", ("--seconds", "40"), 200),
+    Step("evaluate", "evaluate", ("--rounds", "3"), 120),
     Step("kernels", "kernels", (), 30),
 )
 GPU: tuple[Step, ...] = (
     Step("tests", "tests", (), 120),
     Step("kernels", "kernels", ("--seconds", "60"), 150),
-    Step("engines", "engines", ("--device", "cuda", "--seconds", "40"), 120),
-    Step("detect", "detect", ("--device", "cuda", "--seconds", "20", "--rounds", "0"), 90),
+    Step("engines", "engines", ("--device", "cuda", "--seconds", "40", "--folder", FILES), 120),
+    Step(
+        "detect",
+        "detect",
+        ("--device", "cuda", "--seconds", "20", "--batch", "1,8,64", "--rounds", "0", "--folder", FILES),
+        90,
+    ),
     Step("train", "train", ("--device", "cuda", "--seconds", "10", "--no-compile"), 60),
     Step("sanitize", "kernels", ("--sanitize", "--seconds", "120"), 130),
     Step("load", "load", ("--rounds", "3"), 60),
@@ -91,7 +97,8 @@ def run(step: Step, folder: Path, seconds: float) -> dict[str, Any]:
     part = folder / f"{step.name}.json"
     command = [sys.executable, "-P", "-m", "aicl_fast.bench.all", "--step", step.suite, "--json", str(part)]
     start = time.perf_counter()
-    code, last = _watched([*command, *step.arguments], seconds)
+    arguments = [str(folder / FILES) if word == FILES else word for word in step.arguments]
+    code, last = _watched([*command, *arguments], seconds)
     found: dict[str, Any] = {"seconds": round(time.perf_counter() - start, 1)}
     if part.is_file():
         recorded = read_json(part, "part")

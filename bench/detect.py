@@ -12,7 +12,6 @@ fresh processes, as the `load` suite measures them.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 
 from aicl_fast.bench import load, machine
-from aicl_fast.bench.engines import BASELINE, LONGEST, Contender, open_all, parse_batches
+from aicl_fast.bench.engines import BASELINE, LONGEST, Contender, open_all, parse_batches, working_folder
 from aicl_fast.bench.measure import PAUSE, Call, rotating, take_turns
 from aicl_fast.bench.models import Recording, Subject, given_subject, subject
 from aicl_fast.bench.record import write_result
@@ -111,6 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="of the cold start, 0 for none (5)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--folder", type=Path, help="where exported files are kept for another suite")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     machine.require(options.device)
@@ -120,8 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         what = subject("thumos14", options.device)
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        running, left_out = open_all(what, Path(folder), options.threads, options.device)
+    with working_folder(options.folder) as folder:
+        running, left_out = open_all(what, folder, options.threads, options.device)
         textbook = TextbookDetector(*load_model(what.weights), options.device)
         with Detector(what.weights, threads=options.threads) as exact:
             found = check_agreement(what, textbook, exact)
@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for row in part:
                 show(row)
             rows += part
-        cold = load.measure(what, options.rounds, options.threads, Path(folder)) if options.rounds else []
+        cold = load.measure(what, options.rounds, options.threads, folder) if options.rounds else []
     for row in cold:
         load.show(row)
     for row in left_out:

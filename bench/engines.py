@@ -13,6 +13,7 @@ of what the machine's own measured rates allow. The baseline is the textbook net
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import tempfile
 import time
@@ -94,13 +95,14 @@ def contenders(what: Subject, folder: Path, threads: int, device: str) -> Iterat
 
     Args:
         what: the model.
-        folder: for the files.
+        folder: for the files, and what mAP they have; those that are there are taken.
         threads: of engines on the CPU.
         device: ``cpu`` or ``cuda``.
     """
     for precision in _TORCH_PRECISIONS[device]:
         options: dict[str, Any] = {"precision": precision, "device": device}
-        yield _open(what, what.weights, "safetensors", precision, {**options, "threads": threads})
+        path, options["threads"] = what.weights, threads
+        yield _open(what, path, "safetensors", precision, options, folder)
     for format_, precisions in FORMATS.items():
         if format_ not in SUFFIXES:
             continue  # a folder for a server
@@ -111,7 +113,8 @@ def contenders(what: Subject, folder: Path, threads: int, device: str) -> Iterat
         for precision in precisions:
             path = folder / f"{what.name}-{precision}{SUFFIXES[format_]}"
             try:
-                export_model(what.weights, path, _options(what, format_, precision))
+                if not path.is_file():
+                    export_model(what.weights, path, _options(what, format_, precision))
             except AiclError as error:
                 yield LeftOut(format_, precision, _first_line(error, path))
                 continue
@@ -120,7 +123,7 @@ def contenders(what: Subject, folder: Path, threads: int, device: str) -> Iterat
                 settings["device"] = device
             if device == "cpu":
                 settings["threads"] = threads
-            yield _open(what, path, format_, precision, settings)
+            yield _open(what, path, format_, precision, settings, folder)
 
 
 def open_all(
@@ -144,14 +147,16 @@ def _options(what: Subject, format_: str, precision: str) -> ExportOptions:
     return dataclasses.replace(plain, calibrate=what.dataset.root)
 
 
-def _open(what: Subject, path: Path, format_: str, precision: str, settings: dict[str, Any]) -> Any:
+def _open(
+    what: Subject, path: Path, format_: str, precision: str, settings: dict[str, Any], folder: Path
+) -> Contender | LeftOut:
     try:
         start = time.perf_counter()
         detector = Detector(path, **settings)
         opened = time.perf_counter()
         detector(*what.recordings[0])
         first = time.perf_counter()
-        average = what.mean_average(detector)
+        average = _accuracy(what, detector, folder / f"{what.name}-{format_}-{precision}.mAP")
     except (AiclError, RuntimeError) as error:
         return LeftOut(format_, precision, _first_line(error, path))
     return Contender(
@@ -163,6 +168,16 @@ def _open(what: Subject, path: Path, format_: str, precision: str, settings: dic
         1e3 * (first - opened),
         average,
     )
+
+
+def _accuracy(what: Subject, detector: Detector, note: Path) -> float | None:
+    """The file's mAP, or what was noted of it; measuring it takes seconds."""
+    if note.is_file():
+        return float(note.read_text())
+    average = what.mean_average(detector)
+    if average is not None:
+        note.write_text(repr(average))
+    return average
 
 
 def _first_line(error: Exception, path: Path) -> str:
@@ -274,6 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of measuring, in all (60)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--folder", type=Path, help="where exported files are kept for another suite")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     machine.require(options.device)
@@ -287,9 +303,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     left_out: list[dict[str, Any]] = []
     each = options.seconds / len(subjects) / len(options.batch)
-    with tempfile.TemporaryDirectory() as folder:
+    with working_folder(options.folder) as folder:
         for what in subjects:
-            running, others = open_all(what, Path(folder), options.threads, options.device)
+            running, others = open_all(what, folder, options.threads, options.device)
             left_out += others
             longest = 0.0
             for batch in sorted(options.batch):
@@ -306,6 +322,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{row['subject']} {row['format']} {row['precision']}: left out, {row['why']}")
     if options.json is not None:
         write_result(options.json, "engines", rows, threads=options.threads, rates=rates, left_out=left_out)
+
+
+@contextlib.contextmanager
+def working_folder(kept: Path | None) -> Iterator[Path]:
+    """The folder that was asked for, or one that goes when the block ends."""
+    if kept is not None:
+        kept.mkdir(parents=True, exist_ok=True)
+        yield kept
+        return
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
 
 
 def _available(names: Sequence[str], device: str) -> list[Subject]:

@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.device == "cuda":
         steps = {name: _synchronized(step) for name, step in steps.items()}
     rows = []
-    for name, timing in take_turns(steps, BASELINE, seconds=options.seconds).items():
+    for name, timing in take_turns(steps, BASELINE, seconds=options.seconds, least=5).items():
         row = {"step": name, **timing.row(), "steps_per_second": 1 / timing.median}
         rows.append(row)
         low, high = timing.interval()
