@@ -37,8 +37,8 @@ class Pending:
         self._engine = engine
         self._slot: _Slot | None = slot
 
-    def result(self) -> EngineOutputs:
-        """Wait for the GPU and return the scores.
+    def result(self) -> Any:
+        """Wait for the GPU and return the :class:`EngineOutputs`.
 
         Raises:
             RuntimeError: asked for a second time.
@@ -71,6 +71,10 @@ class TensorRTEngine(Engine):
     """
 
     name = "tensorrt"
+    # What the plan's tensors are; a subclass runs plans of another network.
+    _input = INPUT
+    _dtype: npt.DTypeLike = np.float32
+    _outputs: Any = EngineOutputs
 
     def __init__(
         self,
@@ -83,7 +87,7 @@ class TensorRTEngine(Engine):
         container = read_container(path)
         if container.kind not in ("tensorrt", "tensorrt-rtx"):
             raise ModelError(f"{path}: holds an {container.kind} model, not a TensorRT engine.")
-        self.path, self.info = container.path, container.info
+        self.path, self.info = container.path, self._read_info(container)
         api = load_tensorrt("tensorrt-rtx" if container.kind == "tensorrt-rtx" else "tensorrt")
         check_builder(container, api.__version__)
         self._api = api
@@ -120,9 +124,10 @@ class TensorRTEngine(Engine):
 
     def run(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
         """Run (B, T, D) contiguous float32 features whose shape the file allows, and wait."""
-        return self.submit(features).result()
+        outputs: EngineOutputs = self.submit(features).result()
+        return outputs
 
-    def submit(self, features: npt.NDArray[np.float32]) -> Pending:
+    def submit(self, features: npt.NDArray[Any]) -> Pending:
         """Start a batch and return at once; the features may be changed as soon as this returns.
 
         Raises:
@@ -153,6 +158,9 @@ class TensorRTEngine(Engine):
         # Contexts before the engine, the engine before its runtime, all before the device.
         self._settings = self._engine = self._runtime = None
         self.cuda.close()
+
+    def _read_info(self, container: Container) -> Any:
+        return container.info
 
     def _load(self, container: Container) -> None:
         self._runtime = self._api.Runtime(self._logger)
@@ -186,7 +194,8 @@ class TensorRTEngine(Engine):
                     f"features: are on GPU {array.device}, the engine is on {self.cuda.number}. Move them."
                 )
             slot.launch_on(array)
-            return slot.finish()
+            outputs: EngineOutputs = slot.finish()
+            return outputs
         finally:
             self._release(slot)
 
@@ -247,15 +256,18 @@ class _Slot:
         self.context: Any = (
             plan.create_execution_context() if settings is None else plan.create_execution_context(settings)
         )
-        if self.context is None or not self.context.set_input_shape(INPUT, shape):
+        if self.context is None or not self.context.set_input_shape(engine._input, shape):
             raise ModelError(f"{self.path}: no context for shape {shape} ({last_error(self.logger)}).")
         self.stream = cuda.stream()
         self.event = cuda.event()
-        self.features = cuda.allocate(4 * int(np.prod(shape)))
-        self.host_features, self._host_in = cuda.pinned(shape)
+        self.input, self.names = engine._input, engine._outputs
+        size = int(np.prod(shape)) * np.dtype(engine._dtype).itemsize
+        self.features = cuda.allocate(size)
+        staging, self._host_in = cuda.pinned((-(-size // 4),))
+        self.host_features = staging.view(np.uint8)[:size].view(engine._dtype).reshape(shape)
         # The outputs lie in one block, so that they come back in one copy.
         offsets, end = [], 0
-        shapes = [tuple(self.context.get_tensor_shape(name)) for name in EngineOutputs._fields]
+        shapes = [tuple(self.context.get_tensor_shape(name)) for name in self.names._fields]
         for one in shapes:
             offsets.append(end)
             end += -(-4 * int(np.prod(one)) // _ALIGN) * _ALIGN
@@ -266,7 +278,7 @@ class _Slot:
             block[start // 4 : start // 4 + int(np.prod(one))].reshape(one)
             for start, one in zip(offsets, shapes, strict=True)
         ]
-        for name, start in zip(EngineOutputs._fields, offsets, strict=True):
+        for name, start in zip(self.names._fields, offsets, strict=True):
             self.context.set_tensor_address(name, int(self.outputs) + start)
         self.graph: Any = None
         self.prepared = False
@@ -277,7 +289,7 @@ class _Slot:
     def stream_number(self) -> int:
         return int(self.stream)
 
-    def launch(self, features: npt.NDArray[np.float32]) -> None:
+    def launch(self, features: npt.NDArray[Any]) -> None:
         """Copy in, run, copy out: as a graph, captured at the second run (the first compiles kernels)."""
         with self._open():
             np.copyto(self.host_features, features, casting="same_kind")
@@ -287,7 +299,7 @@ class _Slot:
         if self.graph is not None:
             self.cuda.launch(self.graph, self.stream)
             return
-        self.context.set_tensor_address(INPUT, int(self.features))
+        self.context.set_tensor_address(self.input, int(self.features))
         if not self.prepared or not self._capturable():
             self._enqueue(copy_in=True)
             self.prepared = True
@@ -307,7 +319,7 @@ class _Slot:
         with self._open():
             if array.stream not in (None, 0):
                 self.cuda.wait_for(self.stream, array.stream, self.event)
-            self.context.set_tensor_address(INPUT, array.pointer)
+            self.context.set_tensor_address(self.input, array.pointer)
             self._enqueue(copy_in=False)
 
     def _enqueue(self, *, copy_in: bool) -> None:
@@ -317,12 +329,12 @@ class _Slot:
             raise UnavailableError(f"{self.path}: TensorRT could not run it ({last_error(self.logger)}).")
         self.cuda.copy_out(self._host_out, self.outputs, self.size, self.stream)
 
-    def finish(self) -> EngineOutputs:
+    def finish(self) -> Any:
         """Wait, and copy the results out of the staging buffers."""
         with self._open():
             self.cuda.make_current()
             self.cuda.synchronize(self.stream)
-            return EngineOutputs(*(view.copy() for view in self.views))
+            return self.names(*(view.copy() for view in self.views))
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[None]:

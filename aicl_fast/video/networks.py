@@ -6,6 +6,7 @@ files                                 run by
 ``.npz``, ``.pt``, ``.safetensors``   torch, CPU or GPU
 ``.onnx``                             ONNX Runtime
 ``.openvino``, ``.xml``               OpenVINO
+``.engine``                           TensorRT and TensorRT-RTX
 ====================================  =================================================
 """
 
@@ -22,6 +23,8 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
+from aicl_fast.engines.container import Container
+from aicl_fast.engines.tensorrt import TensorRTEngine
 from aicl_fast.errors import DataError, ModelError, UnavailableError
 from aicl_fast.features import Floats
 from aicl_fast.files import require_file
@@ -315,6 +318,39 @@ class OpenVinoNetwork(SegmentNetwork):
         return SegmentOutputs(*(np.array(found[output]) for output in self._results))
 
 
+class TensorRTNetwork(SegmentNetwork):
+    """An exported ``.engine`` on a GPU. Arguments as :func:`open_network`."""
+
+    def __init__(self, path: Path, *, device: int = 0) -> None:
+        self._engine = _ClipEngine(path, device=device)
+        super().__init__(path, self._engine.info)
+
+    def run(self, clips: npt.NDArray[Any]) -> SegmentOutputs:
+        """Run N clips. Safe to call from several threads."""
+        outputs: SegmentOutputs = self._engine.submit(clips).result()
+        return outputs
+
+    def close(self) -> None:
+        """Free everything on the GPU."""
+        self._engine.close()
+
+
+class _ClipEngine(TensorRTEngine):
+    """The runtime of detectors' plans, with clips in the place of features."""
+
+    info: Any
+    _outputs = SegmentOutputs
+    _input = INPUT
+
+    def _read_info(self, container: Container) -> SegmentInfo:
+        info = parse_segment_info(container.metadata, container.path)
+        self._dtype = np.uint8 if info.stream == "rgb" else np.float32
+        return info
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """The network has seen to it."""
+
+
 def open_network(
     path: str | os.PathLike[str],
     *,
@@ -327,9 +363,10 @@ def open_network(
 
     Args:
         path: weights of I3D (``.npz``, ``.pt``, ``.safetensors``; torch runs them), or what ``aicl-fast
-            export --model i3d-rgb`` made of them (``.onnx``, ``.openvino``, ``.xml``; no torch is needed).
+            export --model i3d-rgb`` made of them (``.onnx``, ``.openvino``, ``.xml``, ``.engine``; no torch
+            is needed).
         stream: what the file must be for; None takes what it is for.
-        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; an ``.engine`` runs on a GPU in any case.
         precision: what convolutions are computed in, where that is chosen at load: torch and OpenVINO on the
             CPU fp32 or bf16, torch on a GPU fp16 (if left out), bf16 or fp32. None is the file's own.
         threads: of the CPU; None takes every core. torch has one number for the whole process.
@@ -340,6 +377,9 @@ def open_network(
     """
     if stream not in (None, *get_args(Stream)):
         raise ModelError(f"stream: expected rgb or flow, got {stream!r}.")
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and (kind == "cpu" or not number.isdigit())):
+        raise ModelError(f"device: expected cpu, cuda or cuda:N, got {device!r}.")
     target = require_file(path, "network")
     network: SegmentNetwork
     if target.suffix in TORCH_SUFFIXES:
@@ -355,10 +395,14 @@ def open_network(
         if device != "cpu":
             raise ModelError(f"{target}: OpenVINO runs on the CPU here; got device={device!r}.")
         network = OpenVinoNetwork(target, precision=precision, threads=threads)
+    elif target.suffix == ".engine":
+        if precision is not None:
+            raise ModelError(f"precision: is in the engine; got {precision!r} for {target}.")
+        network = TensorRTNetwork(target, device=int(number or 0))
     else:
         raise ModelError(
             f"{target}: expected weights of I3D ({', '.join(TORCH_SUFFIXES)}) or an exported network (.onnx, "
-            ".openvino, .xml)."
+            ".openvino, .xml, .engine)."
         )
     if stream not in (None, network.stream):
         network.close()

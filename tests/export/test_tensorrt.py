@@ -39,6 +39,7 @@ from aicl_fast.export.tensorrt import (
     refit_tensorrt,
 )
 from aicl_fast.metadata import ModelInfo, Range
+from aicl_fast.video.networks import SegmentInfo, open_network
 from aicl_fast.weights import load_model
 
 
@@ -546,6 +547,64 @@ def test_detecting_on_it(engine: Any, tiny_model: Path, batch: np.ndarray) -> No
     np.testing.assert_array_equal(found.labels, wanted.labels)
     np.testing.assert_allclose(found.segments, wanted.segments, atol=1e-6)
     detector.close()
+
+
+# --- a segment network on the same runtime
+
+
+class MakeBelieveClips(MakeBelieveContext):
+    """An execution context of I3D: the first values of each clip."""
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        assert name == "clips"
+        self.shape = shape
+        return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return (self.shape[0], {"features": 1024, "logits": 7}[name])
+
+    def execute_async_v3(self, stream: int) -> bool:
+        addresses = dict(self.addresses)
+        kind = ctypes.c_uint8 if self.shape[-1] == 3 else ctypes.c_float
+
+        def work() -> None:
+            count = int(np.prod(self.shape))
+            clips = np.ctypeslib.as_array((kind * count).from_address(addresses["clips"]))
+            first = clips.reshape(self.shape[0], -1)[:, -1024:].astype(np.float32)
+            for name, output in (("features", first), ("logits", np.ascontiguousarray(-first[:, :7]))):
+                ctypes.memmove(addresses[name], output.ctypes.data, output.nbytes)
+
+        self.cuda.put(stream, work)
+        return True
+
+
+@pytest.mark.parametrize("stream", ["rgb", "flow"])
+def test_a_segment_network(engine: Any, tmp_path: Path, stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = SegmentInfo(stream, "ab" * 32, precision="fp16", batch=Range(2, 2, 3), classes=7)
+    path = tmp_path / "i3d.engine"
+    builder = {"name": "tensorrt-rtx", "version": "1.2.3", "compute_capability": []}
+    write_container(path, "tensorrt-rtx", info, builder, {"plan": b"plan"})
+    device = MakeBelieveCuda(1)
+    plan = SimpleNamespace(create_execution_context=lambda *_: MakeBelieveClips(None, device))
+    monkeypatch.setattr(runtime, "Cuda", lambda number: device)
+    monkeypatch.setattr(
+        engine._api, "Runtime", lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda data: plan)
+    )
+    clips = np.random.default_rng(0).integers(0, 256, (7, *info.clip_shape)).astype(np.uint8)
+    clips = clips if stream == "rgb" else clips.astype(np.float32) / 7
+    with open_network(path, stream=stream, device="cuda:1") as network:
+        assert (network.stream, network.precision, network.weights_hash) == (stream, "fp16", "ab" * 32)
+        for _ in range(3):  # the second run of a shape is captured, the third is the graph
+            np.testing.assert_array_equal(network(clips), clips.reshape(7, -1)[:, -1024:])
+        assert network.classify(clips).shape == (7, 7)
+        assert device.launches
+        with pytest.raises(ModelError, match="precision: is in the engine"):
+            open_network(path, precision="fp16")
+    assert device.closed
+    with pytest.raises(ModelError, match=r"i3d\.engine: is a network of kind 'i3d'"):
+        Detector(path)
+    with pytest.raises(ModelError, match="is a detector's model, which reads features"):
+        open_network(engine.path)
 
 
 def test_dlpack_says_where_memory_is() -> None:
