@@ -29,6 +29,14 @@ FORMATS: dict[str, tuple[Precision, ...]] = {
 CALIBRATED = ("int8", "fp8")
 """The precisions that need real features."""
 
+WINOGRAD: dict[str, tuple[Precision, ...]] = {
+    "onnx": ("fp32",),
+    "openvino": ("fp32", "fp16", "bf16"),
+    "tensorrt": ("fp32", "tf32"),
+    "tensorrt-rtx": ("fp32", "tf32"),
+}
+"""Where the convolutions can be written as half as many products: while the graph itself is float32."""
+
 SUFFIXES = {"onnx": ".onnx", "openvino": ".openvino", "tensorrt": ".engine", "tensorrt-rtx": ".engine"}
 
 
@@ -44,6 +52,8 @@ class ExportOptions:
         calibrate: data set folder whose training features calibrate int8 and fp8.
         calibrate_videos: how many of them at most.
         seed: chooses which.
+        convolution: ``direct``; ``winograd``, with half the products and a file twice as large, equal to
+            rounding; ``auto`` is winograd in ONNX and OpenVINO files of the precisions in :data:`WINOGRAD`.
         build: TensorRT's options.
         server: the Triton Inference Server's options.
     """
@@ -55,6 +65,7 @@ class ExportOptions:
     calibrate: Path | None = None
     calibrate_videos: int = 32
     seed: int = 0
+    convolution: str = "auto"
     build: BuildOptions = field(default_factory=BuildOptions)
     server: ServerOptions = field(default_factory=ServerOptions)
 
@@ -79,6 +90,11 @@ def check_combination(options: ExportOptions) -> None:
         raise ConfigError(
             f"--precision: expected {' or '.join(possible)} for --format {format_}, got {precision!r}.{also}"
         )
+    if options.convolution not in ("auto", "direct", "winograd"):
+        raise ConfigError(f"--convolution: expected auto, direct or winograd, got {options.convolution!r}.")
+    if options.convolution == "winograd" and precision not in WINOGRAD.get(format_, ()):
+        have = ", ".join(f"{name} {'/'.join(kinds)}" for name, kinds in WINOGRAD.items())
+        raise ConfigError(f"--convolution: winograd exists for {have}; got {format_} {precision}.")
     calibrated = precision in CALIBRATED
     if calibrated and options.calibrate is None:
         raise ConfigError(
@@ -170,7 +186,7 @@ def exported_onnx(net: TwoBranchNet, config: Config, options: ExportOptions) -> 
     model = build_onnx(
         net,
         info if in_graph else replace(info, precision="fp32"),
-        winograd=openvino and precision not in CALIBRATED,
+        winograd=_winograd(options),
     )
     if precision in CALIBRATED:
         from aicl_fast.export.quantize import calibration_features, quantize_onnx
@@ -181,6 +197,14 @@ def exported_onnx(net: TwoBranchNet, config: Config, options: ExportOptions) -> 
         )
         return quantize_onnx(model, info, features), info
     return model, info
+
+
+def _winograd(options: ExportOptions) -> bool:
+    chosen = options.convolution
+    if chosen == "auto":
+        # Measured on CPUs; TensorRT looks for its own best way through a convolution.
+        return options.format in ("onnx", "openvino") and options.precision in WINOGRAD[options.format]
+    return chosen == "winograd"
 
 
 def _tensorrt_kind(options: ExportOptions) -> Any:

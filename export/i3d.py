@@ -92,6 +92,8 @@ def check_i3d_options(network: str, options: ExportOptions) -> None:
             raise ConfigError(f"{option}: expected {', '.join(possible)} for {network}, got {given!r}.")
     if options.segments is not None:
         raise ConfigError(f"--segments: is not of {network}, which takes one segment of 16 frames at a time.")
+    if options.convolution != "auto":
+        raise ConfigError(f"--convolution: is not of {network}; got {options.convolution!r}.")
     check_combination(options)
 
 

@@ -436,6 +436,9 @@ def export(
     ] = None,
     calibrate_videos: Annotated[int, typer.Option(min=1, help="int8, fp8: how many at most.")] = 32,
     seed: Annotated[int, typer.Option(help="int8, fp8: chooses which.")] = 0,
+    convolution: Annotated[
+        str, typer.Option(help="winograd (half the products, a larger file), direct, or auto.")
+    ] = "auto",
     workspace: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(help="Most memory of a layer, in MiB.", rich_help_panel=_BUILDER),
@@ -505,6 +508,7 @@ def export(
             calibrate,
             calibrate_videos,
             seed,
+            convolution,
             BuildOptions(
                 workspace,
                 parse_capabilities(compute_capability),

@@ -85,7 +85,7 @@ def _train_and_export(folder: Path, dataset: Dataset) -> tuple[Dataset, Detector
         raise UnavailableError(
             f"training needs torch and its companions ({error}): pip install 'aicl-fast[demo]'"
         ) from error
-    from aicl_fast.export.onnx import export_onnx
+    from aicl_fast.export.formats import export_model
 
     with progress("training") as bar:
         trained = train(
@@ -94,8 +94,8 @@ def _train_and_export(folder: Path, dataset: Dataset) -> tuple[Dataset, Detector
             overwrite=True,
             training=lambda step, steps, loss: bar(step, steps, f"loss {loss:.3f}"),
         )
-    export_onnx(trained.net, trained.config, folder / "model.onnx")
-    return dataset, Detector(folder / "model.onnx"), trained.history
+    exported = export_model(folder / "model.safetensors")
+    return dataset, Detector(exported), trained.history
 
 
 def _detect(detector: Detector, dataset: Dataset) -> tuple[dict[str, Scores], dict[str, Detections]]:

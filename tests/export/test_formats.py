@@ -201,6 +201,8 @@ def test_what_does_not_go_together_at_load(tiny_model: Path, arguments: dict, wo
             "expected fp32 or fp16 .*or fp8 for .*tf32 exists for tensorrt",
         ),
         (ExportOptions("onnx", "fp4"), "got 'fp4'"),
+        (ExportOptions(convolution="fft"), "--convolution: expected auto, direct or winograd, got 'fft'"),
+        (ExportOptions("onnx", "fp16", convolution="winograd"), "winograd exists for onnx fp32, openvino"),
         (ExportOptions("triton-repository", "bf16"), "expected fp32 or fp16 or int8"),
         (ExportOptions("onnx", "int8"), "--calibrate: int8 needs real features"),
         (ExportOptions("onnx", "fp8"), "--calibrate: fp8 needs real features"),
@@ -543,3 +545,11 @@ def test_info_command(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFi
     brain.write_bytes(b"nothing")
     with pytest.raises(ModelError, match=r"b\.onnx: ONNX Runtime cannot load it"):
         run_info(brain, None)
+
+
+@pytest.mark.parametrize(("convolution", "convolutions"), [("auto", 0), ("winograd", 0), ("direct", 6)])
+def test_the_convolution_is_chosen(tiny_model, tmp_path, convolution, convolutions) -> None:
+    onnx = pytest.importorskip("onnx")
+    out = export_model(tiny_model, tmp_path / "m.onnx", ExportOptions(convolution=convolution))
+    kinds = [node.op_type for node in onnx.load(out).graph.node]
+    assert kinds.count("Conv") == convolutions

@@ -208,6 +208,7 @@ def test_a_wrong_interface_is_a_fault_of_ours(random_i3d) -> None:
         ),
         ("i3d-rgb", ExportOptions("openvino", "tf32"), "--precision: expected .* for --format openvino"),
         ("i3d-rgb", ExportOptions(segments=Range(8, 8, 8)), "--segments: is not of i3d-rgb"),
+        ("i3d-rgb", ExportOptions(convolution="direct"), "--convolution: is not of i3d-rgb"),
     ],
 )
 def test_options_that_do_not_exist(weights: Path, network: str, options: Any, message: str) -> None:
