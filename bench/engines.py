@@ -157,7 +157,7 @@ def _open(
         detector(*what.recordings[0])
         first = time.perf_counter()
         average = _accuracy(what, detector, folder / f"{what.name}-{format_}-{precision}.mAP")
-    except (AiclError, RuntimeError) as error:
+    except Exception as error:  # one that a device or a library fails on is a result, not the end of the run
         return LeftOut(format_, precision, _first_line(error, path))
     return Contender(
         detector.engine.name,
@@ -182,7 +182,9 @@ def _accuracy(what: Subject, detector: Detector, note: Path) -> float | None:
 
 def _first_line(error: Exception, path: Path) -> str:
     """The reason in a line that names no folder of this machine."""
-    text = (str(error).splitlines() or [type(error).__name__])[0]
+    text = (str(error).splitlines() or [""])[0]
+    if not isinstance(error, AiclError):
+        text = f"{type(error).__name__}: {text}"
     return text.replace(str(path.parent) + "/", "").removeprefix(f"{path.name}: ")[:300]
 
 
