@@ -14,7 +14,6 @@ Plain torch: autograd, torch.compile and the exporters take it apart like anythi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -27,19 +26,16 @@ TILE = 4
 """Outputs that six products give."""
 _P, _Q = 5 / 8, 3 / 2
 _P2, _Q2 = _P * _P, _Q * _Q
-_POINTS = (0.0, _P, -_P, _Q, -_Q)
-# Powers of each point, divided by its distances to the others, which interpolation would divide by.
-_FILTER = [
-    [point**power / math.prod(point - other for other in _POINTS if other != point) for power in range(3)]
-    for point in _POINTS
-]
-_FILTER.append([0.0, 0.0, 1.0])
+# What interpolation divides by at 0, ±p and ±q: the product of the distances to the other points.
+_AT_0, _AT_P, _AT_Q = 1 / (_P2 * _Q2), 1 / (2 * _P2 * (_P2 - _Q2)), 1 / (2 * _Q2 * (_Q2 - _P2))
 
 
-def filter_transform(weight: Tensor) -> Tensor:
-    """(6, D, E): the (E, D, 3) kernels evaluated at the points."""
-    matrix = torch.tensor(_FILTER, dtype=weight.dtype, device=weight.device)
-    return torch.einsum("ak,edk->ade", matrix, weight)
+def filter_transform(weight: Tensor) -> tuple[Tensor, ...]:
+    """Six (E, D) matrices: the (E, D, 3) kernels at the points, divided as interpolation needs it."""
+    w0, w1, w2 = weight.unbind(2)
+    even_p, odd_p = _AT_P * (w0 + _P2 * w2), _AT_P * _P * w1
+    even_q, odd_q = _AT_Q * (w0 + _Q2 * w2), _AT_Q * _Q * w1
+    return _AT_0 * w0, even_p + odd_p, even_p - odd_p, even_q + odd_q, even_q - odd_q, w2
 
 
 def input_transform(x: Tensor) -> tuple[Tensor, ...]:
@@ -80,14 +76,15 @@ def output_transform(products: Sequence[Tensor], length: int) -> Tensor:
     return torch.stack(rows, 2).flatten(1, 2).narrow(1, 0, length)
 
 
-def multiply(parts: Sequence[Tensor], filters: Tensor, length: int) -> Tensor:
-    """The convolution (B, length, E) of a transformed input with transformed kernels (6, D, E).
+def multiply(parts: Sequence[Tensor], filters: Sequence[Tensor], length: int) -> Tensor:
+    """The convolution (B, length, E) of a transformed input with transformed kernels.
 
     Products are computed in the parts' type, what follows at least in float32.
     """
     dtype = parts[0].dtype
     wide = torch.promote_types(dtype, torch.float32)
-    products = [(part @ filters[k].to(dtype)).to(wide) for k, part in enumerate(parts)]
+    pairs = zip(parts, filters, strict=True)
+    products = [functional.linear(part, each.to(dtype)).to(wide) for part, each in pairs]
     return output_transform(products, length)
 
 

@@ -53,9 +53,9 @@ def test_its_error_is_a_small_multiple_of_the_direct_products(dtype: torch.dtype
     x = x.clamp_min(0)
     exact = _direct(x, weight)
     direct = (_direct(x.to(dtype).double(), weight.to(dtype).double()) - exact).square().mean().sqrt()
-    filters = winograd.filter_transform(weight).to(dtype).double()
+    filters = [each.to(dtype).double() for each in winograd.filter_transform(weight)]
     parts = [part.to(dtype).double() for part in winograd.input_transform(x)]
-    products = [part @ filters[k] for k, part in enumerate(parts)]
+    products = [part @ each.T for part, each in zip(parts, filters, strict=True)]
     ours = (winograd.output_transform(products, 256) - exact).square().mean().sqrt()
     assert direct > 0
     assert ours < most * direct
