@@ -19,9 +19,10 @@ onnx = pytest.importorskip("onnx")
 import aicl_fast.export.i3d as exporting  # noqa: E402
 from aicl_fast import Detector  # noqa: E402
 from aicl_fast.cli.app import app  # noqa: E402
+from aicl_fast.engines.tensorrt import Cuda  # noqa: E402
 from aicl_fast.errors import ConfigError, ModelError, UnavailableError  # noqa: E402
 from aicl_fast.export.formats import ExportOptions  # noqa: E402
-from aicl_fast.export.i3d import check_i3d_interface, export_i3d, random_clips, verify_i3d  # noqa: E402
+from aicl_fast.export.i3d import TOLERANCES, check_i3d_interface, export_i3d, random_clips, verify_i3d  # noqa: E402
 from aicl_fast.export.tensorrt import check_network, network_from_onnx  # noqa: E402
 from aicl_fast.metadata import METADATA_KEY, Range  # noqa: E402
 from aicl_fast.video.i3d_weights import i3d_hash  # noqa: E402
@@ -183,6 +184,34 @@ def test_tensorrt_rtx_builds_it(weights: Path, tmp_path: Path) -> None:
     except UnavailableError as error:
         pytest.skip(str(error))
     assert path.stat().st_size > 2e7
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_torch_on_a_gpu(weights: Path, precision: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("torch finds no GPU")
+    for stream in ("rgb", "flow"):
+        path = weights / f"{stream}.pt"
+        network = open_network(path, device="cuda", precision=precision)
+        # float32 products are rounded to ten bits there.
+        assert (
+            apart(network, open_network(path), 3) < TOLERANCES["tf32" if precision == "fp32" else precision]
+        )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("stream", ["rgb", "flow"])
+def test_an_engine_on_a_gpu(weights: Path, tmp_path: Path, stream: str) -> None:
+    options = ExportOptions("tensorrt-rtx", "fp16", batch=Range(1, 2, 4))
+    try:
+        Cuda(0).close()
+        path = export_i3d(f"i3d-{stream}", weights / f"{stream}.pt", tmp_path / "m.engine", options)
+    except UnavailableError as error:
+        pytest.skip(str(error))
+    with open_network(path) as network:
+        for count in (1, 6, 2, 2, 2):
+            assert apart(network, open_network(weights / f"{stream}.pt"), count) < TOLERANCES["fp16"]
 
 
 def test_a_wrong_interface_is_a_fault_of_ours(random_i3d) -> None:
