@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from aicl_fast.export.onnx import INPUT, build_onnx, model_info, require_onnx, s
 from aicl_fast.export.parity import Parity, compare_detectors
 from aicl_fast.export.quantize import calibration_features, embeddings, ort_quantised, prepared, quantize_onnx
 from aicl_fast.features import Floats
-from aicl_fast.metadata import ModelInfo
+from aicl_fast.metadata import ModelInfo, Precision
 from aicl_fast.weights import load_model
 
 Quantiser = Callable[[Any, ModelInfo, Sequence[Floats]], Any]
@@ -94,22 +94,31 @@ def by_modelopt(model: Any, info: ModelInfo, features: Sequence[Floats], *, meth
         return onnx.load(target)
 
 
+class Way(NamedTuple):
+    """One row: what is made of which network."""
+
+    precision: Precision
+    quantise: Quantiser
+    winograd: bool = False
+    """The embeddings as Winograd's products."""
+
+
 # ModelOpt replaces parts of ONNX Runtime's quantiser when it is imported, so it comes last.
-QUANTISERS: Mapping[str, tuple[str, Quantiser]] = {
-    "as exported": ("int8", own),
-    "ONNX Runtime, results in float32": ("int8", partial(by_onnx_runtime, outputs=False)),
-    "ONNX Runtime, entropy": ("int8", partial(by_onnx_runtime, method="Entropy")),
-    "ONNX Runtime, percentile": ("int8", partial(by_onnx_runtime, method="Percentile")),
-    "as exported, fp8": ("fp8", own),
-    "ONNX Runtime, fp8": (
-        "fp8",
-        partial(by_onnx_runtime, outputs=False, method="Distribution", kind="QFLOAT8E4M3FN"),
+QUANTISERS: Mapping[str, Way] = {
+    "as exported": Way("int8", own),
+    "as exported, Winograd": Way("int8", own, winograd=True),
+    "ONNX Runtime, results in float32": Way("int8", partial(by_onnx_runtime, outputs=False)),
+    "ONNX Runtime, entropy": Way("int8", partial(by_onnx_runtime, method="Entropy")),
+    "ONNX Runtime, percentile": Way("int8", partial(by_onnx_runtime, method="Percentile")),
+    "as exported, fp8": Way("fp8", own),
+    "ONNX Runtime, fp8": Way(
+        "fp8", partial(by_onnx_runtime, outputs=False, method="Distribution", kind="QFLOAT8E4M3FN")
     ),
-    "NNCF": ("int8", by_nncf),
-    "NNCF, smallest and largest": ("int8", partial(by_nncf, mean=False)),
-    "ModelOpt, largest": ("int8", partial(by_modelopt, method="max")),
-    "ModelOpt, entropy": ("int8", partial(by_modelopt, method="entropy")),
-    "ModelOpt, fp8": ("fp8", partial(by_modelopt, method="max")),
+    "NNCF": Way("int8", by_nncf),
+    "NNCF, smallest and largest": Way("int8", partial(by_nncf, mean=False)),
+    "ModelOpt, largest": Way("int8", partial(by_modelopt, method="max")),
+    "ModelOpt, entropy": Way("int8", partial(by_modelopt, method="entropy")),
+    "ModelOpt, fp8": Way("fp8", partial(by_modelopt, method="max")),
 }
 
 
@@ -128,15 +137,16 @@ def measure(
     """
     net, config = load_model(weights)
     dataset = Dataset.open(data, config, splits=("test",))
-    model = build_onnx(net, model_info(net, config))
+    models = [build_onnx(net, model_info(net, config), winograd=winograd) for winograd in (False, True)]
     rows, left_out = [], {}
-    for name, (precision, quantise) in QUANTISERS.items():
-        info = model_info(net, config, precision=precision)  # type: ignore[arg-type]
+    for name, way in QUANTISERS.items():
+        info = model_info(net, config, precision=way.precision)
         found = []
         try:
             for seed in range(seeds):
                 features = calibration_features(data, config, videos=videos, seed=seed)
-                found.append(_compare(weights, quantise(model, info, features), info, dataset))
+                quantised = way.quantise(models[way.winograd], info, features)
+                found.append(_compare(weights, quantised, info, dataset))
         except ImportError as error:
             left_out[name] = str(error)
         except AiclError as error:
@@ -144,7 +154,7 @@ def measure(
                 str(error).rpartition("ONNX Runtime cannot load it ")[2].partition(". Expected")[0]
             )
         else:
-            rows.append(_row(name, precision, found))
+            rows.append(_row(name, way.precision, found))
     return rows, left_out
 
 

@@ -31,11 +31,11 @@ CALIBRATED = ("int8", "fp8")
 
 WINOGRAD: dict[str, tuple[Precision, ...]] = {
     "onnx": ("fp32",),
-    "openvino": ("fp32", "fp16", "bf16"),
+    "openvino": ("fp32", "fp16", "bf16", "int8"),
     "tensorrt": ("fp32", "tf32"),
     "tensorrt-rtx": ("fp32", "tf32"),
 }
-"""Where the convolutions can be written as half as many products: while the graph itself is float32."""
+"""Where the convolutions can be written as half as many products: while the graph around them is float32."""
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".openvino", "tensorrt": ".engine", "tensorrt-rtx": ".engine"}
 

@@ -68,7 +68,8 @@ def quantize_onnx(model: Any, info: ModelInfo, features: Sequence[Floats]) -> An
     """Quantise a float32 ONNX model.
 
     Args:
-        model: from :func:`aicl_fast.export.onnx.build_onnx`, float32; it is left as it is.
+        model: from :func:`aicl_fast.export.onnx.build_onnx`, float32; it is left as it is. With Winograd's
+            products these are what is quantised, each of its six inputs on a scale of its own; int8 only.
         info: what the result will say about itself; its precision, ``int8`` or ``fp8``, is made.
         features: (1, T, D) arrays to calibrate with, see :func:`calibration_features`.
     Returns:
@@ -84,16 +85,24 @@ def quantize_onnx(model: Any, info: ModelInfo, features: Sequence[Floats]) -> An
     if info.precision == "fp8":
         quantised = _as_float8(ort_quantised(plain, features, outputs=False), plain)
     else:
-        # ONNX Runtime has an int8 convolution only where the result is int8, too.
-        quantised = ort_quantised(plain, features)
+        # ONNX Runtime has an int8 convolution only where the result is int8, too. Sums of products stay wide.
+        direct = all(node.op_type == "Conv" for node in embeddings(plain))
+        quantised = ort_quantised(plain, features, outputs=direct)
     set_metadata(quantised, info)
     onnx.checker.check_model(quantised, full_check=True)
     return quantised
 
 
 def prepared(model: Any, info: ModelInfo) -> Any:
-    """A float32 model as the quantisers take it: streams sliced first, in the opset that the result needs."""
-    return require_onnx().version_converter.convert_version(slices_first(model), OPSETS[info.precision])
+    """A float32 model as the quantisers take it: streams sliced first, weights where they are read, in the
+    opset that the result needs."""
+    require_onnx()
+    from onnx.version_converter import convert_version
+    from onnxscript.optimizer import optimize
+
+    # Winograd's six matrices are slices of one constant; by default large constants are left alone.
+    folded = optimize(slices_first(model), input_size_limit=1 << 31, output_size_limit=1 << 31)
+    return convert_version(folded, OPSETS[info.precision])
 
 
 def slices_first(model: Any) -> Any:
@@ -192,7 +201,7 @@ def ort_quantised(
                     "ActivationSymmetric": True,
                     "WeightSymmetric": True,
                     "QuantizeBias": False,
-                    "OpTypesToExcludeOutputQuantization": [] if outputs else ["Conv"],
+                    "OpTypesToExcludeOutputQuantization": [] if outputs else ["Conv", "MatMul"],
                 },
             )
         finally:
@@ -239,12 +248,18 @@ def _as_float8(quantised: Any, plain: Any) -> Any:
 
 
 def embeddings(model: Any) -> list[Any]:
-    """The kernel-3 convolutions."""
+    """The products that make the embeddings: the kernel-3 convolutions, or Winograd's matrix products."""
+    constants = {each.name: list(each.dims) for each in model.graph.initializer}
+    activated = {name for node in model.graph.node if node.op_type == "Relu" for name in node.output}
     return [
         node
         for node in model.graph.node
-        if node.op_type == "Conv"
-        and any(
-            attribute.name == "kernel_shape" and list(attribute.ints) == [3] for attribute in node.attribute
-        )
+        if (node.op_type == "Conv" and _kernel(node) == [3])
+        # The heads read what a ReLU leaves.
+        or (node.op_type == "MatMul" and node.input[1] in constants and node.input[0] not in activated)
     ]
+
+
+def _kernel(node: Any) -> list[int]:
+    sizes = [list(each.ints) for each in node.attribute if each.name == "kernel_shape"]
+    return sizes[0] if sizes else []

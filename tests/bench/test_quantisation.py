@@ -22,10 +22,11 @@ def test_quantisers_are_compared(
     tiny_model: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = {
-        "as exported": ("int8", quantisation.own),
-        "float results": ("int8", partial(quantisation.by_onnx_runtime, outputs=False)),
-        "fp8": ("fp8", quantisation.own),
-        "elsewhere": ("int8", missing),
+        "as exported": quantisation.Way("int8", quantisation.own),
+        "winograd": quantisation.Way("int8", quantisation.own, winograd=True),
+        "float results": quantisation.Way("int8", partial(quantisation.by_onnx_runtime, outputs=False)),
+        "fp8": quantisation.Way("fp8", quantisation.own),
+        "elsewhere": quantisation.Way("int8", missing),
     }
     monkeypatch.setattr(quantisation, "QUANTISERS", chosen)
     record = tmp_path / "q.json"
@@ -36,9 +37,9 @@ def test_quantisers_are_compared(
     assert (found["suite"], found["seeds"], found["videos"]) == ("quantisation", 2, 2)
     assert "onnxruntime" in found["quantisers"]
     rows = {row["quantiser"]: row for row in found["rows"]}
-    assert list(rows) == ["as exported", "float results", "fp8"]
+    assert list(rows) == ["as exported", "winograd", "float results", "fp8"]
     for row in rows.values():
         assert len(row["mAP"]) == 2
         assert 0 < max(row["largest_error"].values()) < 0.15
     errors = [rows[name]["largest_error"]["scores"] for name in rows]
-    assert len(set(errors)) == 3
+    assert len(set(errors)) == 4

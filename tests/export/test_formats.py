@@ -370,6 +370,32 @@ def test_int8_stays_int8_in_onnx_runtime(tiny_model: Path, tiny_dataset: Path, t
     assert sum(kind.endswith("Conv") for kind in kinds) == 6
 
 
+def test_winograds_products_are_quantised(tiny_model: Path, tiny_dataset: Path) -> None:
+    """Six a stream and embedding, each input on its own scale, weights a column; nothing else."""
+    import onnx
+
+    from aicl_fast.export.formats import exported_onnx
+    from aicl_fast.weights import load_model
+
+    options = ExportOptions("openvino", "int8", calibrate=tiny_dataset)
+    graph = exported_onnx(*load_model(tiny_model), options)[0].graph
+    tensors = {each.name: each for each in graph.initializer}
+    producer = {name: node for node in graph.node for name in node.output}
+    products = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in producer]
+    heads = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in tensors]
+    assert (len(products), len(heads)) == (18, 3)
+    assert all(tensors[node.input[1]].data_type == onnx.TensorProto.FLOAT for node in heads)
+    scales = set()
+    for node in products:
+        weight, scale, _ = (tensors[name] for name in producer[node.input[1]].input)
+        assert (weight.data_type, list(scale.dims)) == (onnx.TensorProto.INT8, [8])
+        _, scale, zero = producer[node.input[0]].input
+        assert (list(tensors[scale].dims), tensors[zero].data_type) == ([], onnx.TensorProto.INT8)
+        scales.add(scale)
+    assert len(scales) == 18
+    assert sum(node.op_type == "QuantizeLinear" for node in graph.node) == 18
+
+
 def test_streams_are_sliced_before_they_are_turned(tiny_model: Path, batch: np.ndarray) -> None:
     import onnx
     import onnxruntime
