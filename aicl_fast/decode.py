@@ -239,9 +239,11 @@ def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _real(values: npt.ArrayLike, name: str, video: str) -> Array:
-    """``values`` as a C-contiguous float32 or float64 array."""
-    if type(values) is np.ndarray and values.dtype.char in "fd" and values.flags.c_contiguous:
-        return values
+    """``values`` as an aligned C-contiguous float32 or float64 array."""
+    if type(values) is np.ndarray and values.dtype.char in "fd" and values.dtype.isnative:
+        flags = values.flags
+        if flags.c_contiguous and flags.aligned:
+            return values
     try:
         array = np.asarray(values)
     except (ValueError, TypeError, RuntimeError) as error:
@@ -249,7 +251,7 @@ def _real(values: npt.ArrayLike, name: str, video: str) -> Array:
     if array.dtype.kind not in "fiub":
         raise DataError(f"{video}: expected real numbers in {name}, got an array of {array.dtype}.")
     kind = np.float32 if array.dtype == np.float32 else np.float64
-    return np.ascontiguousarray(array, dtype=kind) if array.ndim else array.astype(kind)
+    return np.require(array, kind, ["C", "A"])
 
 
 def _checked(

@@ -7,12 +7,17 @@
 #include <limits>
 #include <type_traits>
 
-// Two versions of a loop over all scores, one with wider vectors; the loader takes what the processor has.
-// They only compare, so which one runs cannot change a result. Sanitizers start too late for the loader.
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__) && \
-    (defined(__clang__) ? __clang_major__ >= 14 : __GNUC__ >= 7)
+// Versions of a loop over segments with wider vectors; the loader takes the widest that the processor has. The
+// arithmetic is the same, in the same order, so which one runs cannot change a result. Sanitizers start too late
+// for the loader.
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__)
+#if !defined(__clang__) && __GNUC__ >= 12
 #define AICL_WIDE_VECTORS __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
-#else
+#elif (defined(__clang__) && __clang_major__ >= 14) || (!defined(__clang__) && __GNUC__ >= 7)
+#define AICL_WIDE_VECTORS __attribute__((target_clones("avx2", "default")))
+#endif
+#endif
+#if !defined(AICL_WIDE_VECTORS)
 #define AICL_WIDE_VECTORS
 #endif
 
@@ -129,7 +134,7 @@ std::size_t Plan::lay_out(unsigned char* memory) noexcept {
   const std::int64_t n = std::int64_t{max_proposals_} + 1;
   give(box_, n);
   for (std::int32_t** ints : {&order_, &scratch_, &bucket_, &place_, &met_}) give(*ints, n);
-  for (double** doubles : {&start_, &end_, &score_, &overlap_}) give(*doubles, n);
+  for (double** doubles : {&score_, &overlap_}) give(*doubles, n);
   give(gone_, n);
   const bool reranks = settings_.nms == AICL_DECODE_GAUSSIAN;
   give(live_, reranks ? n + kBlock : 0);
@@ -262,12 +267,13 @@ AICL_WIDE_VECTORS void sum_up(double* sums, std::int32_t n) noexcept {
 template <class Scalar>
 inline void count_levels(const Scalar* curve, std::int32_t n, const Scalar* threshold, std::int32_t passes,
                          std::int32_t* level) noexcept {
-  std::fill(level, level + n, 0);
   for (const Scalar* h = threshold; h < threshold + passes * kThresholdsAtOnce; h += kThresholdsAtOnce) {
     const Scalar h0 = h[0], h1 = h[1], h2 = h[2], h3 = h[3], h4 = h[4];
     for (std::int32_t t = 0; t < n; ++t) {
       const Scalar s = curve[t];
-      level[t] += (s >= h0 ? 1 : 0) + (s >= h1 ? 1 : 0) + (s >= h2 ? 1 : 0) + (s >= h3 ? 1 : 0) + (s >= h4 ? 1 : 0);
+      const std::int32_t more =
+          (s >= h0 ? 1 : 0) + (s >= h1 ? 1 : 0) + (s >= h2 ? 1 : 0) + (s >= h3 ? 1 : 0) + (s >= h4 ? 1 : 0);
+      level[t] = h == threshold ? more : level[t] + more;
     }
   }
 }
@@ -356,7 +362,7 @@ bool Plan::find_runs(const Scalar* curve, Tree& tree) noexcept {
   std::int32_t n = tree.begin;
   if (level[0] > max_proposals_ - n) return false;
   for (std::int32_t k = 0; k < level[0]; ++k) {
-    boxes[n] = {{0.0, 0.0}, {0, 0}, open[k - 1], n, k, 0};
+    boxes[n] = {{0.0, 0.0}, 0.0, 0.0, {0, 0}, open[k - 1], n, k, 0};
     open[k] = n++;
   }
   // Where anything is crossed, gathered first: less to keep at hand in the loop that follows.
@@ -433,8 +439,8 @@ void Plan::score_runs(const Tree& tree, std::int32_t label, double bonus) noexce
     }
     const double score = contrast + bonus;
     score_[j] = score;
-    start_[j] = a * seconds;
-    end_[j] = (b + 1) * seconds;
+    box.start = a * seconds;
+    box.end = (b + 1) * seconds;
     greatest = std::max(greatest, score);
     least = std::min(least, score);
   }
@@ -496,34 +502,35 @@ void Plan::sort(std::int32_t* boxes, std::int32_t n) noexcept {
 // tIoU with the added seconds on every length and on the intersection.
 inline double Plan::overlap(std::int32_t box, std::int32_t other) const noexcept {
   const double added = settings_.nms_added_seconds;
+  const Box &x = box_[box], &y = box_[other];
   const double shared =
-      std::max(0.0, std::min(end_[box], end_[other]) - std::max(start_[box], start_[other]) + added);
-  const double all = (end_[box] - start_[box] + added) + (end_[other] - start_[other] + added) - shared;
+      std::max(0.0, std::min(x.end, y.end) - std::max(x.start, y.start) + added);
+  const double all = (x.end - x.start + added) + (y.end - y.start + added) - shared;
   return shared / all;
 }
 
 // Visits every box of the trees low..high that overlaps `box`, itself too.
 template <class Visit>
 inline void Plan::visit_near(std::int32_t box, const Tree* low, const Tree* high, Visit visit) const noexcept {
-  const double *const start = start_, *const end = end_;
-  const double b_start = start[box], b_end = end[box], added = settings_.nms_added_seconds;
+  const Box* const boxes = box_;
+  const double start = boxes[box].start, end = boxes[box].end, added = settings_.nms_added_seconds;
   for (const Tree* tree = low; tree < high; ++tree) {
     std::int32_t j;
     if (tree->begin <= box && box < tree->end) {
-      for (j = box_[box].after; j < tree->end && b_end - start[j] + added > 0.0;) ++j;
+      for (j = boxes[box].after; j < tree->end && end - boxes[j].start + added > 0.0;) ++j;
     } else {
-      const double* const beyond =
-          std::partition_point(start + tree->begin, start + tree->end,
-                               [=](double at) noexcept { return b_end - at + added > 0.0; });
-      j = static_cast<std::int32_t>(beyond - start);
+      const Box* const beyond =
+          std::partition_point(boxes + tree->begin, boxes + tree->end,
+                               [=](const Box& other) noexcept { return end - other.start + added > 0.0; });
+      j = static_cast<std::int32_t>(beyond - boxes);
     }
     // Back from the last that begins in time. One that ends too early tells the same of those within it and
     // of all that come before it under the same parent.
     for (--j; j >= tree->begin;) {
-      if (end[j] - b_start + added > 0.0) {
+      if (boxes[j].end - start + added > 0.0) {
         visit(j--);
       } else {
-        j = box_[j].parent;
+        j = boxes[j].parent;
       }
     }
   }
@@ -534,7 +541,8 @@ void Plan::greedy(const Tree* low, const Tree* high) noexcept {
   const double tiou = settings_.nms_tiou, sigma = settings_.nms_sigma, added = settings_.nms_added_seconds;
   // tIoU is at most the ratio of the lengths, rounding aside.
   const double ratio = tiou * (1.0 - 1e-9);
-  const double *const start = start_, *const end = end_;
+  const Box* const boxes = box_;
+  const auto length_of = [=](std::int32_t j) noexcept { return boxes[j].end - boxes[j].start + added; };
   std::uint8_t* const gone = gone_;
   const std::int32_t begin = low->begin, stop = (high - 1)->end, n = stop - begin;
   std::int32_t* const order = order_ + begin;
@@ -546,7 +554,7 @@ void Plan::greedy(const Tree* low, const Tree* high) noexcept {
     if (gone[best]) continue;
     gone[best] = 1;
     order_[count_++] = best;
-    const double length = end[best] - start[best] + added;
+    const double length = length_of(best);
     const auto meet = [&](std::int32_t j) noexcept {
       const double overlapping = overlap(best, j);
       const bool leaves = overlapping >= tiou && !gone[j];
@@ -561,13 +569,13 @@ void Plan::greedy(const Tree* low, const Tree* high) noexcept {
     } else if (high - low == 1 && ratio * length > added) {
       // Longer than what two boxes side by side can share: only those around it and within it matter, and
       // these get longer outwards and shorter inwards.
-      for (std::int32_t j = box_[best].parent; j >= 0; j = box_[j].parent) {
-        if (length < ratio * (end[j] - start[j] + added)) break;
+      for (std::int32_t j = boxes[best].parent; j >= 0; j = boxes[j].parent) {
+        if (length < ratio * length_of(j)) break;
         meet(j);
       }
-      for (std::int32_t j = best + 1; j < box_[best].after;) {
-        if (end[j] - start[j] + added < ratio * length) {
-          j = box_[j].after;
+      for (std::int32_t j = best + 1; j < boxes[best].after;) {
+        if (length_of(j) < ratio * length) {
+          j = boxes[j].after;
         } else {
           meet(j++);
         }

@@ -62,8 +62,8 @@ class Plan {
     for (std::int32_t i = 0; i < n; ++i) {
       const std::int32_t j = order_[i];
       values[i] = score_[j];
-      segments[2 * i] = start_[j];
-      segments[2 * i + 1] = end_[j];
+      segments[2 * i] = box_[j].start;
+      segments[2 * i + 1] = box_[j].end;
     }
   }
 
@@ -76,8 +76,10 @@ class Plan {
   //
   // Runs of a class are numbered as they begin. So those within a run, at higher thresholds, follow it, up to
   // `after`, and the one that holds it at the next lower threshold, `parent`, comes before it.
-  struct Box {
+  struct alignas(64) Box {
     double sums[2];
+    // In seconds.
+    double start, end;
     std::int32_t ends[2];
     std::int32_t parent, after, layer, label;
   };
@@ -132,7 +134,7 @@ class Plan {
   std::int32_t* open_;
   // By proposal. Memory that is never touched costs nothing, so these are as long as they can need to be.
   Box* box_;
-  double *start_, *end_, *score_;
+  double* score_;
   std::uint8_t* gone_;
   std::int32_t *order_, *scratch_, *bucket_, *place_, *met_;
   double *overlap_, *live_, *peak_;

@@ -43,7 +43,7 @@ struct Output {
 // What is looked up in NumPy once.
 struct Numpy {
   py::object array = py::module_::import("numpy").attr("ndarray");
-  py::dtype float32 = py::dtype::of<float>(), float64 = py::dtype::of<double>();
+  py::dtype float64 = py::dtype::of<double>();
 };
 
 const Numpy& numpy() {
@@ -58,6 +58,13 @@ bool is_plain(const py::handle& object, int dimensions) {
   const auto array = py::reinterpret_borrow<py::array>(object);
   constexpr int kPlain = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
   return array.ndim() == dimensions && (array.flags() & kPlain) == kPlain;
+}
+
+// Whether its numbers are of this type, in this processor's byte order.
+template <class Scalar>
+bool holds(const py::array& array) {
+  const py::dtype type = array.dtype();
+  return type.num() == py::dtype::num_of<Scalar>() && type.byteorder() == '=';
 }
 
 // A new array. pybind11's own way there takes the memory for shape and strides from the heap.
@@ -75,9 +82,8 @@ bool read(const py::handle& scores, const py::handle& video_scores, const py::ha
   if (!is_plain(scores, 2) || !is_plain(video_scores, 1) || !PyLong_Check(num_segments.ptr())) return false;
   const auto a_score = py::reinterpret_borrow<py::array>(scores);
   const auto v = py::reinterpret_borrow<py::array>(video_scores);
-  const py::dtype type = a_score.dtype();
-  in.is_float = type.is(numpy().float32);
-  if (!(in.is_float || type.is(numpy().float64)) || !v.dtype().is(type) || a_score.shape(0) < 1 ||
+  in.is_float = holds<float>(a_score) && holds<float>(v);
+  if (!(in.is_float || (holds<double>(a_score) && holds<double>(v))) || a_score.shape(0) < 1 ||
       a_score.shape(1) != v.shape(0)) {
     return false;
   }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -195,6 +196,25 @@ def test_any_real_type_and_layout(dtype: Any, backend: str) -> None:
     assert decode(np.asfortranarray(scores), v, **arguments) == wanted
     assert decode(np.repeat(scores, 2, axis=0)[::2], np.repeat(v, 2)[::2], **arguments) == wanted
     assert decode(scores.tolist(), v.tolist(), **arguments) == wanted
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_arrays_of_any_origin(dtype: Any, backend: str) -> None:
+    scores, v = np.random.default_rng(2).random((30, 2)).astype(dtype), np.array([0.9, 0.1], dtype)
+    arguments: dict[str, Any] = {
+        "num_segments": 30, "classes": ("a", "b"), "config": PLAIN, "data": SECONDS, "backend": backend,
+    }  # fmt: skip
+    wanted = decode(scores, v, **arguments)
+    assert len(wanted)
+    # Its type is another object than NumPy's own float32.
+    assert decode(pickle.loads(pickle.dumps(scores)), v, **arguments) == wanted
+    assert decode(scores.astype(np.dtype(dtype).newbyteorder()), v, **arguments) == wanted
+    unaligned = np.frombuffer(b"." + scores.tobytes(), dtype, offset=1).reshape(scores.shape)
+    assert not unaligned.flags.aligned
+    assert decode(unaligned, v, **arguments) == wanted
+    assert decode(scores.view(np.ma.MaskedArray), v, **arguments) == wanted
+    assert decode(scores, v, **{**arguments, "num_segments": np.int64(30)}) == wanted
+    assert decode(scores, v, **{**arguments, "classes": ["a", "b"]}) == wanted
 
 
 def test_inputs_are_not_changed(backend: str) -> None:
