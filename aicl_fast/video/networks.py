@@ -139,8 +139,11 @@ class SegmentNetwork(ABC):
         width: features a segment.
         weights_hash: SHA-256 of the weights in hexadecimal, the same for every file made of them.
         name: ``i3d-rgb`` or ``i3d-flow``.
-        precision: what convolutions are computed in.
+        precision: what convolutions are computed in (by OpenVINO: where the processor has such products).
     """
+
+    any_length = False
+    """Whether :meth:`classify` takes clips of more frames than a segment has."""
 
     def __init__(self, path: Path, info: SegmentInfo) -> None:
         self.path = path
@@ -179,9 +182,6 @@ class SegmentNetwork(ABC):
             DataError: as :meth:`__call__`.
         """
         return self._outputs(clips, longer=self.any_length).logits
-
-    any_length = False
-    """Whether :meth:`classify` takes clips of more frames than a segment has."""
 
     def _outputs(self, clips: npt.NDArray[Any], *, longer: bool = False) -> SegmentOutputs:
         clips = np.ascontiguousarray(self._checked(clips, longer=longer))
@@ -267,7 +267,7 @@ class TorchNetwork(SegmentNetwork):
         if threads is not None and not on_gpu:
             torch.set_num_threads(threads)
         net = load_i3d(path)
-        # A float32 segment takes about 100 MB while it runs.
+        # The first convolution's results alone are 26 MB a float32 segment.
         batch = Range(1, 8, 64) if on_gpu else Range(1, 1, 8)
         classes = net.logits.conv3d.out_channels
         super().__init__(path, SegmentInfo(net.stream, i3d_hash(net), chosen, batch, classes))
@@ -278,8 +278,10 @@ class TorchNetwork(SegmentNetwork):
         """Run N clips of any length."""
         import torch
 
+        # torch warns of arrays that it might write to and may not.
+        tensor = torch.from_numpy(clips if clips.flags.writeable else clips.copy())
         with torch.inference_mode():
-            found = self._net(torch.from_numpy(clips).to(self._device))
+            found = self._net(tensor.to(self._device))
             return SegmentOutputs(*(output.cpu().numpy() for output in found))
 
 

@@ -262,6 +262,10 @@ def test_on_the_command_line(rgb: Path, weights: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert f"m.onnx: {rgb.stat().st_size / 1e6:.1f} MB" in done.output
     assert "m.onnx, fp32: features differ from float32 torch by" in done.output
+    done = run("--model", "i3d-rgb", "--precision", "bf16", "--verify", "--out", tmp_path / "b.onnx")
+    assert isinstance(done.exception, ConfigError)
+    assert "--verify: compares i3d-rgb on this processor" in str(done.exception)
+    assert not (tmp_path / "b.onnx").exists()
     for options in (("--data", tmp_path), ("--refit", rgb)):
         done = run("--model", "i3d-rgb", *options)
         assert isinstance(done.exception, ConfigError)

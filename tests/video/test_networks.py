@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -147,11 +148,14 @@ def test_trained_weights_run_in_torch(weights: Path, random_i3d) -> None:
     if stream == "flow":
         clip = rng.normal(0, 15, (1, *SHAPES["flow"])).astype(np.float32)
         scaled = clip.clip(-20, 20) / 20
+    clip.setflags(write=False)
     network = open_network(weights, stream=stream)
     assert network.weights_hash == i3d_hash(random_i3d(stream))
     with torch.no_grad():
         expected = random_i3d(stream)(torch.from_numpy(scaled).float().permute(0, 4, 1, 2, 3))
-    features = network(clip)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        features = network(clip)
     assert (features.shape, features.dtype) == ((1, 1024), np.float32)
     assert np.abs(features - expected.features.numpy()).max() < 2e-5 * features.max()
     other = {"rgb": "flow", "flow": "rgb"}[stream]
