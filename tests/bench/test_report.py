@@ -65,13 +65,27 @@ def results(tmp_path: Path) -> Path:
 
 def test_a_block_takes_its_suite_from_a_whole_run(results: Path) -> None:
     block = "<!-- quote: new.json {} -->\n<!-- end -->\n"
-    text = quoted("".join(block.format(name) for name in ("detect", "engines", "load", "kernels")), results)
-    assert "| OpenVINO, bf16 | 1 | 2.5 | 3.0 | 400.0 | 4.00 (3.90 to 4.10) | 50.0 |" in text
+    text = quoted(
+        "".join(block.format(name) for name in ("detect", "detect-batches", "engines", "load", "kernels")),
+        results,
+    )
+    assert "| OpenVINO, bf16 | 2.5 | 3.0 | 4.00 (3.90 to 4.10) | 50.0 |" in text
+    assert "| OpenVINO, bf16 | 50.0 | 400.0 (4.00x) |" in text
     assert "| ONNX Runtime | fp32 | 50.0 | 5.0 (2.00x) | 5.0 (2.00x) | 25 % |" in text
     assert "| import aicl_fast | 1 | 20 |  |  | 11 | 8.00 (7.90 to 8.10) |" in text
     assert "| fusion: B 1 | 5.0 | 80 % | 3.00x (2.00x) |  |" in text
     assert "B 1 T 750: p50 200 µs, p99 240 µs, 50.0x the textbook." in text
-    assert text.count("Measured on a chip, 2 cores, 2026-01-01, commit 0123456789ab.") == 4
+    assert text.count("Measured on a chip, 2 cores, 2026-01-01, commit 0123456789ab.") == 5
+
+
+def test_a_busy_machine_is_told(results: Path) -> None:
+    busy = whole()
+    busy["suites"]["load"]["load_average"] = 4.1
+    busy["suites"]["detect"]["load_average"] = 3.9
+    (results / "busy.json").write_text(json.dumps(busy))
+    block = "<!-- quote: busy.json {} -->\n<!-- end -->\n"
+    assert "Provisional: the machine was busy (load average 4.1)" in quoted(block.format("load"), results)
+    assert "Provisional" not in quoted(block.format("detect"), results)
 
 
 def test_what_was_not_measured_cannot_be_quoted(results: Path) -> None:
@@ -130,7 +144,7 @@ def test_every_table_of_a_run_is_printed(results: Path, capsys: pytest.CaptureFi
     report.main([str(results / "new.json")])
     told = capsys.readouterr().out
     assert "train: not measured, torch is not installed" in told
-    assert "| OpenVINO, bf16 | 1 |" in told
+    assert "| OpenVINO, bf16 | 2.5 |" in told
     assert "| import aicl_fast |" in told
     with pytest.raises(ConfigError, match="under bench/results/ only"):
         report.main([str(results / "new.json"), "--write"])
