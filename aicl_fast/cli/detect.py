@@ -56,6 +56,7 @@ def run_detect(
         detector.decode_config = _decode_config(detector, overrides)
     inputs = Inputs(detector.config.data, split, video_options)
     recordings = list(inputs.find(features, rgb, flow))
+    inputs.check_extracted()
     _check_rendered(rendered, inputs, recordings)
     found: dict[str, tuple[Scores, Detections]] = {}
     if len(recordings) == 1:
@@ -155,6 +156,7 @@ class Inputs:
 
     def __init__(self, data: DataConfig, split: str, video_options: Callable[[], VideoOptions]) -> None:
         self.videos: list[Path] = []
+        self._extracted: list[Path] = []
         self._data, self._split, self._options = data, split, video_options
 
     def find(self, features: list[Path], rgb: Path | None, flow: Path | None) -> Iterator[tuple[str, Load]]:
@@ -177,17 +179,30 @@ class Inputs:
             if path.is_dir():
                 yield from self._folder(path)
             elif path.suffix == EXTRACTED:
+                self._extracted.append(path)
                 yield path.stem, functools.partial(_load_extracted, path, data)
             elif path.suffix == ".npy":
                 yield path.stem, functools.partial(_load_joined, path, data)
             else:
                 yield self._video(path)
 
+    def check_extracted(self) -> None:
+        """Refuse features of different networks: one of them cannot be what the model was trained on."""
+        if len(self._extracted) > 1:
+            from aicl_fast.feature_file import check_recipes, read_header
+
+            check_recipes({path: read_header(path).recipe for path in self._extracted})
+
     def _folder(self, path: Path) -> Iterator[tuple[str, Load]]:
         folder = features_folder(path, self._split) if (path / "features").is_dir() else path
         names = _names(path, folder, self._split)
         for name in names:
-            yield name, functools.partial(_load_video, folder, name, self._data)
+            file = feature_files(folder, name, self._data)[0]
+            if file.suffix == EXTRACTED:
+                self._extracted.append(file)
+                yield name, functools.partial(_load_extracted, file, self._data)
+            else:
+                yield name, functools.partial(_load_video, folder, name, self._data)
         if not names:
             from aicl_fast.cli.video import videos_in
 
@@ -244,9 +259,6 @@ def _load_extracted(path: Path, data: DataConfig) -> Recording:
 
 
 def _load_video(folder: Path, name: str, data: DataConfig) -> Recording:
-    path = feature_files(folder, name, data)[0]
-    if path.suffix == EXTRACTED:
-        return _load_extracted(path, data)
     return Recording((np.concatenate(read_streams(folder, name, data), axis=1),))
 
 

@@ -95,10 +95,10 @@ def run_features(
         except AiclError as error:
             bad[source] = str(error)
     written = _extract(work, plan, bad)
-    kept = f", {done} were already there" if done else ""
-    out.print(f"{folder}: {written} videos extracted{kept}", highlight=False, soft_wrap=True)
+    kept = f", {_count(done)} already there" if done else ""
+    out.print(f"{folder}: {_count(written)} extracted{kept}", highlight=False, soft_wrap=True)
     if bad:
-        err.print(f"{len(bad)} of {len(named)} videos have no features:", highlight=False)
+        err.print(f"{len(bad)} of {_count(len(named))} could not be used:", highlight=False)
         for text in bad.values():
             err.print(f"  {text}", highlight=False, soft_wrap=True, markup=False)
         sys.exit(1)
@@ -151,6 +151,10 @@ def render(path: Path, found: Detections, file: Path, *, allow_damaged: bool) ->
     for remark in remarks:
         err.print(f"note: {remark}", highlight=False, soft_wrap=True)
     sys.stdout.write(f"video: {file}\n")
+
+
+def _count(number: int) -> str:
+    return f"{number} video{'s'[: number != 1]}"
 
 
 def _targets(videos: list[Path], folder: Path) -> dict[Path, Path]:
