@@ -369,7 +369,9 @@ bool Plan::find_runs(const Scalar* curve, Tree& tree) noexcept {
   std::int32_t* const change = change_;
   std::int32_t found = 0;
   for (std::int32_t low = 0; low < length; low += kSegmentsAtOnce) {
-    for (std::uint64_t bits = changes(level + low); bits != 0; bits &= bits - 1) change[found++] = low + lowest_bit(bits);
+    for (std::uint64_t bits = changes(level + low); bits != 0; bits &= bits - 1) {
+      change[found++] = low + lowest_bit(bits);
+    }
   }
   for (std::int32_t i = 0; i < found; ++i) {
     const std::int32_t t = change[i], from = level[t], to = level[t + 1];
@@ -609,7 +611,9 @@ void Plan::gaussian(const Tree* low, const Tree* high) noexcept {
   for (std::int32_t block = 0; block < peaks; ++block) refresh(block);
   for (;;) {
     double greatest = nothing;
-    for (std::int32_t block = 0; block < peaks; block += kBlock) greatest = std::max(greatest, greatest_of(peak + block));
+    for (std::int32_t block = 0; block < peaks; block += kBlock) {
+      greatest = std::max(greatest, greatest_of(peak + block));
+    }
     if (!(greatest > nothing)) break;
     std::int32_t best = -1;
     for (std::int32_t block = 0; block < peaks; ++block) {
@@ -664,7 +668,8 @@ aicl_decode_status Plan::run(const Scalar* scores, const Scalar* video_scores, s
     localised += static_cast<double>(video_scores[c]) >= settings_.class_threshold ? 1 : 0;
   }
   if (localised == 0) {
-    column_[localised++] = static_cast<std::int32_t>(std::max_element(video_scores, video_scores + width) - video_scores);
+    const Scalar* const best = std::max_element(video_scores, video_scores + width);
+    column_[localised++] = static_cast<std::int32_t>(best - video_scores);
   }
   Scalar* const curve = curves<Scalar>();
   if (!usable(video_scores, width) || !gather(scores, length, width, column_, localised, curve)) {

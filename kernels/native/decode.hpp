@@ -21,7 +21,8 @@ class Divisor {
  public:
   explicit Divisor(std::int32_t divisor) noexcept {
     while (shift_ < 62 && (std::int64_t{1} << (shift_ - 31)) < divisor) ++shift_;
-    factor_ = ((std::uint64_t{1} << shift_) + static_cast<std::uint64_t>(divisor) - 1) / static_cast<std::uint64_t>(divisor);
+    const std::uint64_t by = static_cast<std::uint64_t>(divisor);
+    factor_ = ((std::uint64_t{1} << shift_) + by - 1) / by;
   }
   std::int32_t divide(std::int32_t value) const noexcept {
     return static_cast<std::int32_t>((static_cast<std::uint64_t>(value) * factor_) >> shift_);

@@ -401,7 +401,8 @@ PYBIND11_MODULE(_native, module) {
            py::kw_only(), py::arg("thresholds"), py::arg("class_threshold"), py::arg("upscale"),
            py::arg("outer_ratio"), py::arg("video_score_weight"), py::arg("nms"), py::arg("nms_tiou"),
            py::arg("nms_sigma"), py::arg("nms_added_seconds"), py::arg("nms_across_classes"),
-           py::arg("min_score"), py::arg("max_detections"), py::arg("fps"), py::arg("frames_per_segment"), py::arg("result"))
+           py::arg("min_score"), py::arg("max_detections"), py::arg("fps"), py::arg("frames_per_segment"),
+           py::arg("result"))
       .def_property_readonly("decode", &decode_of)
       .def("decode_batch", &Decoder::decode_batch,
            "The same for tuples of these five, on so many threads.");
