@@ -65,10 +65,10 @@
     $("title").textContent = data.title;
     if (!measured) {
       const detections = data.videos.reduce((sum, video) => sum + video.runs[main].detections.length, 0);
-      $("summary").textContent = `${data.videos.length} videos · ${detections} detections · no annotations, so nothing is measured`;
+      $("summary").textContent = `${data.videos.length} video${data.videos.length === 1 ? "" : "s"} · ${detections} detections · no annotations, so nothing is measured`;
       for (const id of ["precision", "classes", "errors"]) $(id).hidden = true;
       document.querySelector("nav").hidden = true;
-      $("colour-by").parentElement.hidden = true;
+      $("colour-by").parentElement.style.display = "none";
       return;
     }
     const counts = data.runs[main].map.counts;

@@ -15,7 +15,7 @@ import numpy as np
 from aicl_fast.detections import Detection, Detections
 from aicl_fast.errors import DataError
 from aicl_fast.files import atomic_path
-from aicl_fast.video.reader import Image, open_video, timed_frames, upright
+from aicl_fast.video.reader import Image, Upright, open_video, timed_frames
 
 SUFFIXES = (".mp4", ".mkv")
 ROWS = 5
@@ -67,6 +67,7 @@ def render_video(
         first = next(frames, None)
         if first is None:
             raise DataError(f"{path}: not one frame of its video can be decoded.")
+        upright = Upright()
         shown = _shown(detections, min_score)
         length = max([float(container.duration or 0) / av.time_base, *(each.end for each in shown)])
         canvas = _Canvas(upright(first.picture), shown, length)
@@ -160,10 +161,12 @@ class _Canvas:
                 if each.label == label:
                     left, right = (round(t / self._length * (width - 1)) for t in (each.start, each.end))
                     share = 0.25 + 0.75 * max(0.0, each.score) / max(self._best, 1e-9)
-                    strip[top : top + self._row, left : max(left, right) + 1] = [
+                    bar = strip[top : top + self._row, left : max(left, right) + 1]
+                    bar[:] = [
                         round(dark + share * (bright - dark))
                         for dark, bright in zip(_DARK, self._colour(label), strict=True)
                     ]
+                    bar[:, [0, -1]] = _DARK  # so that bars over one another can be told apart
             _write(strip, label, (4, top + self._row), self._row)
         if not self._labels:
             _write(strip, "nothing detected", (4, 2 + self._row), self._row)

@@ -328,7 +328,8 @@ def test_without_annotations_there_are_the_timelines(
         assert found == [(d.label, round(d.score, 4)) for d in expected[video["name"]]]
     browser = page(path)
     assert "3 videos · 36 detections" in browser.run("document.getElementById('summary').textContent")
-    assert not browser.run("document.getElementById('precision').checkVisibility()")
+    for hidden in ("precision", "errors", "colour-by"):
+        assert not browser.run(f"document.getElementById('{hidden}').checkVisibility()")
     assert search(browser, "") == ["video_0000", "video_0001", "video_0002"]
     assert shown(browser)[1] == 12
     search(browser, "video_0001")

@@ -184,6 +184,28 @@ def test_a_picture_is_not_a_video(tmp_path: Path) -> None:
         next(read_frames(tmp_path / "still.png"))
 
 
+def test_the_cover_of_a_piece_of_music_is_not_a_video(tmp_path: Path) -> None:
+    path = tmp_path / "song.mp4"
+    with av.open(str(path), "w") as container:
+        sound, cover = container.add_stream("aac", rate=48000), container.add_stream("mjpeg")
+        sound.layout = "mono"
+        cover.width = cover.height = 32
+        cover.pix_fmt = "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        image = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+        container.mux(cover.encode(image.reformat(format="yuvj420p")))
+        container.mux(cover.encode(None))
+        for start in range(0, 48000, 960):
+            piece = av.AudioFrame.from_ndarray(np.zeros((1, 960), np.float32), "fltp", "mono")
+            piece.sample_rate, piece.pts, piece.time_base = 48000, start, Fraction(1, 48000)
+            container.mux(sound.encode(piece))
+        container.mux(sound.encode(None))
+    with av.open(str(path)) as container:
+        assert len(container.streams.video) == 1
+    with pytest.raises(DataError, match=r"no video stream that can be decoded \(holds audio, video\)"):
+        next(read_frames(path))
+
+
 def test_a_playlist_cannot_reach_the_network(tmp_path: Path) -> None:
     (tmp_path / "list.m3u8").write_text(
         "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n"
