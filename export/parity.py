@@ -33,7 +33,7 @@ TOLERANCES: dict[str, Tolerance] = {
     "tf32": Tolerance(1e-2, 0.005),
     "fp16": Tolerance(1e-2, 0.005),
     "bf16": Tolerance(4e-2, 0.005),
-    "int8": Tolerance(1e-1, 0.005),
+    "int8": Tolerance(1.5e-1, 0.005),
     "fp8": Tolerance(1.5e-1, 0.005),
 }
 """Tolerances by precision. Of two files the wider one holds."""
