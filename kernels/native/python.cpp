@@ -114,7 +114,15 @@ class Names {
     const std::size_t size = static_cast<std::size_t>(array_.itemsize());
     const char* const names = static_cast<const char*>(array_.data());
     char* text = static_cast<char*>(texts.mutable_data());
-    for (std::int32_t i = 0; i < n; ++i, text += size) {
+    // Mostly there is one class in a video: what has been written is doubled.
+    std::int32_t same = 0;
+    while (same < n && label(same) == label(0)) ++same;
+    if (same > 0) std::memcpy(text, names + static_cast<std::size_t>(label(0)) * size, size);
+    for (std::size_t done = 1, all = static_cast<std::size_t>(same); done < all; done *= 2) {
+      std::memcpy(text + done * size, text, std::min(done, all - done) * size);
+    }
+    text += static_cast<std::size_t>(same) * size;
+    for (std::int32_t i = same; i < n; ++i, text += size) {
       const char* const name = names + static_cast<std::size_t>(label(i)) * size;
       if (size < kStep) {
         std::memcpy(text, name, size);
