@@ -70,16 +70,19 @@ def flow(weights: Path) -> Path:
     return export_i3d("i3d-flow", weights / "flow.pt", weights / "narrow.onnx", options)
 
 
+@pytest.fixture(scope="module")
+def reference(weights: Path) -> SegmentNetwork:
+    """RGB in float32 torch."""
+    return open_network(weights / "rgb.pt")
+
+
 def apart(network: SegmentNetwork, reference: SegmentNetwork, count: int) -> float:
-    """How far features and logits are from the reference's, as a share of the largest."""
+    """How far features are from the reference's, as a share of the largest."""
     clips = random_clips(reference, count)
-    found = []
-    for call in ("__call__", "classify"):
-        a, b = (np.asarray(getattr(each, call)(clips)) for each in (network, reference))
-        assert a.dtype == np.float32
-        assert a.shape == b.shape
-        found.append(np.abs(a - b).max() / np.abs(b).max())
-    return float(max(found))
+    found, expected = network(clips), reference(clips)
+    assert found.dtype == np.float32
+    assert found.shape == expected.shape
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
 def test_the_graphs_interface(rgb: Path, random_i3d) -> None:
@@ -100,12 +103,15 @@ def test_the_graphs_interface(rgb: Path, random_i3d) -> None:
     assert about["version"]
 
 
-def test_onnx_runtime_equals_torch(rgb: Path, weights: Path) -> None:
+def test_onnx_runtime_equals_torch(rgb: Path, reference: SegmentNetwork) -> None:
     network = open_network(rgb, stream="rgb", threads=1)
-    reference = open_network(weights / "rgb.pt")
     assert (network.name, network.precision, network.frames) == ("i3d-rgb", "fp32", 16)
     assert network.weights_hash == reference.weights_hash
-    assert apart(network, reference, 1) < 1e-5
+    clips = random_clips(reference, 1)
+    outputs, expected = network.run(clips), reference.run(clips)
+    for a, b in zip(outputs, expected, strict=True):
+        assert a.shape == b.shape
+        assert np.abs(a - b).max() < 1e-5 * np.abs(b).max()
     with pytest.raises(ModelError, match="is of the rgb stream, not of flow"):
         open_network(rgb, stream="flow")
     with pytest.raises(ModelError, match="precision: is in the file for ONNX Runtime; got 'bf16'"):
@@ -125,20 +131,20 @@ def test_float16_and_a_fixed_batch(flow: Path, weights: Path) -> None:
     assert 1e-6 < apart(network, open_network(weights / "flow.pt"), 1) < 1e-2
 
 
-def test_openvino_equals_torch(rgb: Path, weights: Path, tmp_path: Path) -> None:
+def test_openvino_equals_torch(rgb: Path, weights: Path, reference, tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino")
     options = ExportOptions("openvino", "bf16")
     path = export_i3d("i3d-rgb", weights / "rgb.pt", tmp_path / "m.openvino", options)
-    reference = open_network(weights / "rgb.pt")
     exact = open_network(path, precision="fp32", threads=1)
     assert exact.weights_hash == reference.weights_hash
     assert apart(exact, reference, 1) < 1e-5
-    assert open_network(path).precision == "bf16"
     # What OpenVINO's own converter makes of the ONNX file.
     openvino.save_model(openvino.convert_model(rgb), tmp_path / "m.xml", compress_to_fp16=False)
-    converted = open_network(tmp_path / "m.xml", threads=1)
-    assert (converted.precision, converted.weights_hash) == ("fp32", reference.weights_hash)
-    assert apart(converted, reference, 1) < 1e-5
+    can = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    precision = "bf16" if "BF16" in can else "fp32"
+    converted = open_network(tmp_path / "m.xml", precision=precision, threads=1)
+    assert (converted.precision, converted.weights_hash) == (precision, reference.weights_hash)
+    assert apart(converted, reference, 1) < TOLERANCES[precision]
     with pytest.raises(ModelError, match="OpenVINO runs on the CPU here"):
         open_network(path, device="cuda")
     with pytest.raises(ModelError, match=r"is a network of kind 'i3d', which reads video.*open_network"):
