@@ -204,8 +204,9 @@ class Dataset:
 
 def features_folder(root: Path, split: str) -> Path:
     """Where a data set keeps a split's features: ``features/<split>``, or ``features`` for all splits."""
-    apart = root / "features" / split
-    return apart if apart.is_dir() else root / "features"
+    features = root / "features"
+    apart = any((features / each).is_dir() for each in SPLITS)
+    return features / split if apart else features
 
 
 def feature_files(folder: Path, video: str, data: DataConfig) -> tuple[Path, ...]:

@@ -180,6 +180,24 @@ def test_a_data_set_of_them(extracted_dataset: Path, tiny_config: Config) -> Non
     assert Dataset.open(extracted_dataset, tiny_config, allow_missing=True).missing == ("test_1",)
 
 
+def test_all_videos_in_one_folder(extracted_dataset: Path, tiny_config: Config) -> None:
+    features = extracted_dataset / "features"
+    expected = Dataset.open(extracted_dataset, tiny_config).features("test", "test_2")
+    for split in ("train", "test"):
+        for path in (features / split).iterdir():
+            path.rename(features / path.name)
+        (features / split).rmdir()
+    together = Dataset.open(extracted_dataset, tiny_config)
+    np.testing.assert_array_equal(together.features("test", "test_2"), expected)
+    for stream in ("rgb", "flow"):
+        shutil.move(extracted_dataset / "plain" / "test" / stream, features / stream)
+    plain = Dataset.open(extracted_dataset, tiny_config, splits=["test"])
+    np.testing.assert_array_equal(plain.features("test", "test_2"), expected)
+    (features / "train").mkdir()  # then every split has a folder of its own
+    with pytest.raises(DataError, match=r"3 of 3 feature files are missing:\n.*features/test/test_0"):
+        Dataset.open(extracted_dataset, tiny_config.with_values({"modal": "rgb"}), splits=["test"])
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -58,6 +58,11 @@ def run_detect(
     recordings = list(inputs.find(features, rgb, flow))
     inputs.check_extracted()
     _check_rendered(rendered, inputs, recordings)
+    if inputs.videos and fps not in (None, detector.config.data.fps):
+        raise ConfigError(
+            f"--fps: videos are read at the model's {detector.config.data.fps:g} frames a second, got "
+            f"{fps:g}. Leave --fps out; for another rate extract features with `aicl-fast features --fps`."
+        )
     found: dict[str, tuple[Scores, Detections]] = {}
     if len(recordings) == 1:
         found |= _detect(detector, recordings, fps)

@@ -250,6 +250,7 @@ def test_detect_on_a_folder_of_videos(
         (["rgb.npz"], "rgb.npz: holds rgb features alone"),
         (["rgb.npz", "--render", "out.mp4"], "--render out.mp4: expected one video"),
         (["--rgb", "rgb.npz", "--flow", "rgb.npz"], "given as it is, without --rgb and --flow"),
+        (["CLIP", *WEIGHTS, "--fps", "25"], "--fps: videos are read at the model's 50 frames a second"),
         (["CLIP", *WEIGHTS, "--render", "out.gif"], "ends in .mp4 or .mkv"),
     ],
 )

@@ -199,6 +199,24 @@ def test_a_size_that_changes_on_the_way(make_clip: MakeClip, fake_network: Fake,
     assert len(features) >= 2
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["clean and jerk", "arm wrestling"])
+def test_the_network_sees_what_happens(shared_data: Path, name: str) -> None:
+    """Frames as they are read here, and weights trained on Kinetics: the right one of 400 classes."""
+    pytest.importorskip("torch")
+    from aicl_fast.video import open_network
+    from aicl_fast.video.networks import kinetics_classes
+
+    transform = Transform()
+    frames = read_frames(
+        shared_data / "i3d" / f"{name.replace(' ', '_')}.mp4",
+        transform=lambda image: transform.cropped(transform.resized(image)),
+    )
+    clip = np.stack(list(frames)[60:188:2])
+    logits = open_network(shared_data / "i3d" / "i3d_kinetics400_rgb.npz").classify(clip[None])
+    assert kinetics_classes()[int(logits.argmax())] == name
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
