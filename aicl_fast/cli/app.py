@@ -42,7 +42,7 @@ Threads = Annotated[
 _VIDEO = "Videos"
 RgbWeights = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option(help="I3D for RGB: weights, or an exported .onnx or .xml.", rich_help_panel=_VIDEO),
+    typer.Option(help="I3D for RGB: weights, or an exported .onnx or .openvino.", rich_help_panel=_VIDEO),
 ]
 FlowWeights = Annotated[
     Optional[Path],  # noqa: UP045
