@@ -2,6 +2,8 @@
 
     python -m aicl_fast.bench.accuracy --seeds 3 --json bench/results/demo-accuracy.json
 
+    python -m aicl_fast.bench.accuracy --no-ablate --set precision=bfloat16 --set convolution=winograd
+
 The rows are what `aicl-fast demo --seeds N --ablate` measures: the first row's file is the exported model
 in ONNX Runtime, the others are the networks in torch, decoded alike.
 """
@@ -22,9 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--no-ablate", action="store_true", help="the method's own losses only")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting")
     parser.add_argument("--json", type=Path, help="where to record the rows")
     options = parser.parse_args(arguments)
-    run_demo(options.folder, seeds=options.seeds, ablate=True, overrides=[])
+    run_demo(options.folder, seeds=options.seeds, ablate=not options.no_ablate, overrides=options.set)
     if options.json is not None:
         metrics = read_json(options.folder / "metrics.json", "metrics file")
         kept = {name: metrics[name] for name in ("data", "preset", "tious", "average_mAP", "config")}
