@@ -18,7 +18,7 @@ from typing import Any
 
 from aicl_fast.bench.quote import BLOCK, TABLES, busy, part, quoted
 from aicl_fast.bench.record import RESULTS
-from aicl_fast.errors import ConfigError, UnavailableError
+from aicl_fast.errors import AiclError, ConfigError, UnavailableError
 from aicl_fast.files import atomic_path, read_json, write_text
 
 _ROOT = RESULTS.parents[1]
@@ -139,8 +139,8 @@ def _draw_ladder(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.tick_params(axis="y", labelsize=7)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print a file's tables; with ``--write``, fill the documents.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a file's tables; with ``--write``, fill the documents; 1 if one could not be.
 
     Raises:
         ConfigError: the file is not under bench/results/, or has one suite only.
@@ -164,19 +164,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
             lines = [str(error)]
         print("\n".join(lines), "\n")
     if not options.write:
-        return
+        return 0
     if options.file.resolve().parent != RESULTS:
         raise ConfigError(f"{options.file}: documents quote files under bench/results/ only; copy it there.")
     kind = target(result, options.file.name)
     if has(result, "engines") and has(result, "detect"):
         picture(result, options.file.name, _ROOT / "docs" / f"bench-{kind}.png")
+    failed = 0
     for path in documents():
         before = path.read_text(encoding="utf-8")
-        after = quoted(redirected(before, options.file.name), RESULTS, path.name)
+        try:
+            after = quoted(redirected(before, options.file.name), RESULTS, path.name)
+        except AiclError as error:  # another record of its is missing: the other documents are still filled
+            print(f"left as it is: {path.relative_to(_ROOT)}: {error}")
+            failed = 1
+            continue
         if after != before:
             write_text(path, after)
             print(f"filled {path.relative_to(_ROOT)}")
+    return failed
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
