@@ -64,7 +64,10 @@ bool is_plain(const py::handle& object, int dimensions) {
 template <class Scalar>
 bool holds(const py::array& array) {
   const py::dtype type = array.dtype();
-  return type.num() == py::dtype::num_of<Scalar>() && type.byteorder() == '=';
+  const std::uint16_t one = 1;
+  const char native = *reinterpret_cast<const unsigned char*>(&one) == 1 ? '<' : '>';
+  // Types that come from a buffer name their order even where it is the processor's.
+  return type.num() == py::dtype::num_of<Scalar>() && (type.byteorder() == '=' || type.byteorder() == native);
 }
 
 // A new array. pybind11's own way there takes the memory for shape and strides from the heap.

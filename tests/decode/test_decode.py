@@ -209,6 +209,9 @@ def test_arrays_of_any_origin(dtype: Any, backend: str) -> None:
     # Its type is another object than NumPy's own float32.
     assert decode(pickle.loads(pickle.dumps(scores)), v, **arguments) == wanted
     assert decode(scores.astype(np.dtype(dtype).newbyteorder()), v, **arguments) == wanted
+    # Memory of ctypes names its byte order even where it is the processor's.
+    memory = (np.ctypeslib.as_ctypes_type(dtype) * scores.size).from_buffer_copy(scores.tobytes())
+    assert decode(np.ctypeslib.as_array(memory).reshape(scores.shape), v, **arguments) == wanted
     unaligned = np.frombuffer(b"." + scores.tobytes(), dtype, offset=1).reshape(scores.shape)
     assert not unaligned.flags.aligned
     assert decode(unaligned, v, **arguments) == wanted
