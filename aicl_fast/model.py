@@ -147,7 +147,8 @@ class TwoBranchNet(nn.Module):
                 conv, known = getattr(self, name), self.winograd_filters
                 filters = filter_transform(conv.weight) if known is None else known[name]
                 product = multiply([part[..., columns] for part in parts], filters, x.shape[1])
-                return (product + conv.bias).relu()
+                result: Tensor = (product + conv.bias).relu()
+                return result
 
             e = embed("embed", slice(None))
             own = [embed(name, columns) for name, columns in self._streams().items()]
