@@ -85,8 +85,10 @@ def decode(
         UnavailableError: the backend is not installed.
         ConfigError: a backend or setting that does not exist or has no meaning.
     """
-    setup = _setups.get((id(config), id(data), id(classes), backend))
-    if setup is None:
+    setup = _last
+    if setup is None or not (
+        setup[3] is config and setup[4] is data and setup[5] is classes and setup[6] == backend
+    ):
         setup = _setup(config, data, classes, backend)
     found = setup[0](scores, video_scores, num_segments, setup[1], video)
     if found is None:
@@ -360,27 +362,37 @@ def _choose(backend: str) -> str:
     return "native"
 
 
-# An engine's `attempt` and itself, with class names as an array; and what it was made for.
-_Setup = tuple[Callable[..., "Detections | None"], Array, "_Engine", DecodeConfig, DataConfig, Sequence[str]]
+# An engine's `attempt`, the class names as an array, the engine; and what they were made for.
+_Setup = tuple[
+    Callable[..., "Detections | None"], Array, "_Engine", DecodeConfig, DataConfig, Sequence[str], str
+]
+_last: _Setup | None = None
+"""What the call before needed, which is mostly what the next one needs."""
 _setups: dict[tuple[int, int, int, str], _Setup] = {}
 _engines: dict[tuple[int, int, str], tuple[_Engine, DecodeConfig, DataConfig]] = {}
 _caches_lock = threading.Lock()
 
-# Both are looked up by identity: hashing 14 fields takes microseconds. An entry holds what its key names, so
+# All are looked up by identity: hashing 14 fields takes microseconds. An entry holds what its key names, so
 # no other object can have that id for as long as it is there.
 
 
 def _setup(config: DecodeConfig, data: DataConfig, classes: Sequence[str], backend: str) -> _Setup:
     """All that a call needs to know about these arguments."""
-    names = np.array(list(classes), dtype=np.str_)
-    engine = _engine(config, data, backend)
-    setup = engine.attempt, names, engine, config, data, classes
-    # A list could change, and its array would not.
-    if isinstance(classes, tuple):
+    global _last
+    key = id(config), id(data), id(classes), backend
+    setup = _setups.get(key)
+    if setup is None:
+        names = np.array(list(classes), dtype=np.str_)
+        engine = _engine(config, data, backend)
+        setup = engine.attempt, names, engine, config, data, classes, backend
+        # A list could change, and its array would not.
+        if not isinstance(classes, tuple):
+            return setup
         with _caches_lock:
             if len(_setups) >= 64:
                 _setups.clear()
-            _setups[id(config), id(data), id(classes), backend] = setup
+            _setups[key] = setup
+    _last = setup
     return setup
 
 

@@ -108,7 +108,8 @@ Plan::Plan(const aicl_decode_settings& settings)
   }
   memory_.reset(new unsigned char[lay_out(nullptr)]);
   lay_out(memory_.get());
-  open_[0] = -1;
+  // A threshold's first rise reads what stands there before it writes.
+  std::fill(open_, open_ + thresholds_.size() + 1, -1);
 }
 
 // Sets the pointers and returns how many bytes they need.

@@ -353,6 +353,7 @@ def test_names_the_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "_native", lambda: None)
     monkeypatch.setattr(decoding, "_engines", {})
     monkeypatch.setattr(decoding, "_setups", {})
+    monkeypatch.setattr(decoding, "_last", None)
     assert decoding.available_backends() == ("numba",)
     assert decoding.default_backend() == "numba"
     assert len(run([0.0, 1.0], "auto")) == 1
