@@ -52,7 +52,11 @@ VideoBatch = Annotated[int, typer.Option(min=1, help="Segments a run of I3D.", r
 VideoDevice = Annotated[str, typer.Option(help="Of I3D: cpu or cuda.", rich_help_panel=_VIDEO)]
 VideoPrecision = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option(help="Of I3D: fp32, bf16 or fp16; its file's own if left out.", rich_help_panel=_VIDEO),
+    typer.Option(
+        help="Of I3D: fp32, bf16 or fp16; if left out, an exported file's own, and for weights "
+        "fp32 on the CPU and fp16 on a GPU.",
+        rich_help_panel=_VIDEO,
+    ),
 ]
 AllowDamaged = Annotated[
     bool,
@@ -60,7 +64,7 @@ AllowDamaged = Annotated[
         "--allow-damaged", help="Take what can be read of cut off or corrupt files.", rich_help_panel=_VIDEO
     ),
 ]
-_FLOW_HELP = "Optical flow by tvl1 (as published) or dis (many times faster)."
+_FLOW_HELP = "Optical flow by tvl1 or dis; as the model's training features."
 
 
 @app.command()

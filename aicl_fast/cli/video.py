@@ -11,8 +11,9 @@ from aicl_fast.cli.console import err, out, progress
 from aicl_fast.errors import AiclError, ConfigError, DataError
 from aicl_fast.feature_file import VideoFeatures, read_header, save_video_features
 from aicl_fast.video import SegmentNetwork, open_network, probe
-from aicl_fast.video.extract import FRAMES, Extraction
+from aicl_fast.video.extract import Extraction
 from aicl_fast.video.flow import FlowAlgorithm
+from aicl_fast.video.networks import FRAMES
 from aicl_fast.video.reader import VIDEO_SUFFIXES
 from aicl_fast.video.render import check_target, render_video
 

@@ -15,6 +15,9 @@ from aicl_fast.errors import ModelError, UnavailableError
 from aicl_fast.files import require_file
 from aicl_fast.metadata import METADATA_KEY, parse_info
 
+Provider = str | tuple[str, dict[str, Any]]
+"""An execution provider by name, with options or without."""
+
 
 class OnnxRuntimeEngine(Engine):
     """An ONNX file in ONNX Runtime.
@@ -51,7 +54,7 @@ class OnnxRuntimeEngine(Engine):
 
 
 def open_session(
-    path: Path, *, threads: int | None = None, providers: Sequence[str] | None = None
+    path: Path, *, threads: int | None = None, providers: Sequence[Provider] | None = None
 ) -> tuple[Any, str | None]:
     """Load an ONNX file.
 
@@ -69,7 +72,8 @@ def open_session(
         ) from error
     wanted = list(providers) if providers is not None else ["CPUExecutionProvider"]
     there = onnxruntime.get_available_providers()
-    lacking = [name for name in wanted if name not in there]
+    names = [each if isinstance(each, str) else each[0] for each in wanted]
+    lacking = [name for name in names if name not in there]
     if lacking:
         raise UnavailableError(
             f"providers: this ONNX Runtime has no {', '.join(lacking)}; it has {', '.join(there)}."
@@ -84,7 +88,7 @@ def open_session(
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "NOT_IMPLEMENTED" in first:
             raise ModelError(
-                f"{path}: ONNX Runtime has no kernels for it on {', '.join(wanted)} ({first}). "
+                f"{path}: ONNX Runtime has no kernels for it on {', '.join(names)} ({first}). "
                 "bfloat16 files are meant for TensorRT and OpenVINO: open it with engine='openvino', or "
                 "export with --precision fp32 or fp16."
             ) from error
@@ -92,4 +96,12 @@ def open_session(
             f"{path}: ONNX Runtime cannot load it ({first}). Expected a file written by "
             "`aicl-fast export`; if it was cut off while being copied, copy it again."
         ) from error
+    # Where a provider cannot start, ONNX Runtime goes on without it.
+    failed = [name for name in names if name not in session.get_providers()]
+    if failed:
+        raise UnavailableError(
+            f"providers: {', '.join(failed)} cannot start on this machine, and ONNX Runtime would run "
+            f"{path} on {', '.join(session.get_providers())}. Check the device and "
+            "its driver, or choose the CPU."
+        )
     return session, session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)

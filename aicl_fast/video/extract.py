@@ -25,13 +25,12 @@ from aicl_fast.errors import ConfigError
 from aicl_fast.feature_file import Recipe, VideoFeatures
 from aicl_fast.features import Floats
 from aicl_fast.video.flow import Flow, FlowAlgorithm, Gray, gray
+from aicl_fast.video.networks import FRAMES
 from aicl_fast.video.reader import Image, read_frames
 from aicl_fast.video.transform import Transform
 
 Progress = Callable[[int, str], None]
 """Called with the number of segments done and what is running."""
-FRAMES = 16
-"""Frames of a segment."""
 
 
 class Network(Protocol):
@@ -242,7 +241,7 @@ def extract_features(
         flow: network for (N, 16, 224, 224, 2) float32 pixels; None leaves the stream out.
         fps: frames a second to read at.
         stride: frames from one segment's start to the next, 1 to 16.
-        algorithm: ``tvl1``, as the published features were made, or ``dis``, which is many times faster.
+        algorithm: ``tvl1`` or ``dis``, see :data:`aicl_fast.video.FlowAlgorithm`.
         transform: resizing and crop.
         batch: segments a run of a network.
         workers: threads for flow; None takes every core.

@@ -1,4 +1,4 @@
-"""Optical flow between consecutive frames: TV-L1 as published, or DIS, which is many times faster."""
+"""Optical flow between consecutive frames: TV-L1, here with OpenCV's default settings, or DIS."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aicl_fast.features import Floats
 from aicl_fast.video.reader import Image
 
 FlowAlgorithm = Literal["tvl1", "dis"]
-"""``tvl1``: Zach, Pock and Bischof 2007, OpenCV's settings, which the published features were made with.
+"""``tvl1``: Zach, Pock and Bischof 2007, here with OpenCV's default settings.
 ``dis``: Kroeger et al. 2016, OpenCV's medium preset."""
 
 Gray = npt.NDArray[np.uint8]
@@ -34,8 +34,8 @@ class Flow:
     def __init__(self, algorithm: FlowAlgorithm = "tvl1") -> None:
         if algorithm not in get_args(FlowAlgorithm):
             raise ConfigError(
-                f"flow: expected {' or '.join(get_args(FlowAlgorithm))}, got {algorithm!r}. tvl1 is what the "
-                "published features were made with, dis is faster."
+                f"flow: expected {' or '.join(get_args(FlowAlgorithm))}, got {algorithm!r}. Take the "
+                "one that the model's training features were made with."
             )
         self.algorithm = algorithm
         self._own = threading.local()

@@ -33,6 +33,7 @@ from aicl_fast.metadata import BATCH, FORMAT, Precision, Range, read_document
 Stream = Literal["rgb", "flow"]
 KIND = "i3d"
 FRAMES = 16
+"""Of a segment."""
 SIZE = 224
 WIDTH = 1024
 INPUT = "clips"
@@ -289,11 +290,12 @@ class OnnxRuntimeNetwork(SegmentNetwork):
     """An exported ``.onnx`` in ONNX Runtime. Arguments as :func:`open_network`."""
 
     def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
-        from aicl_fast.engines.ort import open_session
+        from aicl_fast.engines.ort import Provider, open_session
 
-        providers = ["CPUExecutionProvider"]
+        providers: list[Provider] = ["CPUExecutionProvider"]
         if device != "cpu":
-            providers.insert(0, "CUDAExecutionProvider")
+            number = int(device.partition(":")[2] or 0)
+            providers.insert(0, ("CUDAExecutionProvider", {"device_id": number}))
         self._session, metadata = open_session(path, threads=threads, providers=providers)
         super().__init__(path, parse_segment_info(metadata, path))
 
@@ -370,8 +372,8 @@ def open_network(
         stream: what the file must be for; None takes what it is for.
         device: ``cpu``, ``cuda`` or ``cuda:N``; an ``.engine`` runs on a GPU in any case.
         precision: what convolutions are computed in, where that is chosen at load: torch and OpenVINO on the
-            CPU fp32 or bf16, torch on a GPU fp16 (if left out), bf16 or fp32 (products in tf32). None is the
-            file's own.
+            CPU fp32 or bf16, torch on a GPU fp16 (if left out), bf16 or fp32 (products in tf32). None is
+            what an exported file has in it, and for weights fp32 on the CPU and fp16 on a GPU.
         threads: of the CPU; None takes every core. torch has one number for the whole process.
     Raises:
         DataError: no such file.

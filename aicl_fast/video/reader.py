@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import av
 import numpy as np
 import numpy.typing as npt
+from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import VideoReformatter
 
 from aicl_fast.errors import DataError
@@ -29,11 +30,10 @@ VIDEO_SUFFIXES = (
 )  # fmt: skip
 """What a folder of videos is searched for. A file that is named itself may end in anything."""
 
-_NOT_VIDEO = ("image2", "_pipe", "tty", "bin", "txd")
-"""Parts of FFmpeg's names for formats that hold pictures or text, which it would show as a short film."""
+_NOT_VIDEO = {"image2", "image2pipe", "tty", "bin", "xbin", "adf", "idf", "txd"}
+"""FFmpeg's names for formats that hold pictures or text, which it would show as a short film; so are all that
+end in ``_pipe``."""
 _TIMES_MAY_JUMP = av.format.Flags.ts_discont.value
-_TOLERANCE = (0.25, 0.005)
-"""How much earlier than its header says a whole file may end: seconds, and a share of its length."""
 _JUMP, _JUMP_ELSEWHERE = Fraction(10), Fraction(30 * 3600)
 """Seconds without a picture that mean another clock, where a format allows that, and in all others."""
 
@@ -116,7 +116,9 @@ def read_frames(
     allows it, as MPEG-TS, or beyond the end that the header states.
 
     A file that was cut off is told by its header, which states its length; AVI and MPEG-TS have no such
-    thing, and what is left of them counts as the whole.
+    thing, and what is left of them counts as the whole. A whole file may end earlier than stated by 0.25
+    seconds and half a per cent of its length, the latter 2 seconds at most. Damage inside a file is refused
+    where the decoder notices it; small damage may pass.
 
     Args:
         path: anything that FFmpeg decodes, on this machine: names that begin with a protocol are files like
@@ -167,7 +169,7 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
         ) from error
     try:
         format_name = container.format.name
-        if any(part in format_name for part in _NOT_VIDEO):
+        if _is_still(format_name):
             raise DataError(f"{target}: is a picture or a text ({format_name}); expected a video.")
         stream = next((each for each in container.streams.video if not _is_cover(each)), None)
         if stream is None or stream.codec_context is None:
@@ -203,9 +205,9 @@ def steady(frames: Iterable[Timed], fps: Fraction) -> Iterator[Any]:
 
 
 def quarter_turns(frame: Any) -> int:
-    """How many quarter turns anticlockwise bring a decoded frame upright."""
+    """How many quarter turns anticlockwise bring a decoded frame upright; 0 for one to be shown mirrored."""
     turns: int = round(frame.rotation / 90) % 4
-    return turns
+    return turns if turns and not _mirrored(frame) else 0
 
 
 class Upright:
@@ -233,6 +235,9 @@ def timed_frames(
         allow_damaged: as :func:`read_frames`.
         source: the file's name, for messages.
     """
+    if not allow_damaged:
+        # FFmpeg hides what it finds damaged, unless it is told to say so.
+        stream.codec_context.options = {"err_detect": "explode"}
     return _timed(container, stream, _Damage(allow_damaged, source))
 
 
@@ -309,7 +314,7 @@ def _decoded(container: Any, stream: Any, damage: _Damage) -> Iterator[Any]:
     stated = _container_seconds(container)
     if stated is not None and started:
         short = stated - reached
-        if short > _TOLERANCE[0] + _TOLERANCE[1] * float(stated):
+        if short > _tolerance(float(stated)):
             damage.found(f"ends after {float(reached):.1f} of {float(stated):.1f} s")
 
 
@@ -319,6 +324,25 @@ def _stream_seconds(stream: Any) -> Fraction | None:
 
 def _container_seconds(container: Any) -> Fraction | None:
     return Fraction(container.duration, av.time_base) if container.duration else None
+
+
+def _tolerance(seconds: float) -> float:
+    """How many seconds earlier than its header says a whole file of this length may end."""
+    return 0.25 + min(0.005 * seconds, 2.0)
+
+
+def _is_still(format_name: str) -> bool:
+    """Whether a format, by FFmpeg's name or names of it, holds pictures or text."""
+    return any(name in _NOT_VIDEO or name.endswith("_pipe") for name in format_name.split(","))
+
+
+def _mirrored(frame: Any) -> bool:
+    """Whether a frame's display matrix turns left into right, so that its rotation is not all there is."""
+    found = frame.side_data.get(SideData.DISPLAYMATRIX)
+    if found is None:
+        return False
+    (a, b), (c, d) = np.frombuffer(bytes(found), np.int32).reshape(3, 3)[:2, :2].astype(float)
+    return bool(a * d < b * c)
 
 
 def _is_cover(stream: Any) -> bool:

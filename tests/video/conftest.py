@@ -49,7 +49,7 @@ def make_clip(tmp_path: Path) -> MakeClip:
     """``make_clip("a.mp4", frames=50)`` writes a clip whose frame k has the grey level ``grey(k)``.
 
     ``times`` gives each frame's start in milliseconds, for a variable rate; ``audio`` seconds of a tone;
-    ``quarter_turns`` clockwise, in the header of an .mp4.
+    ``quarter_turns`` clockwise, or ``mirrored``, in the header of an .mp4.
     """
     av = pytest.importorskip("av")
 
@@ -64,6 +64,7 @@ def make_clip(tmp_path: Path) -> MakeClip:
         audio: float = 0.0,
         sound: str | None = None,
         quarter_turns: int = 0,
+        mirrored: bool = False,
         draw: Callable[[int], npt.NDArray[np.uint8]] | None = None,
         options: dict[str, str] | None = None,
         parent: Path | None = None,
@@ -100,7 +101,7 @@ def make_clip(tmp_path: Path) -> MakeClip:
                     piece.time_base = Fraction(1, 48000)
                     container.mux(tones.encode(piece))
                 container.mux(tones.encode(None))
-        if quarter_turns:
+        if quarter_turns or mirrored:
             _turn(path, quarter_turns, size)
         return path
 
@@ -113,10 +114,11 @@ def grey(number: int) -> int:
 
 
 def _turn(path: Path, turns: int, size: tuple[int, int]) -> None:
-    """Ask for clockwise quarter turns in the track header's matrix, as a telephone does."""
+    """Ask for clockwise quarter turns, or with 0 for a mirror, in the track header's matrix."""
     width, height = size
     one = 1 << 16
     matrix = {
+        0: (-one, 0, 0, 0, one, 0, width * one, 0, 1 << 30),
         1: (0, one, 0, -one, 0, 0, height * one, 0, 1 << 30),
         2: (-one, 0, 0, 0, -one, 0, width * one, height * one, 1 << 30),
         3: (0, -one, 0, one, 0, 0, 0, width * one, 1 << 30),

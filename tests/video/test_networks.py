@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aicl_fast.errors import DataError, ModelError
+from aicl_fast.errors import DataError, ModelError, UnavailableError
 from aicl_fast.metadata import FORMAT, Range
 from aicl_fast.video.networks import (
     SegmentInfo,
@@ -193,6 +193,31 @@ def test_what_cannot_be_opened(tmp_path: Path, weights: Path) -> None:
     strange.write_bytes(b"")
     with pytest.raises(ModelError, match=r"expected weights of I3D \(\.npz, .* or an exported network"):
         open_network(strange)
+
+
+def test_a_gpu_by_its_number_is_asked_for_and_no_other_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime is played: it has CUDA, whose device cannot start."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    asked: list[object] = []
+
+    class Session:
+        def __init__(self, path: str, options: object, providers: list[object]) -> None:
+            asked.extend(providers)
+
+        def get_providers(self) -> list[str]:
+            return ["CPUExecutionProvider"]
+
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"")
+    with pytest.raises(UnavailableError, match=r"CUDAExecutionProvider cannot start.*choose the CPU"):
+        open_network(path, device="cuda:1")
+    assert asked == [("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]
 
 
 def test_the_classes_of_kinetics() -> None:

@@ -18,7 +18,7 @@ pytest.importorskip("cv2")
 
 from aicl_fast.errors import DataError  # noqa: E402
 from aicl_fast.video import probe, read_frames  # noqa: E402
-from aicl_fast.video.reader import Timed, steady  # noqa: E402
+from aicl_fast.video.reader import Timed, _is_still, _tolerance, steady  # noqa: E402
 
 MakeClip = Callable[..., Path]
 
@@ -147,6 +147,18 @@ def test_rotation_flags_are_followed(make_clip: MakeClip, turns: int) -> None:
     assert info.rotation == (-turns) % 4
 
 
+def test_a_mirrored_picture_is_taken_as_stored(make_clip: MakeClip) -> None:
+    image = np.zeros((48, 64, 3), np.uint8)
+    image[:24, :32] = 255
+    path = make_clip(frames=5, mirrored=True, draw=lambda _: image)
+    with av.open(str(path)) as container:
+        assert abs(next(container.decode(video=0)).rotation) == 180  # what FFmpeg makes of it
+    assert probe(path).rotation == 0
+    frame = next(read_frames(path))
+    assert frame[5, 5].min() > 200
+    assert frame[40, 60].max() < 50
+
+
 def test_what_a_file_says_of_itself(make_clip: MakeClip) -> None:
     info = probe(make_clip(frames=50, audio=2.0))
     assert (info.width, info.height, info.fps, info.codec, info.audio) == (64, 48, 25, "h264", "aac")
@@ -270,6 +282,60 @@ def test_bytes_changed_inside(make_clip: MakeClip) -> None:
             refused += 1
             assert list(read_frames(path, allow_damaged=True))
     assert refused > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("whole.mp4", "libx264"),
+        ("whole.mkv", "libx265"),
+        ("whole.webm", "libvpx"),
+        ("two.webm", "libvpx-vp9"),
+        ("whole.avi", "mpeg4"),
+        ("whole.mpg", "mpeg2video"),
+        ("whole.ts", "libx264"),
+        ("whole.mov", "mpeg4"),
+    ],
+)
+def test_whole_files_are_taken_by_a_decoder_that_reports_damage(
+    make_clip: MakeClip, name: str, codec: str
+) -> None:
+    try:
+        av.Codec(codec, "w")
+    except ValueError:
+        pytest.skip(f"this FFmpeg writes no {codec}")
+    path = make_clip(name, frames=60, codec=codec, size=(128, 96))
+    assert len(list(read_frames(path))) == pytest.approx(60, abs=1)
+
+
+def test_damage_that_the_decoder_would_hide_is_refused(shared_data: Path, tmp_path: Path) -> None:
+    """Bytes overwritten in the middle of real H.264: without being asked FFmpeg fills in for most of it."""
+    whole = (shared_data / "i3d" / "arm_wrestling.mp4").read_bytes()
+    path = tmp_path / "damaged.mp4"
+    refused = 0
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        content = np.frombuffer(whole, np.uint8).copy()
+        start = int(rng.integers(len(content) // 4, len(content) // 2))
+        content[start : start + 2000] = rng.integers(0, 256, 2000)
+        path.write_bytes(content.tobytes())
+        try:
+            for _ in read_frames(path):
+                pass
+        except DataError:
+            refused += 1
+            assert sum(1 for _ in read_frames(path, allow_damaged=True)) > 100
+    assert refused >= 3
+
+
+@pytest.mark.parametrize(("length", "allowed"), [(0, 0.25), (100, 0.75), (400, 2.25), (3600, 2.25)])
+def test_how_much_may_be_missing(length: float, allowed: float) -> None:
+    assert _tolerance(length) == pytest.approx(allowed)
+
+
+def test_formats_are_known_by_their_whole_names() -> None:
+    assert all(map(_is_still, ("image2", "png_pipe", "bin", "tty")))
+    assert not any(map(_is_still, ("bink", "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")))
 
 
 def test_one_frame(make_clip: MakeClip) -> None:
