@@ -25,7 +25,7 @@ from aicl_fast.annotations import GroundTruth
 from aicl_fast.config import Config, DataConfig
 from aicl_fast.errors import DataError
 from aicl_fast.features import Floats, check_lengths, load_features, map_features
-from aicl_fast.files import require_file
+from aicl_fast.files import read_lines
 
 EXTRACTED = ".npz"
 """What files of ``aicl-fast features`` end in."""
@@ -266,7 +266,7 @@ def _split(path: Path, truth: GroundTruth, subset: str) -> tuple[str, ...]:
                 "use instead. Write the file, one video a line, or set train_subset and test_subset."
             )
         return names
-    lines = require_file(path, "split file").read_text(encoding="utf-8").split()
+    lines = read_lines(path, "split file")
     if not lines:
         raise DataError(f"{path}: is empty; expected one video name a line.")
     if len(set(lines)) != len(lines):

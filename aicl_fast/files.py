@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from aicl_fast.errors import DataError
+
+VIDEO_SUFFIXES = (
+    ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
+    ".webm", ".wmv",
+)  # fmt: skip
+"""What a folder of videos is searched for. A file that is named itself may end in anything."""
 
 
 @contextmanager
@@ -95,6 +101,25 @@ def require_file(path: str | os.PathLike[str], what: str) -> Path:
     if target.is_dir():
         raise DataError(f"{target}: expected the {what}, found a folder. Name the file itself.")
     raise DataError(f"{target}: the {what} does not exist. Check the path (working folder: {Path.cwd()}).")
+
+
+def visible(paths: Iterable[Path]) -> list[Path]:
+    """The paths by name, without those that begin with a dot: temporary files, and what systems leave."""
+    return sorted(path for path in paths if not path.name.startswith("."))
+
+
+def read_lines(path: str | os.PathLike[str], what: str) -> list[str]:
+    """The lines of a text file that are not empty, without space around them.
+
+    Raises:
+        DataError: no such file, or not UTF-8.
+    """
+    target = require_file(path, what)
+    try:
+        lines = target.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{target}: the {what} is not a text file (byte {error.start}).") from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 def read_json(path: str | os.PathLike[str], what: str) -> Any:

@@ -9,6 +9,7 @@ import csv
 import json
 import math
 import os
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Literal, cast
 import numpy as np
 
 from aicl_fast.errors import DataError
-from aicl_fast.files import require_file, write_json, write_text
+from aicl_fast.files import VIDEO_SUFFIXES, require_file, write_json, write_text
 
 Split = Literal["train", "test"]
 COLUMNS = ("video", "label", "start", "end", "split")
@@ -91,7 +92,13 @@ def read_labels(path: str | os.PathLike[str]) -> list[Label]:
     first = text.lstrip().partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
     reader = csv.reader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
-    rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    try:
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    except csv.Error as error:
+        raise DataError(
+            f"{target}, line {reader.line_num}: cannot be read as a table ({error}). Look for a quote "
+            "that is not closed, here or before."
+        ) from error
     rows = [(line, cells) for line, cells in rows if any(cells)]
     if not rows:
         raise DataError(f"{target}: holds no rows; expected video,label[,start,end][,split].")
@@ -159,7 +166,10 @@ def write_annotations(
     by_split = {split: tuple(v for v, s in splits.items() if s == split) for split in ("train", "test")}
     for split, path in zip(("train", "test"), names[1:3], strict=True):
         write_text(path, "\n".join(by_split[split]) + "\n")
-    lines = ["# For aicl-fast train --config, over the preset thumos14.", f"classes = {json.dumps(classes)}"]
+    lines = [
+        "# For aicl-fast train --config, over the preset thumos14.",
+        "classes = " + json.dumps(classes, ensure_ascii=False),
+    ]
     if modal != "both":
         lines.append(f'modal = "{modal}"')
     write_text(names[3], "\n".join(lines) + "\n")
@@ -203,6 +213,8 @@ def _label(line: int, cells: list[str], columns: tuple[str, ...]) -> Label:
     for name in ("video", "label"):
         if not row[name]:
             raise ValueError(f"the {name} is empty")
+        if any(unicodedata.category(character) == "Cc" for character in row[name]):
+            raise ValueError(f"the {name} {row[name]!r} has a control character")
     start, end, split = (row.get(name, "") for name in ("start", "end", "split"))
     if split and split.lower() not in ("train", "test"):
         raise ValueError(f"the split is {split!r}, expected train or test")
@@ -219,8 +231,8 @@ def _video_name(text: str) -> str:
     """Without folder and ending, if it is one of a video: names may have dots."""
     name = text.replace("\\", "/").rpartition("/")[2]
     stem, dot, ending = name.rpartition(".")
-    known = "3gp avi flv m2ts m4v mkv mov mp4 mpeg mpg mts ogv ts webm wmv npz npy"
-    return stem if dot and stem and ending.lower() in known.split() else name
+    known = (*VIDEO_SUFFIXES, ".npz", ".npy")
+    return stem if dot and stem and dot + ending.lower() in known else name
 
 
 def _segment(start: str, end: str) -> tuple[float, float] | None:
@@ -257,10 +269,16 @@ def _check_ends(labels: Sequence[Label], durations: Mapping[str, float | None], 
     bad = []
     for label in labels:
         seconds = durations[label.video]
-        if seconds is not None and label.segment is not None and label.segment[1] > seconds + _LATE:
-            bad.append(
-                (label.line, f"ends at {label.segment[1]:g} s, and {label.video!r} is {seconds:.1f} s long")
-            )
+        if seconds is None or label.segment is None:
+            continue
+        start, end = label.segment
+        fault = (
+            f"ends at {end:g}" if end > seconds + _LATE
+            else f"starts at {start:g}" if start >= _rounded(seconds)
+            else ""
+        )  # fmt: skip
+        if fault:
+            bad.append((label.line, f"{fault} s, and {label.video!r} is {seconds:.1f} s long"))
     _refuse(bad, source)
 
 
@@ -295,7 +313,7 @@ def _splits(videos: Mapping[str, list[Label]], test_share: float, seed: int, sou
 
 
 def _entry(rows: list[Label], seconds: float | None, split: Split) -> dict[str, object]:
-    end = round(seconds, 3) if seconds is not None else None
+    end = _rounded(seconds) if seconds is not None else None
     annotations = []
     for row in rows:
         segment = row.segment or (0.0, end or 0.0)
@@ -304,6 +322,11 @@ def _entry(rows: list[Label], seconds: float | None, split: Split) -> dict[str, 
         )
     entry: dict[str, object] = {"subset": split, "annotations": annotations}
     return entry if end is None else {**entry, "duration": end}
+
+
+def _rounded(seconds: float) -> float:
+    """A duration as it is written."""
+    return round(seconds, 3)
 
 
 def _refuse(bad: list[tuple[int, str]], source: str | os.PathLike[str]) -> None:

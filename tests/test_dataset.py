@@ -40,6 +40,18 @@ def _without(root: Path, video: str) -> Path:
     return root
 
 
+def test_a_name_may_have_spaces(tiny_dataset: Path, tiny_config: Config) -> None:
+    for stream in ("rgb", "flow"):
+        folder = tiny_dataset / "features/test" / stream
+        (folder / "test_1.npy").rename(folder / "my first video.npy")
+    for name in ("gt.json", "split_test.txt"):
+        path = tiny_dataset / name
+        path.write_text(path.read_text().replace("test_1", "my first video"))
+    dataset = Dataset.open(tiny_dataset, tiny_config)
+    assert dataset.videos["test"] == ("test_0", "my first video", "test_2")
+    assert dataset.features("test", "my first video").shape == (33, 11)
+
+
 def test_an_unknown_label_is_named_with_the_near_one(tiny_dataset: Path, tiny_config: Config) -> None:
     path = tiny_dataset / "gt.json"
     document = json.loads(path.read_text())

@@ -95,6 +95,20 @@ def test_tables_that_are_none(tmp_path: Path, text: str, words: str) -> None:
         read_labels(table(tmp_path, text))
 
 
+def test_an_open_quote_in_a_long_table_is_named(tmp_path: Path) -> None:
+    text = 'a,"jump,1,2\n' + "b,run,1,2\n" * 20_000
+    with pytest.raises(
+        DataError, match=r"labels\.csv, line 1\d+: cannot be read.*a quote that is not closed"
+    ):
+        read_labels(table(tmp_path, text))
+
+
+@pytest.mark.parametrize("character", ["\x07", "\x7f"])
+def test_control_characters_are_refused(tmp_path: Path, character: str) -> None:
+    with pytest.raises(DataError, match=r"line 1: the label '.*' has a control character"):
+        read_labels(table(tmp_path, f"a,ju{character}mp,1,2\n"))
+
+
 def test_not_text(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_bytes("vidéo,jump".encode("latin-1"))
     with pytest.raises(DataError, match="no UTF-8 text"):
@@ -137,16 +151,18 @@ def test_what_is_written(tmp_path: Path) -> None:
 
 
 def test_labels_with_quotes_survive_the_settings(tmp_path: Path) -> None:
-    labels = read_labels(table(tmp_path, 'a,"say ""hi"" \\ é",1,2,test\nb,x,1,2,train\n'))
+    labels = read_labels(table(tmp_path, 'a,"say ""hi"" \\ é 🏃",1,2,test\nb,x,1,2,train\n'))
     summary = write_annotations(labels, tmp_path)
-    assert summary.only_tested == ('say "hi" \\ é',)
-    assert load_config(file=tmp_path / "settings.toml").classes == ('say "hi" \\ é', "x")
+    assert summary.only_tested == ('say "hi" \\ é 🏃',)
+    assert load_config(file=tmp_path / "settings.toml").classes == ('say "hi" \\ é 🏃', "x")
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("a,jump,1,20,train\n", "line 1: ends at 20 s, and 'a' is 10.0 s long"),
+        ("a,jump,10.5,10.9,train\n", "line 1: starts at 10.5 s, and 'a' is 10.0 s long"),
+        ("a,jump,10,10.5,train\n", "line 1: starts at 10 s, and 'a' is 10.0 s long"),
         ("a,jump,,,test\nb,jump,1,2,train\n", "line 1: 'a' is a test video, whose rows need start and end"),
         ("a,jump,1,2,train\n", "leaves no test video"),
         ("a,jump\nb,jump\n", "leaves no test video.*start and end"),

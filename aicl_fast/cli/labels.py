@@ -8,6 +8,7 @@ from pathlib import Path
 from aicl_fast.cli.console import err, out
 from aicl_fast.dataset import EXTRACTED, features_folder
 from aicl_fast.feature_file import Recipe, read_header
+from aicl_fast.files import visible
 from aicl_fast.labels import SETTINGS, read_labels, write_annotations
 
 
@@ -47,7 +48,7 @@ def _extracted(folder: Path) -> dict[str, tuple[float, Recipe]]:
     """Length in seconds and recipe of every video that has features in the data set."""
     found = {}
     for home in {features_folder(folder, split) for split in ("train", "test")}:
-        for path in sorted(home.glob(f"*{EXTRACTED}")):
+        for path in visible(home.glob(f"*{EXTRACTED}")):
             header = read_header(path)
             found[path.stem] = header.duration, header.recipe
     return found

@@ -98,9 +98,17 @@ def _read(path: Path) -> dict[str, Tensor]:
             if isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values()):
                 return dict(state)
             raise ModelError(f"{path}: is not a state dict of tensors, as rgb_imagenet.pt is.")
-    except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        if isinstance(error, ModelError):
-            raise
+    except ModelError:
+        raise
+    except (
+        OSError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        EOFError,
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+    ) as error:
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"{path}: cannot be read ({first}). If it was cut off while being copied, copy it again."
@@ -126,6 +134,11 @@ def _from_safetensors(path: Path) -> dict[str, Tensor]:
 def _from_flax(path: Path) -> dict[str, Tensor]:
     state = {}
     with np.load(path, allow_pickle=False) as arrays:
+        if "meta" in arrays.files:
+            raise ModelError(
+                f"{path}: is a features file, which `aicl-fast features` wrote; expected weights of I3D, "
+                "which reads video."
+            )
         for key in arrays.files:
             value = torch.from_numpy(np.ascontiguousarray(arrays[key]))
             name = _port_name(key)

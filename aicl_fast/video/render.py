@@ -14,7 +14,7 @@ import numpy as np
 
 from aicl_fast.detections import Detection, Detections
 from aicl_fast.errors import DataError
-from aicl_fast.files import atomic_path
+from aicl_fast.files import atomic_path, require_file
 from aicl_fast.video.reader import Image, Upright, open_video, timed_frames
 
 SUFFIXES = (".mp4", ".mkv")
@@ -96,12 +96,12 @@ def check_target(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> P
     """``out``, if a rendered video can have this name.
 
     Raises:
-        DataError: another suffix than .mp4 or .mkv, or the video itself.
+        DataError: another suffix than .mp4 or .mkv, the video itself, or no such video.
     """
     target = Path(out)
     if target.suffix.lower() not in SUFFIXES:
         raise DataError(f"{target}: expected a video's name that ends in {' or '.join(SUFFIXES)}.")
-    if target.exists() and target.samefile(path):
+    if target.exists() and target.samefile(require_file(path, "video")):
         raise DataError(f"{target}: is the video itself. Choose another name for the rendered one.")
     return target
 

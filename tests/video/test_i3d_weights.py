@@ -131,6 +131,15 @@ def test_damaged_files_are_refused(tmp_path: Path, suffix: str) -> None:
         load_i3d(path)
 
 
+def test_a_features_file_is_not_weights(tmp_path: Path) -> None:
+    np.savez(tmp_path / "w.npz", rgb=np.zeros((3, 1024), np.float32), meta=np.array("{}"))
+    with pytest.raises(ModelError, match=r"w\.npz: is a features file"):
+        load_i3d(tmp_path / "w.npz")
+    np.savez(tmp_path / "w.npz", a=np.array("text"))
+    with pytest.raises(ModelError, match=r"w\.npz: cannot be read"):
+        load_i3d(tmp_path / "w.npz")
+
+
 def test_a_pickled_array_is_not_unpickled(tmp_path: Path) -> None:
     np.savez(tmp_path / "w.npz", a=np.array([Path("code")], dtype=object))
     with pytest.raises(ModelError, match=r"w\.npz: cannot be read \(Object arrays cannot be loaded"):

@@ -122,6 +122,8 @@ def test_what_is_refused(make_clip: MakeClip, tmp_path: Path) -> None:
         render_video(clip, FOUND, tmp_path / "seen.gif")
     with pytest.raises(DataError, match="is the video itself"):
         render_video(clip, FOUND, clip)
+    with pytest.raises(DataError, match=r"gone\.mp4: the video does not exist"):
+        render_video(tmp_path / "gone.mp4", FOUND, clip)
     cut = make_clip("cut.mkv", frames=200)
     cut.write_bytes(cut.read_bytes()[:-2500])
     with pytest.raises(DataError, match=r"cut\.mkv: ends after"):
