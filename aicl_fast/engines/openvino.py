@@ -23,13 +23,16 @@ _HINT = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 
 _KEPT = 8
 """Shapes whose compiled models are kept."""
+_ANY = ()
+"""In place of a shape: all that the file allows."""
 
 
 class OpenVinoEngine(Engine):
     """A model in OpenVINO's CPU plugin.
 
-    Each shape of a batch has a compiled model of its own, made when it first comes (one video's when the
-    file is opened): OpenVINO is faster where it knows the sizes. The last eight are kept.
+    Where the file fixes T, each size of a batch has a compiled model of its own, made when it first comes
+    (one video's when the file is opened): OpenVINO is faster where it knows the sizes. The last eight are
+    kept. Where T varies, one compiled model runs every shape, since a new length must not cost a compilation.
 
     Args:
         path: ``.openvino`` or ``.onnx``, written by ``aicl-fast export``.
@@ -67,6 +70,8 @@ class OpenVinoEngine(Engine):
         return self._compiled_for(features.shape).run(features)
 
     def _compiled_for(self, shape: tuple[int, ...]) -> _Compiled:
+        if not self.info.segments.fixed:
+            shape = _ANY
         with self._lock:
             found = self._compiled.pop(shape, None) or self._compile(shape)
             self._compiled[shape] = found  # the last used is last
@@ -76,12 +81,13 @@ class OpenVinoEngine(Engine):
 
     def _compile(self, shape: tuple[int, ...]) -> _Compiled:
         model = self._model.clone()
-        model.reshape({"features": list(shape)})
+        if shape != _ANY:
+            model.reshape({"features": list(shape)})
         return _Compiled(compile_model(model, self.path, self.info.precision, **self._settings))
 
 
 class _Compiled:
-    """A model for one shape, and the requests that no thread is using."""
+    """A model for one shape, or for any, and the requests that no thread is using."""
 
     def __init__(self, compiled: Any) -> None:
         self.compiled = compiled
@@ -89,7 +95,7 @@ class _Compiled:
         self.idle: list[Any] = []
 
     def run(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
-        """Run features of this shape."""
+        """Run features of a shape that it is for."""
         try:
             request = self.idle.pop()
         except IndexError:

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import os
 import threading
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,7 +107,8 @@ class TensorRTEngine(Engine):
             check_card(container, self.cuda.capability)
             self._load(container)
         except BaseException:
-            self.close()
+            with contextlib.suppress(Exception):  # what went wrong first is on its way up
+                self.close()
             raise
 
     def __call__(self, features: Any) -> EngineOutputs:
@@ -144,20 +146,30 @@ class TensorRTEngine(Engine):
         return Pending(self, slot)
 
     def close(self) -> None:
-        """Wait for what is in flight, keep the compiled kernels, and free everything on the GPU."""
+        """Wait for what is in flight, keep the compiled kernels, and free everything on the GPU.
+
+        What fails keeps nothing else from being freed. Kernels that cannot be kept are a warning.
+
+        Raises:
+            UnavailableError: the GPU failed.
+        """
         with self._changed:
             if self._closed:
                 return
             self._closed = True
             self._changed.notify_all()  # calls that wait for a slot
-        self.cuda.make_current()
-        for slot in self._slots:
-            slot.close()
-        self._slots, self._idle = [], defaultdict(list)
-        self._save_runtime_cache()
+        with contextlib.ExitStack() as last_first:  # each is called, whatever the others raise
+            last_first.callback(self.cuda.close)
+            last_first.callback(self._let_go)
+            last_first.callback(self._save_runtime_cache)
+            for slot in self._slots:
+                last_first.callback(slot.close)
+            self.cuda.make_current()
+
+    def _let_go(self) -> None:
         # Contexts before the engine, the engine before its runtime, all before the device.
+        self._slots, self._idle = [], defaultdict(list)
         self._settings = self._engine = self._runtime = None
-        self.cuda.close()
 
     def _read_info(self, container: Container) -> Any:
         return container.info
@@ -188,13 +200,9 @@ class TensorRTEngine(Engine):
         self._check_batch(shape)
         slot = self._acquire(shape)
         try:
-            array = gpu_array(features, slot.stream_number)
-            if array.device not in (None, self.cuda.number):
-                raise DataError(
-                    f"features: are on GPU {array.device}, the engine is on {self.cuda.number}. Move them."
-                )
-            slot.launch_on(array)
+            array = slot.launch_on(features)
             outputs: EngineOutputs = slot.finish()
+            del array  # until here the GPU may have read it
             return outputs
         finally:
             self._release(slot)
@@ -239,8 +247,15 @@ class TensorRTEngine(Engine):
 
         if self._settings is None or self._cache is None:
             return
-        with atomic_path(self._cache) as temporary:
-            temporary.write_bytes(bytes(memoryview(self._settings.get_runtime_cache().serialize())))
+        try:
+            with atomic_path(self._cache) as temporary:
+                temporary.write_bytes(bytes(memoryview(self._settings.get_runtime_cache().serialize())))
+        except (DataError, OSError) as error:
+            warnings.warn(
+                f"the next run compiles its kernels again, since they cannot be kept: {error}",
+                RuntimeWarning,
+                stacklevel=1,
+            )
 
 
 class _Slot:
@@ -314,13 +329,25 @@ class _Slot:
         ask = getattr(self.context, "is_stream_capturable", None)
         return ask is None or bool(ask(self.stream_number))
 
-    def launch_on(self, array: GpuArray) -> None:
-        """Run on features where they lie; their address differs from call to call, so there is no graph."""
-        with self._open():
+    def launch_on(self, features: Any) -> GpuArray:
+        """Run on features where they lie; their address differs from call to call, so there is no graph.
+
+        Returns:
+            Where they are; to be held until :meth:`finish` returns.
+        Raises:
+            DataError: not float32 in C order on this GPU.
+        """
+        with self._open():  # the producer is given the stream, which close() destroys
+            array = gpu_array(features, self.stream_number)
+            if array.device not in (None, self.cuda.number):
+                raise DataError(
+                    f"features: are on GPU {array.device}, the engine is on {self.cuda.number}. Move them."
+                )
             if array.stream not in (None, 0):
                 self.cuda.wait_for(self.stream, array.stream, self.event)
             self.context.set_tensor_address(self.input, array.pointer)
             self._enqueue(copy_in=False)
+        return array
 
     def _enqueue(self, *, copy_in: bool) -> None:
         if copy_in:
@@ -350,14 +377,19 @@ class _Slot:
             self._free()
 
     def _free(self) -> None:
-        self.cuda.synchronize(self.stream)
-        if self.graph is not None:
-            self.cuda.destroy_graph(self.graph)
+        graph, cuda = self.graph, self.cuda
+        with contextlib.ExitStack() as last_first:  # each is called, whatever the others raise
+            last_first.callback(cuda.destroy, self.stream, self.event)
+            last_first.callback(cuda.free_pinned, self._host_in, self._host_out)
+            last_first.callback(cuda.free, self.features, self.outputs)
+            last_first.callback(self._let_go)
+            if graph is not None:
+                last_first.callback(cuda.destroy_graph, graph)
+            cuda.synchronize(self.stream)
+
+    def _let_go(self) -> None:
         self.graph = self.context = None
         self.views = []
-        self.cuda.free(self.features, self.outputs)
-        self.cuda.free_pinned(self._host_in, self._host_out)
-        self.cuda.destroy(self.stream, self.event)
 
 
 class Cuda:

@@ -92,16 +92,33 @@ def test_openvino_settings(tmp_path: Path, tiny_model: Path, batch: np.ndarray) 
         Detector(out, precision="int8")
 
 
-def test_openvino_compiles_a_shape_at_a_time(tmp_path: Path, tiny_model: Path, batch, expected) -> None:
+def test_openvino_compiles_a_batch_size_at_a_time(tmp_path: Path, tiny_model: Path, batch, expected) -> None:
     pytest.importorskip("openvino")
-    options = ExportOptions("openvino", segments=Range(8, 32, 64))
-    engine = Detector(export_model(tiny_model, tmp_path / "m.openvino", options), threads=1).engine
+    out = export_model(tiny_model, tmp_path / "m.openvino", ExportOptions("openvino"))
+    engine = Detector(out, threads=1).engine
     assert list(engine._compiled) == [(1, 32, 11)]
     np.testing.assert_allclose(engine(batch).scores, expected.scores, atol=1e-6)
-    for length in range(8, 20):
-        assert engine(batch[:, :length]).scores.shape == (5, length, 3)
-    assert len(engine._compiled) == 8
+    many = np.concatenate([batch] * 3)
+    for count in range(6, 16):
+        assert engine(many[:count]).scores.shape == (count, 32, 3)
+    assert list(engine._compiled) == [(count, 32, 11) for count in range(8, 16)]
     np.testing.assert_allclose(engine(batch).scores, expected.scores, atol=1e-6)
+
+
+def test_openvino_compiles_once_where_the_length_varies(tmp_path: Path, tiny_model: Path, batch) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnxruntime")
+    sizes = Range(8, 32, 64)
+    out = export_model(tiny_model, tmp_path / "m.openvino", ExportOptions("openvino", segments=sizes))
+    other = export_model(tiny_model, tmp_path / "m.onnx", ExportOptions("onnx", segments=sizes))
+    engine, reference = Detector(out, threads=1).engine, Detector(other, threads=1).engine
+    (compiled,) = engine._compiled.values()
+    for length in (32, 9, 64, 8, 32):
+        for videos in (batch, batch[:1]):
+            features = np.concatenate([videos] * 2, axis=1)[:, :length]
+            for a, b in zip(engine(features), reference(features), strict=True):
+                np.testing.assert_allclose(a, b, atol=1e-6)
+    assert list(engine._compiled.values()) == [compiled]
 
 
 def test_openvino_from_several_threads(tmp_path: Path, tiny_model: Path, batch: np.ndarray) -> None:

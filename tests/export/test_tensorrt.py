@@ -532,6 +532,82 @@ def test_closing(engine: Any, batch: np.ndarray) -> None:
         pending.result()
 
 
+def test_a_slot_that_fails_keeps_nothing_from_being_freed(
+    engine: Any, batch: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for count in (1, 2, 3):
+        engine(batch[:count])
+    broken = engine._slots[1].stream
+    synchronize = engine.cuda.synchronize
+
+    def fail(stream: int) -> None:
+        if stream == broken:
+            raise UnavailableError("CUDA: cuStreamSynchronize failed")
+        synchronize(stream)
+
+    monkeypatch.setattr(engine.cuda, "synchronize", fail)
+    with pytest.raises(UnavailableError, match="cuStreamSynchronize failed"):
+        engine.close()
+    assert engine._engine is engine._runtime is None
+    assert engine.cuda.closed
+    assert not engine.cuda.memory
+    assert not engine.cuda.queues
+
+
+def test_kernels_that_cannot_be_kept(engine: Any, batch: np.ndarray, tmp_path: Path) -> None:
+    def settings() -> Any:
+        kernels = SimpleNamespace(serialize=lambda: b"kernels")
+        return SimpleNamespace(
+            create_runtime_cache=lambda: kernels,
+            set_runtime_cache=lambda _: None,
+            get_runtime_cache=lambda: kernels,
+        )
+
+    engine._engine.create_runtime_config = settings
+    with TensorRTEngine(engine.path, cache=tmp_path / "cache") as opened:
+        opened(batch)
+    assert opened._cache.read_bytes() == b"kernels"
+    (tmp_path / "file").touch()
+    opened = TensorRTEngine(engine.path, cache=tmp_path / "file")
+    opened(batch)
+    with pytest.warns(RuntimeWarning, match=r"cannot be kept: .*file.*Choose a folder"):
+        opened.close()
+    assert opened._engine is opened._settings is None
+    assert opened.cuda.closed
+    assert not opened.cuda.memory
+
+
+class OnGpuByDLPack:
+    """An array of the host that offers itself by DLPack as a GPU's, and says for which stream."""
+
+    def __init__(self, array: np.ndarray, asked: Any) -> None:
+        self.array, self.shape, self.asked = array, array.shape, asked
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (2, 0)
+
+    def __dlpack__(self, stream: int) -> Any:
+        self.asked(stream)
+        return self.array.__dlpack__()
+
+
+def test_the_producers_stream_outlives_its_use(engine: Any, batch: np.ndarray, expected) -> None:
+    closing = threading.Thread(target=engine.close)
+    alive: list[bool] = []
+
+    def close_meanwhile(stream: int) -> None:
+        closing.start()
+        closing.join(0.3)  # it must wait for us
+        alive.append(stream in engine.cuda.queues)
+
+    with contextlib.suppress(UnavailableError):  # closed before or after the results are copied out
+        close_to(engine(OnGpuByDLPack(batch, close_meanwhile)), expected)
+    closing.join()
+    assert alive == [True]
+    assert engine.cuda.closed
+    assert not engine.cuda.memory
+
+
 def test_a_plan_that_does_not_load(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     api = SimpleNamespace(
         __version__="1.2.3", Runtime=lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda data: None)
@@ -539,6 +615,14 @@ def test_a_plan_that_does_not_load(engine: Any, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(runtime, "load_tensorrt", lambda kind: api)
     with pytest.raises(ModelError, match=r"TensorRT-RTX cannot load the plan \(no reason\)"):
         TensorRTEngine(engine.path)
+
+    def fail(self: Any) -> None:
+        raise UnavailableError("CUDA: cuDevicePrimaryCtxRelease failed")
+
+    with monkeypatch.context() as patch:  # the first failure is the one that is told
+        patch.setattr(MakeBelieveCuda, "close", fail)
+        with pytest.raises(ModelError, match="cannot load the plan"):
+            TensorRTEngine(engine.path)
 
 
 def test_detecting_on_it(engine: Any, tiny_model: Path, batch: np.ndarray) -> None:
