@@ -184,7 +184,7 @@ class Dataset:
         )
 
     def _with_recipe(self, paths: list[Path]) -> Dataset:
-        """With the frame rate and stride that features record, which must have been made alike."""
+        """With what features record of how they were made, which must be alike and as the model's were."""
         extracted = [path for path in paths if path.suffix == EXTRACTED]
         if not extracted:
             return self
@@ -198,7 +198,10 @@ class Dataset:
         from aicl_fast.feature_file import check_recipes, read_header
 
         recipe = check_recipes({path: read_header(path).recipe for path in extracted})
-        data = replace(self.config.data, fps=recipe.fps, frames_per_segment=recipe.stride)
+        data = self.config.data
+        recipe.check(data, str(extracted[0]))
+        made = recipe.text(data.modal)
+        data = replace(data, fps=recipe.fps, frames_per_segment=recipe.stride, recipe=made)
         return replace(self, config=replace(self.config, data=data))
 
 

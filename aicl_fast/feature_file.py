@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from aicl_fast.config import DataConfig
+from aicl_fast.config import DataConfig, Modal
 from aicl_fast.dataset import EXTRACTED
 from aicl_fast.errors import DataError
 from aicl_fast.features import Floats, check_features, check_lengths
@@ -59,6 +59,34 @@ class Recipe:
                 found.append(f"{field.name.replace('_', ' ')}: {_short(mine)} and {_short(theirs)}")
         return found
 
+    def text(self, modal: Modal) -> str:
+        """What a model of these streams keeps of it, beside the frame rate and stride: ``name: value; …``."""
+        names = ["frames_per_segment", "transform"]
+        names += ["rgb_weights"] * (modal != "flow") + ["flow_weights", "flow_algorithm"] * (modal != "rgb")
+        return "; ".join(f"{name.replace('_', ' ')}: {getattr(self, name)}" for name in names)
+
+    def check(self, data: DataConfig, name: str) -> None:
+        """Refuse what was not made as a model's training features; one that does not know them takes all.
+
+        Args:
+            data: the model's settings.
+            name: of the file or option, for the message.
+        Raises:
+            DataError: another network, flow algorithm or transform; each is named with both values.
+        """
+        if not data.recipe or data.recipe == (mine := self.text(data.modal)):
+            return
+        theirs = _parts(data.recipe)
+        differences = [
+            f"{key}: {_short(value)} and {_short(theirs.get(key, ''))}"
+            for key, value in _parts(mine).items()
+            if value != theirs.get(key)
+        ]
+        raise DataError(
+            f"{name}: not as the features that the model was trained on ({'; '.join(differences)}). Extract "
+            "with the weights and the flow algorithm of the training features."
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class VideoFeatures:
@@ -95,7 +123,8 @@ class VideoFeatures:
         Args:
             name: of the file, for messages.
         Raises:
-            DataError: a stream is absent, or has another width.
+            DataError: a stream is absent, has another width, or was made otherwise than the model's training
+                features.
         """
         name = name or self.video
         found = []
@@ -116,6 +145,7 @@ class VideoFeatures:
                     "network that the model's training features were extracted with."
                 )
             found.append(array)
+        self.recipe.check(data, name)
         return tuple(found)
 
 
@@ -284,6 +314,11 @@ def _unreadable(path: Path, error: Exception) -> DataError:
         f"{path}: cannot be read as a features file ({text}). It is truncated ({path.stat().st_size} bytes) "
         "or of another format: copy it or extract it again."
     )
+
+
+def _parts(text: str) -> dict[str, str]:
+    """The inverse of :meth:`Recipe.text`."""
+    return dict(part.partition(": ")[::2] for part in text.split("; "))
 
 
 def _short(value: object) -> str:

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aicl_fast.config import Config, DataConfig
+from aicl_fast.config import Config, DataConfig, load_config
 from aicl_fast.dataset import Dataset
+from aicl_fast.detect_features import decode_features, detect_features
+from aicl_fast.detector import Detector
 from aicl_fast.errors import DataError
 from aicl_fast.feature_file import (
     Recipe,
@@ -21,6 +23,7 @@ from aicl_fast.feature_file import (
     read_header,
     save_video_features,
 )
+from aicl_fast.metadata import model_metadata, parse_metadata
 
 RECIPE = Recipe(
     fps=30.0,
@@ -53,6 +56,55 @@ def test_written_and_read(tmp_path: Path, mapped: bool) -> None:
     assert read_header(path).rgb is None
     assert isinstance(found.rgb, np.ndarray)
     assert found.rgb.flags.writeable != mapped
+
+
+def made_by(**changes: object) -> VideoFeatures:
+    return some(recipe=replace(RECIPE, **changes))  # type: ignore[arg-type]
+
+
+def test_a_model_takes_features_made_as_its_own() -> None:
+    """Streams that it does not read, the precision, the frame rate and the stride are left aside."""
+    data = DataConfig(rgb_width=6, flow_width=5, recipe=RECIPE.text("both"))
+    assert len(some().streams(data)) == 2
+    assert len(made_by(precision="bf16", fps=25.0, stride=16).streams(data)) == 2
+    rgb = replace(data, modal="rgb", recipe=RECIPE.text("rgb"))
+    assert len(made_by(flow_weights="c" * 64, flow_algorithm="tvl1").streams(rgb)) == 1
+    assert len(made_by(rgb_weights="c" * 64).streams(replace(data, recipe=""))) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rgb_weights": "c" * 64}, r"\(rgb weights: cccccccccccc and aaaaaaaaaaaa\)"),
+        ({"flow_weights": "c" * 64}, r"\(flow weights: cccccccccccc and bbbbbbbbbbbb\)"),
+        ({"flow_algorithm": "tvl1"}, r"\(flow algorithm: tvl1 and dis\)"),
+        ({"transform": "other"}, r"\(transform: other and short side 256 bilinear, centre crop 224\)"),
+    ],
+)
+def test_a_model_refuses_features_made_otherwise(changes: dict[str, str], words: str) -> None:
+    data = DataConfig(rgb_width=6, flow_width=5, recipe=RECIPE.text("both"))
+    with pytest.raises(DataError, match=f"a.npz: not as the features that the model was trained on {words}"):
+        made_by(**changes).streams(data, "a.npz")
+
+
+def test_a_model_keeps_how_its_features_were_made() -> None:
+    config = load_config("thumos14").with_values({"data.recipe": RECIPE.text("both")})
+    back = parse_metadata(model_metadata(config), "m.onnx")
+    assert back.data.recipe == RECIPE.text("both")
+
+
+def test_seconds_are_the_features_own_and_end_with_the_video(tiny_model: Path) -> None:
+    """The command line does the same; here without it."""
+    features = some(n=9)
+    with Detector(tiny_model.with_suffix(".onnx")) as detector:
+        assert (detector.config.data.fps, detector.config.data.frames_per_segment) != (30, 8)
+        found = detect_features(detector, features)
+        scores = detector.scores(features.rgb, features.flow, video="clip")
+        timed, same = decode_features(detector, scores, features)
+    assert (timed.data.fps, timed.data.frames_per_segment) == (30, 8)
+    assert len(found) > 0
+    assert found == same
+    assert 0.9 * 70 / 30 < found.segments.max() <= 70 / 30 < timed.duration
 
 
 def test_plain_numpy_reads_it(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aicl_fast.detect_features import detect_features
     from aicl_fast.feature_file import Recipe, VideoFeatures, load_video_features, save_video_features
     from aicl_fast.video.extract import extract_features
     from aicl_fast.video.flow import FlowAlgorithm
@@ -28,6 +29,7 @@ __all__ = [
     "Transform",
     "VideoFeatures",
     "VideoInfo",
+    "detect_features",
     "extract_features",
     "load_video_features",
     "open_network",
@@ -44,6 +46,7 @@ _HOME = {
     "Transform": "video.transform",
     "VideoFeatures": "feature_file",
     "VideoInfo": "video.reader",
+    "detect_features": "detect_features",
     "extract_features": "video.extract",
     "load_video_features": "feature_file",
     "open_network": "video.networks",
