@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,9 @@ from aicl_fast.config import DataConfig, DecodeConfig, parse_overrides
 from aicl_fast.dataset import EXTRACTED, feature_files, features_folder, read_streams
 from aicl_fast.detections import Detections, save_detections
 from aicl_fast.detector import Detector
-from aicl_fast.errors import ConfigError, DataError
+from aicl_fast.errors import AiclError, ConfigError, DataError
 from aicl_fast.features import Floats, check_lengths, load_features
+from aicl_fast.files import VIDEO_SUFFIXES, read_lines, require_file, visible
 from aicl_fast.scores import Scores
 
 if TYPE_CHECKING:
@@ -64,17 +66,40 @@ def run_detect(
             f"{fps:g}. Leave --fps out; for another rate extract features with `aicl-fast features --fps`."
         )
     found: dict[str, tuple[Scores, Detections]] = {}
+    bad: dict[Path, str] = {}
     if len(recordings) == 1:
         found |= _detect(detector, recordings, fps)
+    elif inputs.videos:
+        inputs.check_videos()
+        # A video's features are long in coming: nothing is gained by waiting for several, and the failure
+        # of one does not cost the others.
+        for recording in recordings:
+            try:
+                found |= _detect(detector, [recording], fps)
+            except AiclError as error:
+                bad[inputs.sources[recording[0]]] = str(error)
     else:
         from aicl_fast.cli.console import progress
 
-        # A video's features are long in coming: nothing is gained by waiting for several.
-        size = 1 if inputs.videos else BATCH
-        with progress("detecting", show=not inputs.videos) as bar:
-            for start in range(0, len(recordings), size):
-                found |= _detect(detector, recordings[start : start + size], fps)
+        with progress("detecting") as bar:
+            for start in range(0, len(recordings), BATCH):
+                found |= _detect(detector, recordings[start : start + BATCH], fps)
                 bar(len(found), len(recordings))
+    if found:
+        _write(found, file, scores_file)
+    if bad:
+        from aicl_fast.cli.video import print_failures
+
+        print_failures(bad, f"{len(recordings)} recordings")
+        sys.exit(1)
+    if rendered is not None:
+        from aicl_fast.cli.video import render
+
+        ((_, only),) = found.values()
+        render(inputs.videos[0], only, rendered, allow_damaged=video_options().allow_damaged)
+
+
+def _write(found: dict[str, tuple[Scores, Detections]], file: Path, scores_file: Path | None) -> None:
     detections = {name: each for name, (_, each) in found.items()}
     save_detections(file, detections)
     if scores_file is not None:
@@ -82,11 +107,6 @@ def run_detect(
 
         save_scores(scores_file, {name: scores for name, (scores, _) in found.items()})
     _print_summary(detections, file)
-    if rendered is not None:
-        from aicl_fast.cli.video import render
-
-        (only,) = detections.values()
-        render(inputs.videos[0], only, rendered, allow_damaged=video_options().allow_damaged)
 
 
 def _decode_config(detector: Detector, overrides: list[str]) -> DecodeConfig:
@@ -157,10 +177,12 @@ class Inputs:
 
     Attributes:
         videos: the video files among them.
+        sources: the file of each recording, by its name.
     """
 
     def __init__(self, data: DataConfig, split: str, video_options: Callable[[], VideoOptions]) -> None:
         self.videos: list[Path] = []
+        self.sources: dict[str, Path] = {}
         self._extracted: list[Path] = []
         self._data, self._split, self._options = data, split, video_options
 
@@ -174,7 +196,7 @@ class Inputs:
                 raise DataError("--rgb and --flow go together: give both streams of the recording.")
             pair = [path for path in (rgb, flow) if path is not None]
             widths = [data.rgb_width] * (rgb is not None) + [data.flow_width] * (flow is not None)
-            yield pair[0].stem, functools.partial(_load_files, pair, widths)
+            yield self._recording(pair[0], functools.partial(_load_files, pair, widths))
             return
         if not features:
             raise DataError(
@@ -185,11 +207,12 @@ class Inputs:
                 yield from self._folder(path)
             elif path.suffix == EXTRACTED:
                 self._extracted.append(path)
-                yield path.stem, functools.partial(_load_extracted, path, data)
+                yield self._recording(path, functools.partial(_load_extracted, path, data))
             elif path.suffix == ".npy":
-                yield path.stem, functools.partial(_load_joined, path, data)
+                yield self._recording(path, functools.partial(_load_joined, path, data))
             else:
-                yield self._video(path)
+                what = "video" if path.suffix.lower() in VIDEO_SUFFIXES else "video or folder"
+                yield self._video(require_file(path, what))
 
     def check_extracted(self) -> None:
         """Refuse features of different networks: one of them cannot be what the model was trained on."""
@@ -198,6 +221,31 @@ class Inputs:
 
             check_recipes({path: read_header(path).recipe for path in self._extracted})
 
+    def check_videos(self) -> None:
+        """Refuse what is no video, and options that fit no video, before the first one takes its time."""
+        from aicl_fast.video import probe
+
+        bad = []
+        for path in self.videos:
+            try:
+                probe(path)
+            except AiclError as error:
+                bad.append(str(error))
+        if bad:
+            raise DataError("\n".join(bad))
+        self._extract  # noqa: B018
+
+    def _recording(self, path: Path, load: Load, name: str | None = None) -> tuple[str, Load]:
+        """Refuse the second one of a name: detections are kept by it."""
+        name = name or path.stem
+        other = self.sources.setdefault(name, path)
+        if other != path:
+            raise DataError(
+                f"{other} and {path}: would both be written as {name!r}. Rename one of them, or detect in "
+                "them one after the other with two --out."
+            )
+        return name, load
+
     def _folder(self, path: Path) -> Iterator[tuple[str, Load]]:
         folder = features_folder(path, self._split) if (path / "features").is_dir() else path
         names = _names(path, folder, self._split)
@@ -205,9 +253,10 @@ class Inputs:
             file = feature_files(folder, name, self._data)[0]
             if file.suffix == EXTRACTED:
                 self._extracted.append(file)
-                yield name, functools.partial(_load_extracted, file, self._data)
+                load: Load = functools.partial(_load_extracted, file, self._data)
             else:
-                yield name, functools.partial(_load_video, folder, name, self._data)
+                load = functools.partial(_load_video, folder, name, self._data)
+            yield self._recording(file, load, name)
         if not names:
             from aicl_fast.cli.video import videos_in
 
@@ -223,10 +272,13 @@ class Inputs:
         self.videos.append(path)
 
         def load() -> Recording:
-            found = self._extract(path)
+            from aicl_fast.cli.video import named_failure
+
+            with named_failure(path):
+                found = self._extract(path)
             return Recording(found.streams(self._data, str(path)), found)
 
-        return path.stem, load
+        return self._recording(path, load)
 
     @functools.cached_property
     def _extract(self) -> Callable[[Path], VideoFeatures]:
@@ -240,10 +292,10 @@ def _names(path: Path, folder: Path, split: str) -> list[str]:
     """The recordings of a data set's split file, or else of all the files in a folder of features."""
     listed = path / f"split_{split}.txt"
     if listed.is_file():
-        return listed.read_text(encoding="utf-8").split()
+        return read_lines(listed, "split file")
     home = next((folder / stream for stream in ("rgb", "flow") if (folder / stream).is_dir()), folder)
-    plain = sorted(found.stem for found in home.glob("*.npy"))
-    return plain or sorted(found.stem for found in folder.glob(f"*{EXTRACTED}"))
+    files = visible(home.glob("*.npy")) or visible(folder.glob(f"*{EXTRACTED}"))
+    return [path.stem for path in files]
 
 
 def _load_files(paths: list[Path], widths: list[int]) -> Recording:
@@ -268,8 +320,6 @@ def _load_video(folder: Path, name: str, data: DataConfig) -> Recording:
 
 
 def _print_summary(found: dict[str, Detections], file: Path) -> None:
-    import sys
-
     if len(found) == 1:
         (only,) = found.values()
         for detection in list(only)[:5]:

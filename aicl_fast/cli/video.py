@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -10,14 +11,24 @@ from typing import TYPE_CHECKING, cast
 from aicl_fast.cli.console import err, out, progress
 from aicl_fast.errors import AiclError, ConfigError, DataError
 from aicl_fast.feature_file import VideoFeatures, read_header, save_video_features
+from aicl_fast.files import VIDEO_SUFFIXES, visible
 from aicl_fast.video import SegmentNetwork, open_network, probe
 from aicl_fast.video.extract import Extraction
+from aicl_fast.video.failures import named_failure
 from aicl_fast.video.flow import FlowAlgorithm
 from aicl_fast.video.networks import FRAMES
-from aicl_fast.video.reader import VIDEO_SUFFIXES
 from aicl_fast.video.render import check_target, render_video
 
-__all__ = ["VideoOptions", "check_target", "extract_for", "render", "run_features", "videos_in"]
+__all__ = [
+    "VideoOptions",
+    "check_target",
+    "extract_for",
+    "named_failure",
+    "print_failures",
+    "render",
+    "run_features",
+    "videos_in",
+]
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,9 +110,7 @@ def run_features(
     kept = f", {_count(done)} already there" if done else ""
     out.print(f"{folder}: {_count(written)} extracted{kept}", highlight=False, soft_wrap=True)
     if bad:
-        err.print(f"{len(bad)} of {_count(len(named))} could not be used:", highlight=False)
-        for text in bad.values():
-            err.print(f"  {text}", highlight=False, soft_wrap=True, markup=False)
+        print_failures(bad, _count(len(named)))
         sys.exit(1)
 
 
@@ -134,8 +143,21 @@ def extract_for(data: DataConfig, options: VideoOptions) -> Callable[[Path], Vid
 
 
 def videos_in(folder: Path) -> list[Path]:
-    """The video files of a folder, by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
+    """The video files of a folder, by name.
+
+    Raises:
+        DataError: no such folder.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: the folder of videos does not exist. Check the path.")
+    return [path for path in visible(folder.iterdir()) if path.suffix.lower() in VIDEO_SUFFIXES]
+
+
+def print_failures(bad: Mapping[Path, str], of: str) -> None:
+    """List the videos that could not be used."""
+    err.print(f"{len(bad)} of {of} could not be used:", highlight=False)
+    for text in bad.values():
+        err.print(f"  {text}", highlight=False, soft_wrap=True, markup=False)
 
 
 def render(path: Path, found: Detections, file: Path, *, allow_damaged: bool) -> None:
@@ -215,7 +237,8 @@ def _extract(work: list[tuple[Path, Path, int]], plan: Extraction, bad: dict[Pat
                 bar(begun + done, max(total, begun + done), note)
 
             try:
-                save_video_features(target, plan(source, progress=report))
+                with named_failure(source):
+                    save_video_features(target, plan(source, progress=report))
                 written += 1
             except AiclError as error:
                 bad[source] = str(error)

@@ -109,6 +109,87 @@ def test_a_folder_resumes_and_goes_on_after_bad_videos(
     assert load_video_features(made[0]).recipe.rgb_weights == "y" * 64
 
 
+@pytest.fixture
+def fails_at_b(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library's own error in the middle of videos whose name begins with b."""
+    whole = video.Extraction.__call__
+
+    def extract(self: Any, path: Path, **options: Any) -> Any:
+        if path.name.startswith("b"):
+            raise FAILURES[path.stem](1, "conversion failed")
+        return whole(self, path, **options)
+
+    monkeypatch.setattr(video.Extraction, "__call__", extract)
+
+
+FAILURES: dict[str, Any] = {
+    "b_av": av.error.InvalidDataError,
+    "b_cv2": lambda *said: pytest.importorskip("cv2").error(said[1]),
+    "b_value": lambda *said: ValueError(said[1]),
+}
+
+
+@pytest.mark.usefixtures("fails_at_b")
+def test_a_library_that_fails_is_the_failure_of_one_video(
+    run: Any, opened: list[Any], make_clip: MakeClip, tmp_path: Path
+) -> None:
+    for name in ("a", *FAILURES, "c"):
+        make_clip(f"{name}.mp4", frames=20, parent=tmp_path / "videos")
+    text = run("features", "videos", "-o", "feats", "--rgb-weights", "x.npz", expect=1)
+    assert "3 of 5 videos could not be used" in text
+    for name in FAILURES:
+        assert f"{name}.mp4: its frames cannot be used (" in text
+    assert sorted(path.name for path in (tmp_path / "feats").iterdir()) == ["a.npz", "c.npz"]
+
+
+@pytest.mark.usefixtures("fails_at_b")
+def test_detect_keeps_what_it_found_when_a_video_fails(
+    run: Any, opened: list[Any], make_clip: MakeClip, tiny_model: Path, tmp_path: Path
+) -> None:
+    for name in ("a", "b_av", "c"):
+        make_clip(f"{name}.mp4", frames=50, parent=tmp_path / "videos")
+    text = run("detect", tiny_model.with_suffix(".onnx"), "videos", *WEIGHTS, expect=1)
+    assert "1 of 3 recordings could not be used" in text
+    assert "b_av.mp4: its frames cannot be used" in text
+    assert list(load_detections(tmp_path / "detections.json")) == ["a", "c"]
+
+
+def test_detect_looks_at_all_videos_first(
+    run: Any, opened: list[Any], make_clip: MakeClip, tiny_model: Path, tmp_path: Path
+) -> None:
+    make_clip("a.mp4", frames=50, parent=tmp_path / "videos")
+    for name in ("y.mp4", "z.mp4"):
+        (tmp_path / "videos" / name).write_bytes(b"not a video")
+    text = run("detect", tiny_model.with_suffix(".onnx"), "videos", *WEIGHTS, expect=2)
+    assert "y.mp4: cannot be opened as a video" in text
+    assert "z.mp4: cannot be opened as a video" in text
+    assert opened == []
+    assert not (tmp_path / "detections.json").exists()
+
+
+def test_two_videos_of_one_name(
+    run: Any, opened: list[Any], make_clip: MakeClip, tiny_model: Path, tmp_path: Path
+) -> None:
+    paths = [make_clip("a.mp4", frames=5, parent=tmp_path / folder) for folder in ("one", "two")]
+    for arguments in (paths, [path.parent for path in paths]):
+        text = run("detect", tiny_model.with_suffix(".onnx"), *arguments, *WEIGHTS, expect=2)
+        assert "one/a.mp4 and" in text
+        assert "two/a.mp4: would both be written as 'a'" in text
+
+
+def test_hidden_files_are_left_out(
+    run: Any, opened: list[Any], make_clip: MakeClip, tiny_model: Path, tmp_path: Path
+) -> None:
+    make_clip("a.mp4", frames=40, parent=tmp_path / "videos")
+    (tmp_path / "videos/._a.mp4").write_bytes(b"of another system")
+    run("features", "videos", "-o", "DATA/features", *WEIGHTS[:4], "--flow", "dis")
+    (tmp_path / "DATA/features/.b.x1y2.npz").write_bytes(b"cut off")
+    run("detect", tiny_model.with_suffix(".onnx"), "DATA/features")
+    assert list(load_detections(tmp_path / "detections.json")) == ["a"]
+    (tmp_path / "labels.csv").write_text("a,jump,1,1.5,test\nb,jump,1,2,train\n")
+    run("annotations", "labels.csv", "-o", "DATA")
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
@@ -192,6 +273,54 @@ def test_detect_on_a_video_is_features_and_detect(
     assert scores.data.fps == 50
 
 
+@pytest.fixture
+def model_of(tiny_config: Config, tmp_path: Path) -> Callable[..., Path]:
+    """``model_of(modal="rgb")``: an untrained model with these data settings."""
+    torch = pytest.importorskip("torch")
+    from aicl_fast.export.onnx import export_onnx
+    from aicl_fast.model import TwoBranchNet
+
+    def make(**data: str) -> Path:
+        config = tiny_config.with_values({f"data.{name}": value for name, value in data.items()})
+        torch.manual_seed(0)
+        export_onnx(TwoBranchNet(config), config, tmp_path / "own.onnx")
+        return tmp_path / "own.onnx"
+
+    return make
+
+
+def test_the_stream_that_a_model_does_not_read_is_not_computed(
+    run: Any, opened: list[Any], make_clip: MakeClip, model_of: Callable[..., Path]
+) -> None:
+    run("detect", model_of(modal="rgb"), make_clip(frames=60), *WEIGHTS)
+    assert [options["stream"] for _, options in opened] == ["rgb"]
+
+
+def test_other_weights_or_flow_than_the_models_are_refused(
+    run: Any, opened: list[Any], make_clip: MakeClip, model_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    clip = make_clip(frames=60)
+    run("features", clip, "-o", "feats", *WEIGHTS[:4], "--flow", "dis", "--fps", 50)
+    model = model_of(recipe=load_video_features(tmp_path / "feats" / "clip.npz").recipe.text("both"))
+    run("detect", model, clip, *WEIGHTS)
+    run("detect", model, "feats/clip.npz")
+    text = run("detect", model, clip, *WEIGHTS[:4], "--flow-algorithm", "tvl1", expect=2)
+    assert "--flow-algorithm: not as the features that the model was trained on" in text
+    assert "(flow algorithm: tvl1 and dis)" in text
+    text = run("detect", model, clip, "--rgb-weights", "q.npz", *WEIGHTS[2:], expect=2)
+    assert "(rgb weights: qqqqqqqqqqqq and rrrrrrrrrrrr)" in text
+    other = ("features", clip, "-o", "other", *WEIGHTS[:2], "--flow-weights", "g.npz", "--flow", "dis")
+    run(*other, "--fps", 50)
+    text = run("detect", model, "other/clip.npz", expect=2)
+    assert "clip.npz: not as the features" in text
+    assert "(flow weights: gggggggggggg and ffffffffffff)" in text
+
+
+def test_a_flow_file_is_not_a_flow_algorithm(run: Any, tiny_model: Path, make_clip: MakeClip) -> None:
+    text = run("detect", tiny_model.with_suffix(".onnx"), make_clip(frames=5), "--flow", "dis", expect=2)
+    assert "--flow-algorithm" in text
+
+
 def test_the_recorded_rate_is_used_for_seconds(
     run: Any, opened: list[Any], make_clip: MakeClip, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -246,6 +375,8 @@ def test_detect_on_a_folder_of_videos(
         (["CLIP", "--rgb-weights", "x.npz"], "models/flow_imagenet.pt"),
         (["CLIP", "--rgb-weights", "x.npz"], "--set modal=rgb"),
         (["gone.mp4", *WEIGHTS], "gone.mp4: the video does not exist"),
+        (["gone.mp4", "--render", "CLIP"], "gone.mp4: the video does not exist"),
+        (["daat_folder"], "daat_folder: the video or folder does not exist"),
         (["x.npz"], "x.npz: the feature file does not exist"),
         (["rgb.npz"], "rgb.npz: holds rgb features alone"),
         (["rgb.npz", "--render", "out.mp4"], "--render out.mp4: expected one video"),
@@ -316,7 +447,7 @@ def test_from_videos_and_labels_to_detections(
     pytest.importorskip("torch")
     rows = ["video,label,start,end,split"]
     for number in range(6):
-        name = f"clip{number}.mp4"
+        name = f"clip{number}.mp4" if number else "the first clip.mp4"
         make_clip(name, frames=66 + 8 * number, parent=tmp_path / "videos")
         label = ("wave", "jump")[number % 2]
         rows.append(f"{name},{label},1.0,2.5,test" if number < 2 else f"{name},{label},,,train")
@@ -326,7 +457,7 @@ def test_from_videos_and_labels_to_detections(
     assert "4 train, 2 test videos, 2 classes: jump, wave" in text
     assert 'modal = "rgb"' in (tmp_path / "DATA/settings.toml").read_text()
     truth = json.loads((tmp_path / "DATA/gt.json").read_text())["database"]
-    assert truth["clip0"]["duration"] == pytest.approx(2.64)
+    assert truth["the first clip"]["duration"] == pytest.approx(2.64)
     assert truth["clip2"]["annotations"] == [{"label": "wave", "segment": [0.0, 3.28]}]
     small = [("--set", f"{k}") for k in ("rgb_width=6", "segments=16", "embedding_width=8", "steps=3")]
     settings = [part for pair in small for part in pair]
@@ -336,15 +467,22 @@ def test_from_videos_and_labels_to_detections(
     run("detect", "run/model.onnx", "videos/clip1.mp4", "--rgb-weights", "x.npz", "-o", "run/detections.json")
     assert len(load_detections(tmp_path / "run/detections.json")["clip1"]) > 0
     run("detect", "run/model.onnx", "DATA", "-o", "run/detections.json", "--scores", "run/scores.npz")
-    assert list(load_detections(tmp_path / "run/detections.json")) == ["clip0", "clip1"]
+    assert list(load_detections(tmp_path / "run/detections.json")) == ["the first clip", "clip1"]
     run("report", "run", "--gt", "DATA/gt.json", "--media", "videos")
-    assert "videos/clip0.mp4" in (tmp_path / "run/report.html").read_text()
+    assert "videos/the%20first%20clip.mp4" in (tmp_path / "run/report.html").read_text()
 
 
 def test_a_bad_table_writes_nothing(run: Any, tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("a,jump,3,1\nb,jump,1,2\n")
     text = run("annotations", "labels.csv", "-o", "DATA", expect=2)
     assert "labels.csv: a row cannot be used: line 1: goes from 3 to 1 s" in text
+    assert not (tmp_path / "DATA").exists()
+
+
+def test_videos_that_are_no_folder(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("a,jump,1,2\nb,jump,1,2\n")
+    text = run("annotations", "labels.csv", "-o", "DATA", "--videos", "nofolder", expect=2)
+    assert "nofolder: the folder of videos does not exist" in text
     assert not (tmp_path / "DATA").exists()
 
 

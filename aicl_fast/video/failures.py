@@ -1,0 +1,30 @@
+"""What the video libraries raise, in the package's words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import cv2
+
+from aicl_fast.errors import AiclError, DataError
+
+
+@contextmanager
+def named_failure(path: Path) -> Iterator[None]:
+    """What a library raises in the middle of a video, as an error that names the file.
+
+    Raises:
+        DataError: in place of an error of FFmpeg or OpenCV, or of a value that they refuse.
+    """
+    try:
+        yield
+    except AiclError:
+        raise
+    except (av.FFmpegError, cv2.error, ValueError) as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(
+            f"{path}: its frames cannot be used ({said}). Convert the video, for example to H.264 in .mp4."
+        ) from error
