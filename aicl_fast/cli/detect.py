@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from aicl_fast.config import DataConfig, DecodeConfig, parse_overrides
 from aicl_fast.dataset import EXTRACTED, feature_files, features_folder, read_streams
+from aicl_fast.detect_features import decode_features
 from aicl_fast.detections import Detections, save_detections
 from aicl_fast.detector import Detector
 from aicl_fast.errors import AiclError, ConfigError, DataError
@@ -144,8 +144,8 @@ def _detect(
         if each.origin is None:
             found[scores.name] = scores, detector.decode(scores)
         else:
-            timed = _timed(scores, each.origin, fps)
-            found[scores.name] = timed, _within(detector.decode(timed), each.origin.duration)
+            _check_rate(scores.name, each.origin, fps)
+            found[scores.name] = decode_features(detector, scores, each.origin)
     return found
 
 
@@ -154,22 +154,13 @@ def _joined(streams: tuple[Floats, ...]) -> Floats | tuple[Floats, Floats]:
     return (streams[0], streams[1]) if len(streams) == 2 else streams[0]
 
 
-def _timed(scores: Scores, origin: VideoFeatures, fps: float | None) -> Scores:
-    """With the frame rate and stride that the features record."""
-    recipe = origin.recipe
-    if fps is not None and fps != recipe.fps:
+def _check_rate(name: str, origin: VideoFeatures, fps: float | None) -> None:
+    """Refuse another frame rate than the features record."""
+    if fps not in (None, origin.recipe.fps):
         raise DataError(
-            f"--fps: {scores.name} has features of {recipe.fps:g} frames a second, as their file says, not "
+            f"--fps: {name} has features of {origin.recipe.fps:g} frames a second, as their file says, not "
             f"of {fps:g}. Leave --fps out."
         )
-    return replace(scores, data=replace(scores.data, fps=recipe.fps, frames_per_segment=recipe.stride))
-
-
-def _within(found: Detections, seconds: float) -> Detections:
-    """Without what goes beyond the end: the last segment may be filled up."""
-    keep = found.segments[:, 0] < seconds
-    segments = np.minimum(found.segments[keep], seconds)
-    return Detections(found.labels[keep], found.scores[keep], segments, found.video)
 
 
 class Inputs:
@@ -191,7 +182,10 @@ class Inputs:
         data = self._data
         if rgb is not None or flow is not None:
             if features:
-                raise DataError("give either --rgb and --flow, or feature files and folders, not both.")
+                raise DataError(
+                    "give either --rgb and --flow, which are .npy files, or feature files, folders and "
+                    "videos, not both. How optical flow is computed is said by --flow-algorithm."
+                )
             if data.modal == "both" and (rgb is None or flow is None):
                 raise DataError("--rgb and --flow go together: give both streams of the recording.")
             pair = [path for path in (rgb, flow) if path is not None]

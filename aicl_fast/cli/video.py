@@ -33,7 +33,7 @@ __all__ = [
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aicl_fast.config import DataConfig
+    from aicl_fast.config import DataConfig, Modal
     from aicl_fast.detections import Detections
 
 WHERE = (
@@ -55,11 +55,11 @@ class VideoOptions:
     threads: int | None
     allow_damaged: bool
 
-    def plan(self, fps: float, stride: int) -> Extraction:
-        """Open the networks that were named."""
+    def plan(self, fps: float, stride: int, modal: Modal = "both") -> Extraction:
+        """Open the networks that were named, of the streams that are to be read."""
         networks: dict[str, SegmentNetwork | None] = {"rgb": None, "flow": None}
         for stream, path in (("rgb", self.rgb_weights), ("flow", self.flow_weights)):
-            if path is not None:
+            if path is not None and modal in ("both", stream):
                 networks[stream] = open_network(
                     path,
                     stream=stream,  # type: ignore[arg-type]
@@ -132,7 +132,8 @@ def extract_for(data: DataConfig, options: VideoOptions) -> Callable[[Path], Vid
             f"the model's segments are {data.frames_per_segment} frames long; features can be extracted for "
             f"at most {FRAMES}. Extract features as its training data were, and give those."
         )
-    plan = options.plan(data.fps, data.frames_per_segment)
+    plan = options.plan(data.fps, data.frames_per_segment, data.modal)
+    plan.recipe.check(data, "--rgb-weights, --flow-weights, --flow-algorithm")
 
     def extract(path: Path) -> VideoFeatures:
         total = _expected(path, plan)

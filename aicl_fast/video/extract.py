@@ -253,7 +253,7 @@ def extract_features(
 
     Example:
         >>> features = extract_features("clip.mp4", rgb=open_network("i3d_rgb.npz"))  # doctest: +SKIP
-        >>> detector(features.rgb, fps=features.recipe.fps)  # doctest: +SKIP
+        >>> detect_features(detector, features)  # doctest: +SKIP
     """
     plan = Extraction(rgb, flow, fps, stride, algorithm, transform, batch, workers, allow_damaged)
     return plan(path, progress=progress)
