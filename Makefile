@@ -16,7 +16,7 @@ help:
 	@echo "make test    lint, types and tests"
 	@echo "make lint | types | check    one of those (check: the tests alone)"
 	@echo "make bench   every benchmark of this processor, into one file; again goes on where it was"
-	@echo "make gpu     on a GPU machine: kernel tests, sanitizer, benchmarks (installs nothing)"
+	@echo "make gpu     on a GPU machine: kernel tests, sanitizer, benchmarks (installs nothing); twice is all"
 	@echo "make clean   remove what was built"
 
 install: $(STAMP)
@@ -53,7 +53,8 @@ test: lint types check
 bench: $(STAMP)
 	$(BIN)/aicl-fast bench all --out $(or $(OUT),bench/results)
 
-# -P keeps the source folder off the path.
+# Where the history did not travel: AICL_COMMIT=$(git rev-parse --short=12 HEAD) make gpu. Without it nothing is
+# taken up. -P keeps the source folder off the path.
 gpu: view
 	PYTHONPATH=$(CURDIR)/build/view $(GPU_PYTHON) -P -m aicl_fast.bench.all --device cuda \
 	  --out $(or $(OUT),bench/results)

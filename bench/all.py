@@ -5,9 +5,10 @@
     aicl-fast bench all --only detect,load --again
 
 Each suite runs in a process of its own. What it found is in `<device>-<date>.json` as soon as it has ended,
-so a run that is cut off goes on where it was when it is started again at the same commit. A suite whose
-packages or device are not here is recorded as not measured, with the reason; one that fails does not keep the
-others from running, but the exit status is 1.
+so a run that is cut off goes on where it was when it is started again at the same commit; where `--out` has
+no earlier file, the newest in bench/results/ is taken up. Where the commit is not known, or the source
+differs from it, everything is measured anew. A suite whose packages or device are not here is recorded as not
+measured, with the reason; one that fails does not keep the others from running, but the exit status is 1.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ import tempfile
 import threading
 import time
 import xml.etree.ElementTree
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aicl_fast.bench.record import HEADER, RESULTS, environment, slug
+from aicl_fast.bench.record import HEADER, RESULTS, UNKNOWN, environment, slug
 from aicl_fast.errors import AiclError, UnavailableError
 from aicl_fast.files import read_json, write_json
 
@@ -66,12 +67,12 @@ CPU: tuple[Step, ...] = (
     Step("evaluate", "evaluate", ("--rounds", "3"), 120),
     Step("kernels", "kernels", (), 30),
 )
-# What compiles for minutes comes last.
+# Two calls of --minutes have room for all of it. What compiles for minutes comes last.
 GPU: tuple[Step, ...] = (
     Step("kernels", "kernels", ("--no-compile",), 120),
     Step("tests", "tests", (), 180),
     Step("train", "train", ("--device", "cuda", "--seconds", "10", "--no-compile"), 60),
-    Step("engines", "engines", ("--device", "cuda", "--seconds", "30", "--folder", FILES), 120),
+    Step("engines", "engines", ("--device", "cuda", "--seconds", "30", "--folder", FILES), 140),
     Step(
         "detect",
         "detect",
@@ -79,10 +80,10 @@ GPU: tuple[Step, ...] = (
         90,
     ),
     Step("sanitize", "kernels", ("--sanitize", "--seconds", "90"), 100),
-    Step("load", "load", ("--rounds", "3"), 60),
-    Step("decode", "decode", ("--rounds", "8"), 90),
-    Step("train-compiled", "train", ("--device", "cuda", "--seconds", "10"), 180),
-    Step("kernels-compiled", "kernels", ("--seconds", "120"), 240),
+    Step("load", "load", ("--rounds", "3"), 50),
+    Step("decode", "decode", ("--rounds", "8"), 60),
+    Step("train-compiled", "train", ("--device", "cuda", "--seconds", "10", "--compiled"), 100),
+    Step("kernels-compiled", "kernels", ("--compiled", "--seconds", "100"), 140),
 )
 
 
@@ -100,7 +101,9 @@ def run(step: Step, folder: Path, seconds: float) -> dict[str, Any]:
     command = [sys.executable, "-P", "-m", "aicl_fast.bench.all", "--step", step.suite, "--json", str(part)]
     start = time.perf_counter()
     arguments = [str(folder / FILES) if word == FILES else word for word in step.arguments]
-    code, last = _watched([*command, *arguments], seconds)
+    code, said = watched([*command, *arguments], seconds)
+    last = next((line.strip() for line in reversed(said) if line.strip()), "")
+    last = last.removeprefix("not measured: ")[:300]
     found: dict[str, Any] = {"seconds": round(time.perf_counter() - start, 1)}
     if part.is_file():
         recorded = read_json(part, "part")
@@ -114,31 +117,56 @@ def run(step: Step, folder: Path, seconds: float) -> dict[str, Any]:
     return {"status": "failed", "reason": last or f"exit status {code}", **found}
 
 
-def _watched(command: Sequence[str], seconds: float) -> tuple[int | None, str]:
-    """Exit status (None: stopped) and last line of a command, whose output is shown as it comes."""
+def watched(
+    command: Sequence[str],
+    seconds: float,
+    environment: Mapping[str, str] | None = None,
+    *,
+    quiet: bool = False,
+) -> tuple[int | None, list[str]]:
+    """Run a command, and whatever it starts, for so long at most; an interruption ends them too.
+
+    Args:
+        command: with its arguments.
+        seconds: after which it is stopped.
+        environment: instead of this process's.
+        quiet: do not show its output as it comes.
+    Returns:
+        Its exit status, None if it was stopped, and the lines of its output.
+    """
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-        start_new_session=True,
+        env=environment, start_new_session=True,
     )  # fmt: skip
     stopped = threading.Event()
 
-    def stop() -> None:
-        stopped.set()
-        # A suite starts processes of its own, which would keep the machine busy.
+    def end() -> None:
+        # It may have started processes of its own, which would keep the machine busy.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
+    def stop() -> None:
+        stopped.set()
+        end()
+
     timer = threading.Timer(seconds, stop)
+    timer.daemon = True
     timer.start()
-    last = ""
-    assert process.stdout is not None
-    for line in process.stdout:
-        sys.stdout.write(line)
-        sys.stdout.flush()
-        last = line.strip() or last
-    code = process.wait()
-    timer.cancel()
-    return (None if stopped.is_set() else code), last.removeprefix("not measured: ")[:300]
+    said: list[str] = []
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if not quiet:
+                sys.stdout.write(line)
+                sys.stdout.flush()
+            said.append(line)
+        code = process.wait()
+    finally:
+        timer.cancel()
+        if process.poll() is None:
+            end()
+            process.wait()
+    return (None if stopped.is_set() else code), said
 
 
 def run_step(suite: str, json: Path, arguments: Sequence[str]) -> int:
@@ -209,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         importlib.import_module("torch")  # whose device is then the one that is recorded
     origin = environment()
     path = file_for(options.out, origin)
-    suites = _earlier(path, origin["commit"])
+    suites = _earlier((options.out, RESULTS), origin)
     stop = time.perf_counter() + 60 * options.minutes
     with tempfile.TemporaryDirectory() as folder:
         for step in steps:
@@ -244,13 +272,21 @@ def _chosen(steps: Sequence[Step], names: Sequence[str]) -> tuple[Step, ...]:
     return tuple(step for step in steps if step.name in names)
 
 
-def _earlier(path: Path, commit: str) -> dict[str, Any]:
-    """What a run at the same commit has already measured."""
-    if not path.is_file():
+def _earlier(folders: Sequence[Path], origin: Mapping[str, Any]) -> dict[str, Any]:
+    """What the newest run of this device at the same commit has measured, of the first folder that has one.
+
+    A commit that is not known, or that the source differs from, says nothing of what was measured.
+    """
+    if origin["commit"] == UNKNOWN or origin["commit"].endswith("-dirty"):
         return {}
-    before = read_json(path, "result file")
-    found: dict[str, Any] = before["suites"] if before.get("commit") == commit else {}
-    return found
+    for folder in folders:
+        # The date is the last part of the name.
+        for path in sorted(folder.glob(f"{slug(origin['device'])}-????-??-??.json"), reverse=True):
+            before = read_json(path, "result file")
+            if before.get("commit") == origin["commit"]:
+                found: dict[str, Any] = before["suites"]
+                return found
+    return {}
 
 
 if __name__ == "__main__":

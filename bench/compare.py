@@ -21,15 +21,18 @@ MARGIN = 0.1
 """What a ratio without an interval may lose."""
 MAP_MARGIN = 0.005
 """What a mAP may lose, as a share: the exports' own tolerance."""
-_IDENTITY = {
+IDENTITY = {
     "detect": ("subject", "pipeline", "batch"),
     "engines": ("subject", "engine", "format", "precision", "batch"),
     "decode": ("nms", "classes"),
     "train": ("step",),
     "evaluate": ("evaluator",),
     "load": ("program",),
+    "video": ("stage", "way", "batch"),
     "kernels": ("family", "case"),
 }
+COMPILED = "-compiled"
+"""How a step's name ends that measures a suite's rivals compiled by torch."""
 _RATIOS = (
     "times_faster",
     "native_x_textbook",
@@ -58,7 +61,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]
         ConfigError: they have no suite in common.
     """
     old, new = _suites(before), _suites(after)
-    common = [name for name in new if name in old and name in _IDENTITY]
+    common = [name for name in new if name in old and name in IDENTITY]
     if not common:
         raise ConfigError(f"the files have no suite in common: {', '.join(old)}; {', '.join(new)}.")
     found: list[Change] = []
@@ -74,12 +77,32 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]
 def _suites(result: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
     if "suites" not in result:
         return {result.get("suite", ""): result.get("rows", [])}
-    every = result["suites"]
-    return {name: part["rows"] for name, part in every.items() if part["status"] == "measured"}
+    every = {name: part for name, part in result["suites"].items() if part["status"] == "measured"}
+    names = dict.fromkeys(name.removesuffix(COMPILED) for name in every)
+    return {name: joined(name, result["suites"])["rows"] for name in names}
+
+
+def joined(suite: str, suites: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """A suite's part with what the step that compiles its rivals found: columns of the same rows, and rows.
+
+    Args:
+        suite: its name, without the ending.
+        suites: of a file; one of the two was measured.
+    """
+    plain, more = suites.get(suite, {}), suites.get(suite + COMPILED, {})
+    if more.get("status") != "measured":
+        return plain
+    if plain.get("status") != "measured":
+        return more
+    rows = {_identity(suite, row): row for row in plain["rows"]}
+    for row in more["rows"]:
+        key = _identity(suite, row)
+        rows[key] = {**row, **rows.get(key, {})}
+    return {**plain, "rows": list(rows.values())}
 
 
 def _identity(suite: str, row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in _IDENTITY[suite] if row.get(name, "") != "")
+    return tuple(row[name] for name in IDENTITY[suite] if row.get(name, "") != "")
 
 
 def _compared(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:

@@ -125,6 +125,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         what = subject("thumos14", options.device)
     rows: list[dict[str, Any]] = []
+    cold: list[dict[str, Any]] = []
+
+    def keep() -> None:
+        if options.json is not None:
+            more = {"threads": options.threads, "detections": found, "cold": cold, "left_out": left_out}
+            write_result(options.json, "detect", rows, **more)
+
     with working_folder(options.folder) as folder:
         running, left_out = open_all(what, folder, options.threads, options.device)
         textbook = TextbookDetector(*load_model(what.weights), options.device)
@@ -141,14 +148,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for row in part:
                 show(row)
             rows += part
+            keep()
         cold = load.measure(what, options.rounds, options.threads, folder) if options.rounds else []
     for row in cold:
         load.show(row)
     for row in left_out:
         print(f"left out: {row['format']} {row['precision']} {row['why']}")
-    if options.json is not None:
-        more = {"threads": options.threads, "detections": found, "cold": cold, "left_out": left_out}
-        write_result(options.json, "detect", rows, **more)
+    keep()
 
 
 if __name__ == "__main__":

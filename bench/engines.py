@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import hashlib
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -34,7 +35,7 @@ from aicl_fast.bench.textbook_detect import TextbookDetector
 from aicl_fast.config import Config
 from aicl_fast.detector import Detector
 from aicl_fast.errors import AiclError
-from aicl_fast.export.formats import FORMATS, SUFFIXES, ExportOptions, export_model
+from aicl_fast.export.formats import FORMATS, SUFFIXES, WINOGRAD, ExportOptions, export_model
 from aicl_fast.features import Floats, sample_indices
 from aicl_fast.weights import load_model
 
@@ -44,6 +45,9 @@ LONGEST = 1.5
 """Seconds: a batch whose baseline would take longer on the CPU is left out."""
 _CALIBRATED = ("int8", "fp8")
 _TORCH_PRECISIONS = {"cpu": ("fp32",), "cuda": ("fp32", "bf16", "fp16", "fp8")}
+_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
+_TOLERANCE = {"fp32": 1e-3, "tf32": 5e-3, "fp16": 1e-2, "bf16": 5e-2, "int8": 0.2, "fp8": 0.2}
+"""Relative difference of scores from the textbook's, by norm."""
 _RATES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "tf32": "float32", "fp8": "float8_e4m3fn"}
 
 
@@ -95,14 +99,15 @@ def contenders(what: Subject, folder: Path, threads: int, device: str) -> Iterat
 
     Args:
         what: the model.
-        folder: for the files, and what mAP they have; those that are there are taken.
+        folder: for the files, and what mAP they have; those that are there of the same weights are taken.
         threads: of engines on the CPU.
         device: ``cpu`` or ``cuda``.
     """
+    stem = f"{what.name}-{hashlib.sha256(what.weights.read_bytes()).hexdigest()[:12]}"
     for precision in _TORCH_PRECISIONS[device]:
         options: dict[str, Any] = {"precision": precision, "device": device}
         path, options["threads"] = what.weights, threads
-        yield _open(what, path, "safetensors", precision, options, folder)
+        yield _open(what, path, "safetensors", precision, options, folder / f"{stem}-{precision}.mAP")
     for format_, precisions in FORMATS.items():
         if format_ not in SUFFIXES:
             continue  # a folder for a server
@@ -110,8 +115,11 @@ def contenders(what: Subject, folder: Path, threads: int, device: str) -> Iterat
         if elsewhere:
             yield LeftOut(format_, "", f"does not run on {device}")
             continue
+        if format_ == "onnx" and device == "cuda" and not _runs_on_cuda():
+            yield LeftOut(format_, "", "ONNX Runtime has no CUDAExecutionProvider here")
+            continue
         for precision in precisions:
-            path = folder / f"{what.name}-{precision}{SUFFIXES[format_]}"
+            path = folder / f"{stem}-{format_}-{precision}{SUFFIXES[format_]}"
             try:
                 if not path.is_file():
                     export_model(what.weights, path, _options(what, format_, precision))
@@ -123,7 +131,16 @@ def contenders(what: Subject, folder: Path, threads: int, device: str) -> Iterat
                 settings["device"] = device
             if device == "cpu":
                 settings["threads"] = threads
-            yield _open(what, path, format_, precision, settings, folder)
+            yield _open(what, path, format_, precision, settings, path.with_suffix(".mAP"))
+
+
+def _runs_on_cuda() -> bool:
+    """Whether ONNX Runtime is here, built for it."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return False
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
 def open_all(
@@ -148,7 +165,7 @@ def _options(what: Subject, format_: str, precision: str) -> ExportOptions:
 
 
 def _open(
-    what: Subject, path: Path, format_: str, precision: str, settings: dict[str, Any], folder: Path
+    what: Subject, path: Path, format_: str, precision: str, settings: dict[str, Any], note: Path
 ) -> Contender | LeftOut:
     try:
         start = time.perf_counter()
@@ -156,7 +173,7 @@ def _open(
         opened = time.perf_counter()
         detector(*what.recordings[0])
         first = time.perf_counter()
-        average = _accuracy(what, detector, folder / f"{what.name}-{format_}-{precision}.mAP")
+        average = _accuracy(what, detector, note)
     except Exception as error:  # one that a device or a library fails on is a result, not the end of the run
         return LeftOut(format_, precision, _first_line(error, path))
     return Contender(
@@ -188,20 +205,43 @@ def _first_line(error: Exception, path: Path) -> str:
     return text.replace(str(path.parent) + "/", "").removeprefix(f"{path.name}: ")[:300]
 
 
-def work(config: Config, batch: int) -> tuple[int, int]:
-    """Bytes that have to move and operations that have to be done for a batch, in float32.
+def work(config: Config, batch: int, format_: str = "", precision: str = "fp32") -> tuple[int, int]:
+    """Bytes that have to move and operations that have to be done for a batch.
 
-    Features and parameters are read once, the four results written once. The operations are those of the
-    three kernel-3 convolutions and of the heads.
+    Features are read once and the four results written once, in float32; parameters are read once, in the
+    precision. The operations are those of the three kernel-3 convolutions and of the heads; files that are
+    written with Winograd's convolution have half the products and twice the weights.
+
+    Args:
+        config: of the model.
+        batch: videos.
+        format_: of the file; empty for the network in torch.
+        precision: of its products.
     """
     data, model = config.data, config.model
     length, width, classes = data.segments, data.input_width, model.num_classes
     embedding = 3 * 2 * width * model.embedding_width  # both streams together, and each on its own
     heads = model.embedding_width * (classes + 2)
-    parameters = embedding + heads
+    # What `export` chooses by itself: TensorRT files stay direct.
+    halved = format_ in ("onnx", "openvino") and precision in WINOGRAD[format_]
     results = length * classes + classes + 2 * length
-    moved = 4 * (batch * (length * width + results) + parameters)
-    return moved, 2 * batch * length * parameters
+    moved = 4 * batch * (length * width + results)
+    moved += _BYTES[precision] * ((2 if halved else 1) * embedding + heads)
+    return moved, 2 * batch * length * ((embedding // 2 if halved else embedding) + heads)
+
+
+def apart(textbook: TextbookDetector, detector: Detector, features: Floats) -> float:
+    """Relative difference, by norm, of a file's fused scores from the textbook's; infinite where one is NaN.
+
+    Args:
+        textbook: the baseline.
+        detector: the file, open.
+        features: (B, T, D).
+    """
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        expected = textbook.scores(torch.from_numpy(features))[0]
+    found = float(np.linalg.norm(detector.engine(features).scores - expected) / np.linalg.norm(expected))
+    return found if np.isfinite(found) else float("inf")
 
 
 def measure(
@@ -219,12 +259,12 @@ def measure(
     calls: dict[str, Call] = {BASELINE: rotating(textbook.scores, [torch.from_numpy(x) for x in inputs])}
     calls |= {each.name: rotating(each.detector.engine, inputs) for each in running}
     timings = take_turns(calls, BASELINE, seconds=seconds, least=5, pause=PAUSE)
-    moved, operations = work(config, batch)
     rows = []
     for each in (None, *running):
         name = BASELINE if each is None else each.name
         timing = timings[name]
         precision = "fp32" if each is None else each.precision
+        moved, operations = work(config, batch, "" if each is None else each.format, precision)
         floor = machine.floor_seconds(rates, moved, operations, _RATES.get(precision, precision))
         rows.append(
             {
@@ -247,6 +287,25 @@ def measure(
     # The textbook computes what the weights in torch do, which the tests hold: the same mAP.
     rows[0]["mAP"] = next((each.mAP for each in running if each.format == "safetensors"), None)
     return rows
+
+
+def agreeing(
+    what: Subject, running: Sequence[Contender], device: str
+) -> tuple[list[Contender], list[dict[str, Any]]]:
+    """The contenders whose scores are the textbook's within their precision, and the rows of the others."""
+    net, config = load_model(what.weights)
+    textbook = TextbookDetector(net, config, device)
+    features = _features(config, what.batches(1)[0])
+    right, others = [], []
+    for each in running:
+        error = apart(textbook, each.detector, features)
+        if error <= _TOLERANCE[each.precision]:
+            right.append(each)
+            continue
+        why = f"its scores differ from the textbook's by {error:.2g}, relatively"
+        left = LeftOut(each.format, each.precision, why)
+        others.append({"subject": what.name, **dataclasses.asdict(left)})
+    return right, others
 
 
 def _features(config: Config, recordings: Sequence[Any]) -> Floats:
@@ -305,10 +364,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     left_out: list[dict[str, Any]] = []
     each = options.seconds / len(subjects) / len(options.batch)
+
+    def keep() -> None:
+        if options.json is not None:
+            more = {"threads": options.threads, "rates": rates, "left_out": left_out}
+            write_result(options.json, "engines", rows, **more)
+
     with working_folder(options.folder) as folder:
         for what in subjects:
             running, others = open_all(what, folder, options.threads, options.device)
-            left_out += others
+            running, wrong = agreeing(what, running, options.device)
+            left_out += others + wrong
             longest = 0.0
             for batch in sorted(options.batch):
                 if on_cpu and batch * longest > LONGEST:
@@ -320,10 +386,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 for row in found:
                     show(row)
                 rows += found
+                keep()
     for row in left_out:
         print(f"{row['subject']} {row['format']} {row['precision']}: left out, {row['why']}")
-    if options.json is not None:
-        write_result(options.json, "engines", rows, threads=options.threads, rates=rates, left_out=left_out)
+    keep()
 
 
 @contextlib.contextmanager

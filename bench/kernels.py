@@ -22,9 +22,9 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
+import math
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +36,7 @@ import torch
 from torch import Tensor
 
 from aicl_fast.bench import machine
+from aicl_fast.bench.all import watched
 from aicl_fast.bench.measure import Clock, device_events, median_interval, rotating, take_turns, wall
 from aicl_fast.bench.record import RESULTS, device_name, slug, write_result
 from aicl_fast.bench.textbook_detect import TextbookDetector
@@ -62,6 +63,8 @@ from aicl_fast.model import TwoBranchNet
 Inputs = list[Tensor]
 Call = Callable[[Inputs], Sequence[Tensor]]
 _FAMILIES = ("fusion", "pooling", "mining", "contrast", "network", "latency")
+_FOUND = 9
+"""What compute-sanitizer is told to exit with when it finds something."""
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2, torch.float8_e4m3fn: 8e-2}
 
 
@@ -351,6 +354,24 @@ def cases(only: str, small: bool, device: torch.device) -> Iterator[Case]:
             yield from make()
 
 
+def _failure(failure: Exception) -> str:
+    lines = str(failure).splitlines() or [""]
+    return f"{type(failure).__name__}: {lines[0][:200]}"
+
+
+def _guarded(family: str, case: str, measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The row; one that says why, if it raises: a kernel that does not compile is a result too."""
+    try:
+        return measured()
+    except Exception as failure:
+        return {"family": family, "case": case, "correct": False, "failed": _failure(failure)}
+
+
+def _finite(error: float) -> float | None:
+    """JSON has no infinity."""
+    return error if math.isfinite(error) else None
+
+
 def _error(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """The largest relative error of any output, by norm; infinite where there is a NaN."""
     worst = 0.0
@@ -421,6 +442,7 @@ def _tolerance(case: Case) -> float:
 def measure(case: Case, rates: dict[str, float], device: torch.device, effort: Effort) -> dict[str, Any]:
     """One row: kernels and eager torch, their errors and times, in turn."""
     sets = _sets(case, device)
+    error = check(case, case.kernels, sets[0], device)
     floor = machine.floor_seconds(rates, case.bytes, case.operations, machine.short(case.dtype))
     row: dict[str, Any] = {
         "family": case.family,
@@ -429,12 +451,12 @@ def measure(case: Case, rates: dict[str, float], device: torch.device, effort: E
         "bytes": case.bytes,
         "operations": case.operations,
         "input_sets": len(sets),
-        "kernels": {"error": check(case, case.kernels, sets[0], device)},
-        "eager": {"error": check(case, case.reference, sets[0], device)},
+        "correct": error <= _tolerance(case),
+        "kernels": {"error": _finite(error)},
+        "eager": {"error": _finite(check(case, case.reference, sets[0], device))},
     }
     _time(row, case, {"kernels": case.kernels, "eager": case.reference}, "eager", sets, device, effort)
     ours = row["kernels"]
-    row["correct"] = ours["error"] <= _tolerance(case)
     if floor is not None:
         row["share_of_floor"] = row["floor_us"] / ours["replay_us"]
     if case.videos:
@@ -444,18 +466,18 @@ def measure(case: Case, rates: dict[str, float], device: torch.device, effort: E
 
 def measure_compiled(row: dict[str, Any], case: Case, device: torch.device, effort: Effort) -> None:
     """Add what ``torch.compile`` makes of the reference to a row; a rival that fails is a result too."""
-    sets = _sets(case, device)
     torch._dynamo.reset()
     result: dict[str, Any] = {}
     row["compiled"] = result
+    row.setdefault("kernels", {})
     try:
+        sets = _sets(case, device)
         whole = torch.compile(case.reference, mode="max-autotune-no-cudagraphs", dynamic=False)
-        result["error"] = check(case, whole, sets[0], device)
+        result["error"] = _finite(check(case, whole, sets[0], device))
         contenders = {"kernels": case.kernels, "compiled": whole}
         _time(row, case, contenders, "compiled", sets, device, effort)
     except Exception as failure:
-        lines = str(failure).splitlines() or [""]
-        result["failed"] = f"{type(failure).__name__}: {lines[0][:200]}"
+        result["failed"] = _failure(failure)
 
 
 def _time(
@@ -522,6 +544,9 @@ def measure_latency(device: torch.device, effort: Effort, small: bool = False) -
 
 
 def _print(row: dict[str, Any]) -> None:
+    if "failed" in row:
+        print(f"{row['family']:<9} {row['case']:<58} FAILED {row['failed']}", flush=True)
+        return
     if row["family"] == "latency":
         ours, textbook = row["kernels"], row["textbook"]
         print(
@@ -530,7 +555,7 @@ def _print(row: dict[str, Any]) -> None:
             flush=True,
         )
         return
-    floor = row["floor_us"]
+    floor = row.get("floor_us")
     columns = [f"{row['family']:<9}", f"{row['case']:<58}"]
     columns.append("floor        ?" if floor is None else f"floor {floor:8.1f}")
     for name in ("kernels", "eager", "compiled"):
@@ -539,7 +564,10 @@ def _print(row: dict[str, Any]) -> None:
             columns.append(f"{name} {found['replay_us']:8.1f} /{found['call_us']:8.1f}")
         elif found:
             columns.append(f"{name} {found.get('failed', 'not timed')}")
-    columns.append(f"error {row['kernels']['error']:.1e}{'' if row['correct'] else ' WRONG'}")
+    if "error" in row["kernels"]:
+        error = row["kernels"]["error"]
+        said = "not finite" if error is None else f"{error:.1e}"
+        columns.append(f"error {said}{'' if row['correct'] else ' WRONG'}")
     print("  ".join(columns), flush=True)
 
 
@@ -555,7 +583,12 @@ def run_once(only: str, device: torch.device) -> int:
     generator = torch.Generator().manual_seed(0)
     wrong = 0
     for case in cases(only, True, device):
-        error = check(case, case.kernels, case.make(generator), device)
+        try:
+            error = check(case, case.kernels, case.make(generator), device)
+        except Exception as failure:
+            wrong += 1
+            print(f"{case.family:<9} {case.name:<58} FAILED {_failure(failure)}", flush=True)
+            continue
         right = error <= _tolerance(case)
         wrong += not right
         print(f"{case.family:<9} {case.name:<58} error {error:.1e}{'' if right else ' WRONG'}", flush=True)
@@ -563,7 +596,7 @@ def run_once(only: str, device: torch.device) -> int:
 
 
 def sanitize(only: str, path: Path | None, seconds: float) -> int:
-    """Run every kernel once under compute-sanitizer's tools; 1 if any finds something.
+    """Run every kernel once under compute-sanitizer's tools; 1 if any finds something or cannot run.
 
     Args:
         only: families whose name contains this.
@@ -579,27 +612,26 @@ def sanitize(only: str, path: Path | None, seconds: float) -> int:
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     rows: list[dict[str, Any]] = []
     for tool in ("memcheck", "racecheck", "initcheck"):
-        command = [program, "--tool", tool, "--error-exitcode", "9"]
+        command = [program, "--tool", tool, "--error-exitcode", str(_FOUND)]
         command += [sys.executable, "-P", "-m", "aicl_fast.bench.kernels", "--once", "--only", only]
         start = time.perf_counter()
-        try:
-            done = subprocess.run(
-                command, env=environment, capture_output=True, text=True, check=False, timeout=seconds
-            )
-        except subprocess.TimeoutExpired:
-            rows.append({"tool": tool, "found": f"not finished in {seconds:g} s"})
+        code, lines = watched(command, seconds, environment, quiet=True)
+        if any("Device not supported" in line for line in lines):
+            raise UnavailableError("compute-sanitizer: it does not support this device.")
+        if code:
+            print("".join(lines)[-3000:])
+        if code is None:
+            found = f"not finished in {seconds:g} s"
+        elif code in (0, _FOUND):
+            found = "something" if code else "nothing"
         else:
-            said = done.stdout + done.stderr
-            if "Device not supported" in said:
-                raise UnavailableError("compute-sanitizer: it does not support this device.")
-            rows.append({"tool": tool, "found": "nothing" if done.returncode == 0 else "something"})
-            if done.returncode != 0:
-                print(said[-3000:])
-        rows[-1]["seconds"] = time.perf_counter() - start
-        print(f"{tool:<10} found {rows[-1]['found']}", flush=True)
+            last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+            found = f"failed: {last[:200] or f'exit status {code}'}"
+        rows.append({"tool": tool, "found": found, "seconds": time.perf_counter() - start})
+        print(f"{tool:<10} found {found}", flush=True)
         if path is not None:
             write_result(path, "sanitize", rows)
-    return 1 if any(row["found"] == "something" for row in rows) else 0
+    return 1 if any(row["found"].startswith(("something", "failed")) for row in rows) else 0
 
 
 def measure_all(
@@ -622,19 +654,35 @@ def measure_all(
 
     measured: list[tuple[Case, dict[str, Any]]] = []
     for case in cases(options.only, small, device):
-        rows.append(measure(case, rates, device, effort))
-        measured.append((case, rows[-1]))
+        if options.compiled:
+            measured.append((case, {"family": case.family, "case": case.name}))
+            continue
+        row = _guarded(case.family, case.name, lambda case=case: measure(case, rates, device, effort))  # type: ignore[misc]
+        rows.append(row)
+        keep(row)
+        if "failed" not in row:
+            measured.append((case, row))
+    if options.only in "latency" and not options.compiled:
+        rows.append(_guarded("latency", "one video", lambda: measure_latency(device, effort, small)))
         keep(rows[-1])
-    if options.only in "latency":
-        rows.append(measure_latency(device, effort, small))
-        keep(rows[-1])
-    if not options.no_compile:
-        for case, row in _first_of_each(measured):
-            if time.perf_counter() > stop:
-                break
-            measure_compiled(row, case, device, effort)
-            keep(row)
+    if options.no_compile:
+        return rows
+    for case, row in _first_of_each(measured):
+        if time.perf_counter() > stop:
+            break
+        measure_compiled(row, case, device, effort)
+        if options.compiled:
+            rows.append(row)
+        keep(row)
     return rows
+
+
+def _status(rows: Sequence[dict[str, Any]]) -> int:
+    """0 if all is right; else 1, with a line that says what is not."""
+    wrong = [row for row in rows if not row.get("correct", True)]
+    for row in wrong:
+        print(f"wrong or failed: {row['family']} {row['case']}")
+    return 1 if wrong else 0
 
 
 def _first_of_each(measured: Sequence[tuple[Case, dict[str, Any]]]) -> list[tuple[Case, dict[str, Any]]]:
@@ -658,7 +706,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--only", default="", help=f"families whose name contains this: {', '.join(_FAMILIES)}"
     )
     parser.add_argument("--json", type=Path, help="where to write; else $OUT or bench/results/")
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    rivals = parser.add_mutually_exclusive_group()
+    rivals.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    rivals.add_argument("--compiled", action="store_true", help="torch.compile alone beside the kernels")
     parser.add_argument(
         "--seconds", type=float, default=1e9, help="after which nothing more is compiled (no limit)"
     )
@@ -667,8 +717,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, small: that the script works")
     options = parser.parse_args(arguments)
     if options.dry_run:
-        rows = measure_all(options, torch.device("cpu"), options.json, small=True)
-        return 0 if all(row.get("correct", True) for row in rows) else 1
+        return _status(measure_all(options, torch.device("cpu"), options.json, small=True))
     if not torch.cuda.is_available():
         raise UnavailableError("there is no CUDA device here (--dry-run tries the script without one).")
     device = torch.device("cuda")
@@ -679,7 +728,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path = options.json or _default_path()
     rows = measure_all(options, device, path)
     print(f"written to {path}")
-    return 0 if all(row.get("correct", True) for row in rows) else 1
+    return _status(rows)
 
 
 if __name__ == "__main__":

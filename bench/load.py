@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +111,21 @@ def programs(what: Subject, threads: int, folder: Path) -> dict[str, list[str]]:
     return found
 
 
-def measure(what: Subject, rounds: int, threads: int, folder: Path) -> list[dict[str, Any]]:
+def measure(
+    what: Subject,
+    rounds: int,
+    threads: int,
+    folder: Path,
+    keep: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
+) -> list[dict[str, Any]]:
     """Medians over fresh processes.
 
+    Args:
+        what: the model.
+        rounds: that are counted; one more goes before them.
+        threads: of each program.
+        folder: for the files.
+        keep: is given the rows after every round that counts.
     Raises:
         AiclError: a program failed; with the last line that it wrote.
     """
@@ -126,15 +138,21 @@ def measure(what: Subject, rounds: int, threads: int, folder: Path) -> list[dict
     with subprocess.Popen(
         launcher, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder
     ) as process:
-        for _ in range(rounds + 1):
+        for done in range(rounds + 1):
             for number in rng.permutation(len(names)):
                 runs[names[number]].append(_run(names[number], commands[names[number]], process))
+            if done:
+                keep(_medians(runs))
         assert process.stdin is not None
         process.stdin.close()
+    return _medians(runs)
+
+
+def _medians(runs: Mapping[str, Sequence[tuple[float, float, list[float]]]]) -> list[dict[str, Any]]:
     rows = []
     baseline = [each[0] for each in runs[BASELINE][1:]]
-    for name in names:
-        seconds, memory, parts = zip(*runs[name][1:], strict=True)
+    for name, found in runs.items():
+        seconds, memory, parts = zip(*found[1:], strict=True)
         row: dict[str, Any] = {"program": name, **Timing(seconds, baseline).row()}
         row["peak_mb"] = statistics.median(memory)
         columns = [1e3 * statistics.median(column) for column in zip(*parts, strict=True)]
@@ -178,12 +196,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     what = subject("thumos14") if options.model is None else given_subject(options.model.resolve())
+
+    def keep(rows: list[dict[str, Any]]) -> None:
+        if options.json is not None:
+            write_result(options.json, "load", rows, threads=options.threads, subject=what.name)
+
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(what, options.rounds, options.threads, Path(folder))
+        rows = measure(what, options.rounds, options.threads, Path(folder), keep)
     for row in rows:
         show(row)
-    if options.json is not None:
-        write_result(options.json, "load", rows, threads=options.threads, subject=what.name)
 
 
 if __name__ == "__main__":

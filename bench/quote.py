@@ -4,8 +4,8 @@
 
 A block that begins with ``<!-- quote: demo-accuracy.json accuracy -->`` and ends with ``<!-- end -->`` is
 replaced by the table that the named function makes of the named file under ``bench/results/``. Of a file with
-several suites it takes the one that the table's name begins with. A test runs the same and finds nothing to
-change.
+several suites it takes the one that the table's name begins with. Times of a machine that others took most of
+are left out, with a sentence. A test runs the same and finds nothing to change.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from typing import Any
 
 import numpy as np
 
+from aicl_fast.bench.compare import joined
 from aicl_fast.bench.record import RESULTS
 from aicl_fast.errors import ConfigError
 from aicl_fast.files import read_json, write_text
 
 TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
 """What engines are called in tables."""
+_TIMED = frozenset(("p50_ms", "native_us", "milliseconds", "eager"))
+"""What rows that hold times have one of."""
 BLOCK = re.compile(r"(<!-- quote: (\S+) (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -134,9 +137,12 @@ def kernels(result: Mapping[str, Any]) -> list[str]:
         "|---|---:|---:|---:|---:|",
     ]
     for row in result["rows"]:
-        if row["family"] == "latency":
+        if row["family"] == "latency" and "failed" not in row:
             continue
-        share = row.get("share_of_floor")
+        if "failed" in row:
+            lines.append(f"| {row['family']}: {row['case']} | failed: {row['failed']} |  |  |  |")
+            continue
+        share, ours = row.get("share_of_floor"), row["kernels"].get("replay_us")
         ratios = [
             f"{row[f'{rival}_replay_ratio']:.2f}x ({row[f'{rival}_call_ratio']:.2f}x)"
             if f"{rival}_call_ratio" in row
@@ -144,11 +150,11 @@ def kernels(result: Mapping[str, Any]) -> list[str]:
             for rival in ("eager", "compiled")
         ]
         lines.append(
-            f"| {row['family']}: {row['case']} | {row['kernels']['replay_us']:.1f} "
+            f"| {row['family']}: {row['case']} | {'' if ours is None else f'{ours:.1f}'} "
             f"| {'' if share is None else f'{100 * share:.0f} %'} | {ratios[0]} | {ratios[1]} |"
         )
     for row in result["rows"]:
-        if row["family"] == "latency":
+        if row["family"] == "latency" and "failed" not in row:
             ours = row["kernels"]
             lines += [
                 "",
@@ -292,7 +298,7 @@ def part(result: Mapping[str, Any], suite: str, source: str) -> Mapping[str, Any
     """
     if "suites" not in result:
         return result
-    found = result["suites"].get(suite, {"status": "not measured", "reason": "it was not run"})
+    found = joined(suite, result["suites"]) or {"status": "not measured", "reason": "it was not run"}
     if found["status"] != "measured":
         raise ConfigError(f"{source}: '{suite}' is {found['status']}: {found['reason']}")
     return {**result, **found}
@@ -315,22 +321,24 @@ def quoted(text: str, results: Path, source: str = "document") -> str:
         if table not in TABLES:
             raise ConfigError(f"{source}: there is no table '{table}'; there are {', '.join(TABLES)}.")
         result = part(read_json(results / file, "result file"), table.partition("-")[0], file)
+        reason = busy(result)
+        if reason:
+            return f"{opening}{reason}\n{closing}"
         lines = TABLES[table](result)
         where = f"{result['device']}, {result['cores']} cores, {result['date']}, commit {result['commit']}"
-        return "\n".join(
-            [f"{opening}{lines[0]}", *lines[1:], "", f"Measured on {where}.{busy(result)}", closing]
-        )
+        return "\n".join([f"{opening}{lines[0]}", *lines[1:], "", f"Measured on {where}.", closing])
 
     return BLOCK.sub(fill, text)
 
 
 def busy(result: Mapping[str, Any]) -> str:
-    """What to say of times from a machine that others took most of: more waited than twice its cores."""
+    """Why times are left out of a document: more waited than twice the cores. Empty if they are not."""
     load, cores = result.get("load_average") or 0.0, result.get("cores") or 1
-    if load <= 2 * cores or not any("p50_ms" in row for row in result["rows"]):
+    if load <= 2 * cores or not any(_TIMED.intersection(row) for row in result["rows"]):
         return ""
     return (
-        f" Provisional: the machine was busy (load average {load:.1f}), which threads suffer from unequally."
+        f"Left out: the machine was busy while this was measured (load average {load:.1f} on {cores} cores). "
+        "Threads suffer from that unequally, so the ratios mean nothing either."
     )
 
 

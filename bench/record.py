@@ -23,6 +23,8 @@ _PACKAGES = (
 )  # fmt: skip
 RESULTS = Path(__file__).resolve().parent / "results"
 """Where results are kept."""
+UNKNOWN = "unknown"
+"""The commit, where there is neither git nor AICL_COMMIT."""
 HEADER = ("schema", "suite", "device", "cores", "system", "versions", "commit", "date")
 """What a file of several suites says once for all of them."""
 
@@ -96,11 +98,17 @@ def _commit() -> str:
         try:
             done = subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=False)
         except OSError:
-            return ""
+            return _given_commit()
         if done.returncode != 0:
-            return ""
+            return _given_commit()
         said.append(done.stdout.strip())
     return said[0] + ("-dirty" if said[1] else "")
+
+
+def _given_commit() -> str:
+    """Of a copy without its history: AICL_COMMIT, which may be longer than what is recorded."""
+    found = re.fullmatch(r"([0-9a-f]{12})[0-9a-f]*(-dirty)?", os.environ.get("AICL_COMMIT", ""))
+    return UNKNOWN if found is None else found[1] + (found[2] or "")
 
 
 def _without_folder(argument: str) -> str:

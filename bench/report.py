@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aicl_fast.bench.compare import joined
 from aicl_fast.bench.quote import BLOCK, TABLES, busy, part, quoted
 from aicl_fast.bench.record import RESULTS
 from aicl_fast.errors import AiclError, ConfigError, UnavailableError
@@ -39,7 +40,7 @@ def target(result: Mapping[str, Any], name: str) -> str:
 
 def has(result: Mapping[str, Any], table: str) -> bool:
     """Whether a file with several suites holds what a table shows."""
-    suite = result.get("suites", {}).get(table.partition("-")[0], {})
+    suite = joined(table.partition("-")[0], result.get("suites", {}))
     return bool(suite.get("status") == "measured")
 
 
@@ -72,7 +73,7 @@ def picture(result: Mapping[str, Any], file: str, path: Path) -> None:
 
     Raises:
         UnavailableError: matplotlib is not installed.
-        ConfigError: ``engines`` or ``detect`` was not measured.
+        ConfigError: ``engines`` or ``detect`` was not measured, or on a busy machine.
     """
     try:
         from matplotlib.figure import Figure
@@ -81,8 +82,11 @@ def picture(result: Mapping[str, Any], file: str, path: Path) -> None:
         raise UnavailableError(
             f"matplotlib cannot be imported ({error}): pip install 'aicl-fast[plot]'"
         ) from error
-    rows = part(result, "engines", file)["rows"]
-    ladder = part(result, "detect", file)["rows"]
+    parts = [part(result, suite, file) for suite in ("engines", "detect")]
+    for found in parts:
+        if busy(found):
+            raise ConfigError(busy(found))
+    rows, ladder = (found["rows"] for found in parts)
     figure = Figure(figsize=(14, 4.2), layout="constrained")
     latency, throughput, rungs = figure.subplots(1, 3)
     rows = [row for row in rows if row["subject"] == "demo"] or rows
@@ -117,7 +121,7 @@ def picture(result: Mapping[str, Any], file: str, path: Path) -> None:
     )
     _draw_ladder(rungs, [row for row in ladder if row["batch"] == 1])
     where = f"{result['device']}, {result['cores']} cores, {result['date']}, commit {result['commit']}"
-    figure.supxlabel(f"{where}.{busy(part(result, 'engines', file))}", fontsize=7)
+    figure.supxlabel(f"{where}.", fontsize=7)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110, metadata={"Source": f"{file} {result['commit']}"})
 
@@ -159,7 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{name}: {found['status']}, {found['reason']}\n")
     for table in (name for name in TABLES if has(result, name)):
         try:
-            lines = TABLES[table](part(result, table.partition("-")[0], options.file.name))
+            found = part(result, table.partition("-")[0], options.file.name)
+            lines = [busy(found)] if busy(found) else TABLES[table](found)
         except ConfigError as error:
             lines = [str(error)]
         print("\n".join(lines), "\n")
@@ -169,7 +174,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise ConfigError(f"{options.file}: documents quote files under bench/results/ only; copy it there.")
     kind = target(result, options.file.name)
     if has(result, "engines") and has(result, "detect"):
-        picture(result, options.file.name, _ROOT / "docs" / f"bench-{kind}.png")
+        try:
+            picture(result, options.file.name, _ROOT / "docs" / f"bench-{kind}.png")
+        except ConfigError as error:
+            print(f"not drawn: {error}")
     failed = 0
     for path in documents():
         before = path.read_text(encoding="utf-8")

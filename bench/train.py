@@ -29,13 +29,19 @@ AGREEMENT = 1e-3
 
 
 def contenders(
-    config: Config, features: Tensor, labels: Tensor, compiled: bool = True
+    config: Config, features: Tensor, labels: Tensor, compiled: bool | None = None
 ) -> dict[str, Callable[[], Tensor]]:
-    """Steps by name; each has weights of its own that begin alike, and returns its loss."""
+    """Steps by name; each has weights of its own that begin alike, and returns its loss.
+
+    Args:
+        config: settings.
+        features: (B, T, D).
+        labels: (B, C).
+        compiled: beside the baseline only those with torch.compile, or only those without; None: all.
+    """
     variants = {
         BASELINE: None,
         "aicl_fast, float32": {},
-        "aicl_fast, float32, compiled": {"compile": True},
         "aicl_fast, bfloat16": {"precision": "bfloat16"},
         "aicl_fast, bfloat16, compiled": {"precision": "bfloat16", "compile": True},
         "aicl_fast, float32, winograd, compiled": {"convolution": "winograd", "compile": True},
@@ -48,7 +54,7 @@ def contenders(
     return {
         name: _step(config, changes, features, labels)
         for name, changes in variants.items()
-        if compiled or not (changes or {}).get("compile")
+        if changes is None or compiled in (None, "compile" in changes)
     }
 
 
@@ -86,7 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    rivals = parser.add_mutually_exclusive_group()
+    rivals.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    rivals.add_argument("--compiled", action="store_true", help="torch.compile alone beside the textbook")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     machine.require(options.device)
@@ -97,7 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     labels = torch.zeros(options.batch, config.model.num_classes, device=options.device)
     labels[torch.arange(options.batch), torch.arange(options.batch) % config.model.num_classes] = 1
 
-    steps = contenders(config, features, labels, not options.no_compile)
+    chosen = True if options.compiled else False if options.no_compile else None
+    steps = contenders(config, features, labels, chosen)
     first = {name: float(step()) for name, step in steps.items()}
     for name, value in first.items():
         tolerance = AGREEMENT * (10 if "bfloat16" in name else 1)

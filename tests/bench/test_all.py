@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from aicl_fast.bench import all as runner
+from aicl_fast.bench import record
 from aicl_fast.bench.all import Step
 from aicl_fast.errors import AiclError
 
@@ -42,14 +44,15 @@ def steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     script = tmp_path / "suite.py"
     script.write_text(SUITE)
     started = []
-    watched = runner._watched
+    watched = runner.watched
 
     def started_instead(command: Any, seconds: float) -> Any:
         words = list(command)
         started.append(words)
         return watched([sys.executable, str(script), *words[words.index("--step") :]], seconds)
 
-    monkeypatch.setattr(runner, "_watched", started_instead)
+    monkeypatch.setattr(runner, "watched", started_instead)
+    monkeypatch.setattr(runner, "RESULTS", tmp_path / "results")
     kinds = {"first": "good", "second": "absent", "third": "broken", "fourth": "good"}
     monkeypatch.setattr(runner, "CPU", tuple(Step(name, name, (kind,), 20.0) for name, kind in kinds.items()))
     origin = {
@@ -106,6 +109,67 @@ def test_it_goes_on_where_it_was(
     runner.main(["--out", str(out), "--only", "first"])
     assert len(steps) == 7
     assert list(read(out)["suites"]) == ["first"]
+
+
+def test_an_earlier_file_is_taken_up_from_the_kept_results(
+    steps: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where --out was emptied, and the date has changed since."""
+    assert runner.main(["--out", str(tmp_path / "results"), "--only", "first"]) == 0
+    origin = runner.environment()
+    monkeypatch.setattr(runner, "environment", lambda: {**origin, "date": "2026-01-03"})
+    assert runner.main(["--out", str(tmp_path / "out"), "--only", "first,fourth"]) == 0
+    assert [command[command.index("--step") + 1] for command in steps] == ["first", "fourth"]
+    (path,) = (tmp_path / "out").glob("*.json")
+    assert path.name == "a-chip-tm-9-2026-01-03.json"
+    assert list(json.loads(path.read_text())["suites"]) == ["first", "fourth"]
+
+
+@pytest.mark.parametrize("commit", ["unknown", "0123456789ab-dirty"])
+def test_nothing_is_taken_up_of_a_source_that_is_not_known(
+    steps: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commit: str
+) -> None:
+    origin = runner.environment()
+    monkeypatch.setattr(runner, "environment", lambda: {**origin, "commit": commit})
+    for _ in range(2):
+        assert runner.main(["--out", str(tmp_path / "out"), "--only", "first"]) == 0
+    assert len(steps) == 2
+
+
+def test_an_interruption_ends_what_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        def write(self, text: str) -> int:
+            raise KeyboardInterrupt
+
+    note = tmp_path / "pid"
+    code = f"import os, time; open({str(note)!r}, 'w').write(str(os.getpid())); print(1, flush=True); "
+    start = time.monotonic()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            runner.watched([sys.executable, "-c", code + "time.sleep(60)"], 60.0)
+    assert time.monotonic() - start < 30
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(note.read_text()), 0)
+
+
+def test_the_commit_of_a_copy_without_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_git(*_: Any, **__: Any) -> Any:
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(record.subprocess, "run", no_git)
+    for given, expected in (
+        ("", "unknown"),
+        ("somewhen", "unknown"),
+        ("0123456789ab", "0123456789ab"),
+        ("0123456789abcdef-dirty", "0123456789ab-dirty"),
+    ):
+        monkeypatch.setenv("AICL_COMMIT", given)
+        assert record._commit() == expected
+
+
+def test_two_calls_have_room_for_every_step_on_a_gpu() -> None:
+    assert sum(step.most for step in runner.GPU) <= 2 * 60 * 8.8
 
 
 def test_one_that_takes_too_long_is_stopped_and_keeps_what_it_wrote(

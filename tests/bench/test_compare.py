@@ -66,6 +66,22 @@ def test_whole_runs_are_compared_suite_by_suite(tmp_path: Path, capsys: pytest.C
     assert "note: measured on a chip, and then on another" in capsys.readouterr().out
 
 
+def test_compiled_rivals_are_compared_with_their_suite(tmp_path: Path) -> None:
+    def whole(ratio: float, compiled: float) -> dict[str, Any]:
+        row = {"family": "fusion", "case": "B 1"}
+        suites = {"kernels": {**row, "eager_replay_ratio": 3.0},
+                  "kernels-compiled": {**row, "compiled_replay_ratio": compiled}}  # fmt: skip
+        suites["video"] = {"stage": "i3d", "way": "ours", "batch": 1, "times_faster": ratio}
+        return {
+            "device": "a chip",
+            "suites": {name: {"status": "measured", "rows": [row]} for name, row in suites.items()},
+        }
+
+    assert compared(tmp_path, whole(2.0, 2.0), whole(2.0, 2.0)) == 0
+    assert compared(tmp_path, whole(2.0, 2.0), whole(2.0, 1.0)) == 1
+    assert compared(tmp_path, whole(2.0, 2.0), whole(1.0, 2.0)) == 1
+
+
 def test_files_with_nothing_in_common(tmp_path: Path) -> None:
     other = {"device": "a chip", "suite": "accuracy", "rows": []}
     with pytest.raises(ConfigError, match="no suite in common"):

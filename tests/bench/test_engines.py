@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ pytest.importorskip("onnxruntime")
 from aicl_fast.bench import detect, engines, load
 from aicl_fast.config import Config
 from aicl_fast.errors import AiclError, DataError
+from aicl_fast.weights import save_model
 
 
 def recorded(path: Path) -> dict[str, Any]:
@@ -99,6 +101,46 @@ def test_a_program_that_fails_says_why(tiny_model: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(load, "programs", lambda *_: {load.BASELINE: command})
     with pytest.raises(AiclError, match="textbook script failed: no disk"):
         load.measure(what, 1, 1, tmp_path)
+
+
+def test_a_file_with_other_scores_is_not_timed(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "FORMATS", {})
+    what = detect.given_subject(tiny_model.with_suffix(".onnx"))
+    running, _ = engines.open_all(what, tmp_path, 1, "cpu")
+    assert engines.agreeing(what, running, "cpu") == (running, [])
+    engine = running[0].detector.engine
+    run = engine.run
+    monkeypatch.setattr(engine, "run", lambda x: run(x)._replace(scores=2 * run(x).scores))
+    right, (wrong,) = engines.agreeing(what, running, "cpu")
+    assert not right
+    assert wrong["why"] == "its scores differ from the textbook's by 1, relatively"
+
+
+def test_files_are_taken_of_the_same_weights_only(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "FORMATS", {"onnx": ("fp32",)})
+    what = detect.given_subject(tiny_model.with_suffix(".onnx"))
+    for _ in range(2):
+        engines.open_all(what, tmp_path, 1, "cpu")
+    assert len(list(tmp_path.glob("*.onnx"))) == 1
+    other = tmp_path / "other.safetensors"
+    net, config = detect.load_model(tiny_model)
+    next(net.parameters()).requires_grad_(False).add_(1.0)
+    save_model(other, net, config)
+    engines.open_all(dataclasses.replace(what, weights=other), tmp_path, 1, "cpu")
+    assert len(list(tmp_path.glob("*.onnx"))) == 2
+
+
+def test_work_of_winograds_convolution_is_half(tiny_config: Config) -> None:
+    plain = engines.work(tiny_config, 2)
+    assert engines.work(tiny_config, 2, "tensorrt", "fp32") == plain
+    moved, operations = engines.work(tiny_config, 2, "onnx", "fp32")
+    assert 0.5 * plain[1] < operations < 0.6 * plain[1]
+    assert moved > plain[0]
+    assert engines.work(tiny_config, 2, "openvino", "bf16")[0] < moved
 
 
 def test_work_is_counted(tiny_config: Config) -> None:

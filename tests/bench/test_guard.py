@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -74,7 +75,8 @@ def test_decoding_executes_no_more_than_was_recorded(program: Path, compiler: st
     record = json.loads(RECORD.read_text(encoding="utf-8"))
     recorded = record["instructions"][nms]
     version = subprocess.run([compiler, "-dumpversion"], capture_output=True, text=True, check=False).stdout
-    same = record["compiler"] == f"{Path(compiler).name} {version.partition('.')[0].strip()}"
+    here = f"{Path(compiler).name} {version.partition('.')[0].strip()}"
+    same = (record["compiler"], record["machine"]) == (here, platform.machine())
     count = instructions_a_call(program, 750, 24, nms)
     # Far fewer would mean that it no longer does the work, or that the record is of another time.
     assert count > recorded / 3, f"{nms}: {count:.0f} instructions a call; if that is meant, record it"

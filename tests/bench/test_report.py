@@ -78,14 +78,29 @@ def test_a_block_takes_its_suite_from_a_whole_run(results: Path) -> None:
     assert text.count("Measured on a chip, 2 cores, 2026-01-01, commit 0123456789ab.") == 5
 
 
-def test_a_busy_machine_is_told(results: Path) -> None:
+def test_times_of_a_busy_machine_are_left_out(results: Path) -> None:
     busy = whole()
     busy["suites"]["load"]["load_average"] = 4.1
     busy["suites"]["detect"]["load_average"] = 3.9
     (results / "busy.json").write_text(json.dumps(busy))
     block = "<!-- quote: busy.json {} -->\n<!-- end -->\n"
-    assert "Provisional: the machine was busy (load average 4.1)" in quoted(block.format("load"), results)
-    assert "Provisional" not in quoted(block.format("detect"), results)
+    said = quoted(block.format("load"), results)
+    assert "Left out: the machine was busy while this was measured (load average 4.1 on 2 cores)." in said
+    assert "|" not in said
+    assert "| OpenVINO, bf16 |" in quoted(block.format("detect"), results)
+
+
+def test_kernels_that_failed_and_rivals_that_were_compiled_later(results: Path) -> None:
+    run = whole()
+    rows = run["suites"]["kernels"]["rows"]
+    rows.append({"family": "mining", "case": "B 2", "correct": False, "failed": "RuntimeError: no registers"})
+    more = {"family": "fusion", "case": "B 1", "kernels": {"replay_us": 9.0},
+            "compiled_replay_ratio": 1.5, "compiled_call_ratio": 1.25}  # fmt: skip
+    run["suites"]["kernels-compiled"] = {"status": "measured", "seconds": 1.0, "command": "x", "rows": [more]}
+    (results / "more.json").write_text(json.dumps(run))
+    text = quoted("<!-- quote: more.json kernels -->\n<!-- end -->\n", results)
+    assert "| fusion: B 1 | 5.0 | 80 % | 3.00x (2.00x) | 1.50x (1.25x) |" in text
+    assert "| mining: B 2 | failed: RuntimeError: no registers |" in text
 
 
 def test_what_was_not_measured_cannot_be_quoted(results: Path) -> None:

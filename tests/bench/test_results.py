@@ -42,6 +42,7 @@ def run(**part: Any) -> dict[str, Any]:
 def test_both_forms_pass() -> None:
     assert errors({**ORIGIN, "suite": "train", "rows": [ROW]}) == []
     assert errors(run()) == []
+    assert errors({**run(), "commit": "unknown"}) == []
     absent = {"status": "not measured", "reason": "there is no CUDA device", "seconds": 0.1}
     assert errors({**ORIGIN, "target": "cpu", "suites": {"kernels": absent}}) == []
 
@@ -52,6 +53,7 @@ def test_both_forms_pass() -> None:
         {**ORIGIN, "suite": "train", "rows": []},
         {name: value for name, value in ORIGIN.items() if name != "device"} | {"suite": "t", "rows": [ROW]},
         {**ORIGIN, "suite": "train", "rows": [ROW], "commit": "somewhen"},
+        {**ORIGIN, "suite": "train", "rows": [ROW], "commit": ""},
         {**ORIGIN, "suite": "train", "rows": [{**ROW, "p50_ms": 0.0}]},
         {**ORIGIN, "suite": "train", "rows": [{**ROW, "times_faster_interval": [1.0]}]},
         {**ORIGIN, "target": "cpu", "suites": {}},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +88,36 @@ def test_a_wrong_kernel_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kernels.main(["--dry-run", "--no-compile", "--only", "mining"]) == 1
 
 
+def test_a_kernel_that_fails_or_finds_nan_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = []
+    mine, pool = kernels.mine_segments, kernels.topk_pool
+
+    def failing(*inputs: Any) -> Any:
+        calls.append(inputs)
+        if len(calls) == 1:
+            raise RuntimeError("out of registers")
+        return mine(*inputs)
+
+    def not_numbers(scores: Any, *inputs: Any) -> Any:
+        return pool(scores * float("nan"), *inputs)
+
+    monkeypatch.setattr(kernels, "mine_segments", failing)
+    monkeypatch.setattr(kernels, "topk_pool", not_numbers)
+    path = tmp_path / "kernels.json"
+    assert kernels.main(["--dry-run", "--no-compile", "--only", "in", "--json", str(path)]) == 1
+    rows = json.loads(path.read_text())["rows"]
+    failed, *others = [row for row in rows if row["family"] == "mining"]
+    assert failed["failed"] == "RuntimeError: out of registers"
+    assert not failed["correct"]
+    assert all(row["correct"] for row in others)
+    assert {row["kernels"]["error"] for row in rows if row["family"] == "pooling"} == {None}
+    told = capsys.readouterr().out
+    assert "FAILED RuntimeError: out of registers" in told
+    assert "error not finite WRONG" in told
+
+
 def test_without_a_gpu_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UnavailableError, match="no CUDA device"):
@@ -97,19 +126,24 @@ def test_without_a_gpu_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize(
     ("said", "code", "expected"),
-    [("fine", 0, "nothing"), ("========= Invalid __global__ write", 9, "something")],
+    [
+        ("fine", 0, "nothing"),
+        ("========= Invalid __global__ write", 9, "something"),
+        ("mining is WRONG", 1, "failed: mining is WRONG"),
+        ("", None, "not finished in 5 s"),
+    ],
 )
 def test_the_sanitizers_verdict(
-    said: str, code: int, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    said: str, code: int | None, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands = []
 
-    def run(command: list[str], **_: Any) -> Any:
+    def watched(command: list[str], *_: Any, **__: Any) -> Any:
         commands.append(command)
-        return subprocess.CompletedProcess(command, code, said, "")
+        return code, [f"{said}\n"]
 
     monkeypatch.setattr(kernels.shutil, "which", lambda _: "compute-sanitizer")
-    monkeypatch.setattr(kernels.subprocess, "run", run)
+    monkeypatch.setattr(kernels, "watched", watched)
     path = tmp_path / "sanitize.json"
     assert kernels.sanitize("", path, 5.0) == (1 if code else 0)
     rows = json.loads(path.read_text())["rows"]
@@ -123,7 +157,7 @@ def test_a_sanitizer_that_cannot_work_is_not_a_finding(monkeypatch: pytest.Monke
     with pytest.raises(UnavailableError, match="not on the PATH"):
         kernels.sanitize("", None, 5.0)
     monkeypatch.setattr(kernels.shutil, "which", lambda _: "compute-sanitizer")
-    refused = subprocess.CompletedProcess([], 1, "", "========= Error: Device not supported")
-    monkeypatch.setattr(kernels.subprocess, "run", lambda *_, **__: refused)
+    refused = 1, ["========= Error: Device not supported\n"]
+    monkeypatch.setattr(kernels, "watched", lambda *_, **__: refused)
     with pytest.raises(UnavailableError, match="does not support"):
         kernels.sanitize("", None, 5.0)
