@@ -232,6 +232,15 @@ def test_a_data_set_of_them(extracted_dataset: Path, tiny_config: Config) -> Non
     assert Dataset.open(extracted_dataset, tiny_config, allow_missing=True).missing == ("test_1",)
 
 
+def test_a_data_set_gives_its_recipe_to_the_model(extracted_dataset: Path, tiny_config: Config) -> None:
+    made = Dataset.open(extracted_dataset, tiny_config).config
+    assert made.data.recipe == RECIPE.text("both")
+    assert Dataset.open(extracted_dataset, made).config == made
+    other = made.with_values({"data.recipe": replace(RECIPE, flow_algorithm="tvl1").text("both")})
+    with pytest.raises(DataError, match=r"train_0\.npz: .*\(flow algorithm: dis and tvl1\)"):
+        Dataset.open(extracted_dataset, other)
+
+
 def test_all_videos_in_one_folder(extracted_dataset: Path, tiny_config: Config) -> None:
     features = extracted_dataset / "features"
     expected = Dataset.open(extracted_dataset, tiny_config).features("test", "test_2")
