@@ -24,12 +24,6 @@ Image = npt.NDArray[np.uint8]
 """(height, width, 3) RGB."""
 Picture = TypeVar("Picture")
 
-VIDEO_SUFFIXES = (
-    ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
-    ".webm", ".wmv",
-)  # fmt: skip
-"""What a folder of videos is searched for. A file that is named itself may end in anything."""
-
 _NOT_VIDEO = {"image2", "image2pipe", "tty", "bin", "xbin", "adf", "idf", "txd"}
 """FFmpeg's names for formats that hold pictures or text, which it would show as a short film; so are all that
 end in ``_pipe``."""
