@@ -59,11 +59,11 @@ class Step:
 
 
 CPU: tuple[Step, ...] = (
-    Step("load", "load", ("--rounds", "7"), 120),
-    Step("engines", "engines", ("--seconds", "40", "--folder", FILES), 240),
-    Step("detect", "detect", ("--seconds", "30", "--rounds", "0", "--folder", FILES), 150),
+    Step("load", "load", ("--rounds", "5"), 120),
+    Step("engines", "engines", ("--seconds", "30", "--folder", FILES), 270),
+    Step("detect", "detect", ("--seconds", "20", "--rounds", "0", "--folder", FILES), 150),
     Step("decode", "decode", ("--rounds", "15"), 120),
-    Step("train", "train", ("--seconds", "40"), 200),
+    Step("train", "train", ("--seconds", "30"), 200),
     Step("evaluate", "evaluate", ("--rounds", "3"), 120),
     Step("kernels", "kernels", (), 30),
 )
@@ -230,6 +230,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=8.8, help="after which nothing is started (8.8)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the file (bench/results)")
     options = parser.parse_args(given)
+    # `timeout` asks to end: what was started ends too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     steps = CPU if options.device == "cpu" else GPU
     if options.only is not None:
         steps = _chosen(steps, options.only.split(","))
