@@ -176,9 +176,13 @@ class Detector:
         checked = [self._checked(item, name) for item, name in zip(recordings, names, strict=True)]
         sampled = np.empty((len(checked), data.segments, data.input_width), np.float32)
         for row, streams in zip(sampled, checked, strict=True):
-            # Sampled before they are joined: the segments that are not seen need not be copied.
+            # Sampled before they are joined, since what is not seen need not be copied; and one after the
+            # other, since fresh memory for all of them takes longer than the copies.
             indices = sample_indices(len(streams[0]), data.segments)
-            np.concatenate([stream[indices] for stream in streams], axis=1, out=row)
+            start = 0
+            for stream in streams:
+                row[:, start : start + stream.shape[1]] = stream[indices]
+                start += stream.shape[1]
         outputs = self._engine(sampled)
         return [
             Scores(

@@ -51,7 +51,7 @@ def check_features(features: Array, name: str, *, width: int | None = None) -> F
     # infinite sum of finite values (overflow) is told apart by the slow test.
     with np.errstate(over="ignore", invalid="ignore"):
         result = np.ascontiguousarray(features, dtype=np.float32)
-        total = float(result.sum(dtype=np.float64))
+        total = float(result.sum())
     if not np.isfinite(total):
         bad = ~np.isfinite(result)
         if bad.any():
