@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,7 +44,10 @@ class Ranks:
 
 @contextmanager
 def joined_ranks(device: str) -> Iterator[tuple[Ranks, torch.device]]:
-    """Join the processes that torchrun started, if it did; yields this one's place and its device."""
+    """Join the processes that torchrun started, if it did; yields this one's place and its device.
+
+    What was made of the group, a DistributedDataParallel say, must not be referred to any more at the end.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield Ranks(), torch.device(device)
@@ -51,8 +57,18 @@ def joined_ranks(device: str) -> Iterator[tuple[Ranks, torch.device]]:
     place = torch.device("cuda", local) if on_gpu else torch.device(device)
     if on_gpu:
         torch.cuda.set_device(place)
+    # Before the group exists: functions of this module have the default group as an argument's default, and
+    # would hold it, and its threads, for good.
+    importlib.import_module("torch.distributed.nn.functional")
     distributed.init_process_group("nccl" if on_gpu else "gloo")
     try:
         yield Ranks(distributed.get_rank(), world), place
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
+        raise
     finally:
+        # The group's threads need the interpreter's lock to let go of their last tensors. Destroying it
+        # waits for them without the lock; the interpreter's end would abort in them, and a
+        # DistributedDataParallel that is freed after the group would wait for them with the lock held.
+        gc.collect()
         distributed.destroy_process_group()

@@ -161,22 +161,67 @@ def test_two_processes_train_as_one(
     alone = [sys.executable, "-m", "aicl_fast.train", *options, "-o", str(tmp_path / "one")]
     # Outside the source tree, whose aicl_fast/ would be imported instead of the installed package.
     subprocess.run(alone, check=True, cwd=tmp_path, env=env, capture_output=True)
-    several = ["--nproc-per-node", "2", "--master-port", str(_free_port()), "-m", "aicl_fast.train"]
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        *several,
-        *options,
-        "-o",
-        str(tmp_path / "two"),
-    ]
+    launcher = [*_torchrun(), "-m", "aicl_fast.train", *options, "-o", str(tmp_path / "two")]
     done = subprocess.run(launcher, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     one, _ = load_model(tmp_path / "one" / "model.safetensors")
     two, _ = load_model(tmp_path / "two" / "model.safetensors")
     for name, value in one.state_dict().items():
         torch.testing.assert_close(two.state_dict()[name], value, rtol=2e-4, atol=2e-5, msg=name)
+
+
+GROUP = """
+import os, sys
+import torch
+from torch import nn
+from aicl_fast.train.distributed import joined_ranks
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+def use(ranks, fail, compiled):
+    net = nn.parallel.DistributedDataParallel(nn.Linear(2, 2))
+    def loss(x):
+        return net(x).sum()
+    run = torch.compile(loss, backend="aot_eager") if compiled else loss
+    run(torch.zeros(1, 2)).backward()
+    ranks.from_main("agreed")
+    inside = threads()
+    if fail:
+        raise ValueError(inside)
+    return inside
+
+before = threads()
+try:
+    with joined_ranks("cpu") as (ranks, _):
+        inside = use(ranks, "fail" in sys.argv, "compiled" in sys.argv)
+except ValueError as error:
+    held = error
+    inside = error.args[0]
+os.write(1, f"{before} {inside} {threads()}\\n".encode())
+"""
+
+
+@pytest.mark.parametrize("how", [[], ["fail"], ["compiled"]], ids=str)
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
+def test_the_group_s_threads_end_with_it(tmp_path: Path, how: list[str]) -> None:
+    """One that outlives the run can abort the interpreter at its end."""
+    script = tmp_path / "group.py"
+    script.write_text(GROUP)
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*_torchrun(), str(script), *how], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+    )
+    rows = [[int(count) for count in line.split()] for line in done.stdout.splitlines()]
+    assert len(rows) == 2, done
+    for before, inside, after in rows:
+        assert after == before < inside
+
+
+def _torchrun() -> list[str]:
+    """Starts two processes of a script, or of a module after ``-m``."""
+    options = ["--nproc-per-node", "2", "--master-port", str(_free_port())]
+    return [sys.executable, "-m", "torch.distributed.run", *options]
 
 
 def _free_port() -> int:
