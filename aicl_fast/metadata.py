@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -111,11 +112,18 @@ def parse_info(text: str | None, source: str | os.PathLike[str]) -> ModelInfo:
             f"{source}: is a network of kind {kind!r}, which reads video; expected a detector's model, which "
             "reads features. Open it with aicl_fast.video.open_network."
         )
-    try:
+    with reading_settings(source):
         return _info(document, source)
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
-        if isinstance(error, ModelError):
-            raise
+
+
+@contextlib.contextmanager
+def reading_settings(source: str | os.PathLike[str]) -> Iterator[None]:
+    """What goes wrong in reading a model file's settings, as a ModelError that names the file."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError, ConfigError) as error:
         raise ModelError(f"{source}: its settings cannot be read ({error}). Export it again.") from error
 
 
@@ -130,7 +138,7 @@ def read_document(text: str | None, source: str | os.PathLike[str]) -> tuple[str
             f"{source}: is not an aicl_fast model: it carries no settings. Expected a file written by "
             "`aicl-fast train` or `aicl-fast export`."
         )
-    try:
+    with reading_settings(source):
         document = json.loads(text)
         if document["format"] != FORMAT:
             raise ModelError(
@@ -138,10 +146,6 @@ def read_document(text: str | None, source: str | os.PathLike[str]) -> tuple[str
                 f"{document.get('version')}; this version reads format {FORMAT}. Upgrade aicl_fast."
             )
         return str(document.get("kind", DETECTOR)), document
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, ModelError):
-            raise
-        raise ModelError(f"{source}: its settings cannot be read ({error}). Export it again.") from error
 
 
 def _info(document: Mapping[str, Any], source: str | os.PathLike[str]) -> ModelInfo:

@@ -157,12 +157,33 @@ def export_model(
         suffix = SUFFIXES.get(options.format)
         target = weights.with_suffix(suffix) if suffix else weights.with_name("model_repository")
     model, info = exported_onnx(net, config, options)
-    kind = _tensorrt_kind(options)
     if options.format == "triton-repository":
         from aicl_fast.export.triton_repository import export_triton_repository
 
         export_triton_repository(model, info, target, options.server, options.build)
-    elif options.format == "openvino":
+    else:
+        write_file(model, info, target, options, progress)
+    return target
+
+
+def write_file(
+    model: Any,
+    info: Any,
+    target: Path,
+    options: ExportOptions,
+    progress: Callable[[int, int, str], None] | None,
+) -> None:
+    """Write an ONNX graph, of whichever network, in a format that is one file.
+
+    Args:
+        model: ``onnx.ModelProto``, with the metadata that an ONNX file keeps.
+        info: what files of the other formats say about themselves.
+        target: the file, whole or not at all.
+        options: the format, and TensorRT's options.
+        progress: told (steps done, steps in all, phase) while TensorRT builds.
+    """
+    kind = _tensorrt_kind(options)
+    if options.format == "openvino":
         from aicl_fast.export.openvino import export_openvino
 
         export_openvino(model, info, target)
@@ -171,7 +192,6 @@ def export_model(
     else:
         with atomic_path(target) as temporary:
             require_onnx().save(model, temporary)
-    return target
 
 
 def exported_onnx(net: TwoBranchNet, config: Config, options: ExportOptions) -> tuple[Any, ModelInfo]:

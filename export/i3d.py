@@ -11,10 +11,9 @@ import numpy as np
 import torch
 
 from aicl_fast.errors import ConfigError
-from aicl_fast.export.formats import SUFFIXES, ExportOptions, check_combination
+from aicl_fast.export.formats import SUFFIXES, ExportOptions, check_combination, write_file
 from aicl_fast.export.onnx import OPSET, OPSET_BF16, require_onnx, traced
-from aicl_fast.export.tensorrt import export_tensorrt, interface
-from aicl_fast.files import atomic_path
+from aicl_fast.export.tensorrt import interface
 from aicl_fast.metadata import BATCH, METADATA_KEY, Precision, Range
 from aicl_fast.video.i3d import I3D, DeployedI3D
 from aicl_fast.video.i3d_weights import i3d_hash, load_i3d
@@ -62,16 +61,7 @@ def export_i3d(
     # tf32 is a way to multiply float32; OpenVINO rounds a float32 graph itself.
     model = build_i3d_onnx(net, info if in_graph else replace(info, precision="fp32"))
     set_i3d_metadata(model, info)
-    if options.format == "openvino":
-        from aicl_fast.export.openvino import export_openvino
-
-        export_openvino(model, info, target)
-    elif options.format == "onnx":
-        with atomic_path(target) as temporary:
-            require_onnx().save(model, temporary)
-    else:
-        kind: Any = options.format
-        export_tensorrt(kind, model, info, target, options.build, progress=progress)
+    write_file(model, info, target, options, progress)
     return target
 
 

@@ -28,7 +28,7 @@ from aicl_fast.engines.tensorrt import TensorRTEngine
 from aicl_fast.errors import DataError, ModelError, UnavailableError
 from aicl_fast.features import Floats
 from aicl_fast.files import require_file
-from aicl_fast.metadata import BATCH, FORMAT, Precision, Range, read_document
+from aicl_fast.metadata import BATCH, FORMAT, Precision, Range, read_document, reading_settings
 
 Stream = Literal["rgb", "flow"]
 KIND = "i3d"
@@ -111,7 +111,7 @@ def parse_segment_info(text: str | None, source: str | os.PathLike[str]) -> Segm
             f"{source}: is a detector's model, which reads features; expected a network that reads video, as "
             "`aicl-fast export --model i3d-rgb` writes. Open it with aicl_fast.Detector."
         )
-    try:
+    with reading_settings(source):
         return SegmentInfo(
             stream=document["stream"],
             weights=str(document["weights_sha256"]),
@@ -123,8 +123,6 @@ def parse_segment_info(text: str | None, source: str | os.PathLike[str]) -> Segm
             width=int(document["width"]),
             version=str(document["version"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{source}: its settings cannot be read ({error}). Export it again.") from error
 
 
 class SegmentNetwork(ABC):
