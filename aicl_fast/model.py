@@ -54,7 +54,7 @@ class TwoBranchNet(nn.Module):
     input_scale: Tensor
     winograd: bool = False
     """Compute the embeddings with half the products (:mod:`aicl_fast.kernels.winograd`): the same to
-    rounding, and about twice as fast where products are what takes the time."""
+    rounding."""
     winograd_filters: dict[str, tuple[Tensor, ...]] | None = None
     """The transformed kernels, where weights do not change any more; else each pass transforms them anew."""
 
