@@ -67,6 +67,24 @@ AllowDamaged = Annotated[
 _FLOW_HELP = "Optical flow by tvl1 or dis; as the model's training features."
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from aicl_fast import __version__
+
+        typer.echo(f"aicl-fast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def shared_options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop."),
+    ] = False,
+) -> None:
+    """Take the options that stand before a command's name."""
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything the demo writes.")] = Path(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,14 @@ def test_help_loads_nothing_heavy() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_version_by_script_and_by_module(tmp_path: Path) -> None:
+    expected = f"aicl-fast {version('aicl-fast')}\n"
+    assert run("--version", cwd=tmp_path) == expected
+    module = [sys.executable, "-m", "aicl_fast", "--version"]
+    done = subprocess.run(module, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == expected
 
 
 def test_from_data_to_metrics(tiny_dataset: Path, tmp_path: Path) -> None:
