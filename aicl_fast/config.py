@@ -92,6 +92,10 @@ class ModelConfig:
         _require(self.topk_divisor >= 1, "model.topk_divisor", "at least 1", self.topk_divisor)
         _require(0 <= self.fusion_gamma <= 1, "model.fusion_gamma", "between 0 and 1", self.fusion_gamma)
 
+    def topk(self, segments: int) -> int:
+        """k, of T segments those averaged into a video logit: T // topk_divisor, at least 1."""
+        return max(1, segments // self.topk_divisor)
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -275,8 +279,8 @@ class Config:
 
     @property
     def topk(self) -> int:
-        """k, the segments averaged into a video logit: T // topk_divisor, at least 1."""
-        return max(1, self.data.segments // self.model.topk_divisor)
+        """k, the segments averaged into a video logit, at the configured T."""
+        return self.model.topk(self.data.segments)
 
     @property
     def mined(self) -> int:

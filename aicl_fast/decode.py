@@ -208,7 +208,7 @@ def postprocess(
     gamma = preset.model.fusion_gamma
     agnostic = (streams[0].astype(np.float64) + streams[1]) / 2
     a_score = gamma * _softmax(logits) + (1 - gamma) * agnostic[:, None]
-    k = max(1, len(logits) // preset.model.topk_divisor)
+    k = preset.model.topk(len(logits))
     if a_score.size:
         top = np.argpartition(-a_score, min(k, len(logits)) - 1, axis=0)[:k]
         v = _softmax(np.take_along_axis(logits, top, axis=0).mean(axis=0))

@@ -57,7 +57,7 @@ def aicl_loss(
     length = outputs.CAS.shape[1]
     zero = outputs.CAS.new_zeros(())
     selection = outputs.A_score if selection_gamma is None else _selection_scores(outputs, selection_gamma)
-    logits, selected = topk_pool(outputs.CAS, selection, max(1, length // config.model.topk_divisor))
+    logits, selected = topk_pool(outputs.CAS, selection, config.model.topk(length))
 
     target = labels / labels.sum(dim=1, keepdim=True).clamp_min(1)
     action = -(target * functional.log_softmax(logits, dim=1)).sum(dim=1).mean()

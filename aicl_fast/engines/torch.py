@@ -95,7 +95,7 @@ class TorchEngine(Engine):
     @torch.inference_mode()
     def _plain(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
         outputs = self._net(torch.from_numpy(features).to(self._device))
-        pooled, _ = topk_pool(outputs.CAS, outputs.A_score, self.config.topk)
+        pooled, _ = topk_pool(outputs.CAS, outputs.A_score, self.config.model.topk(features.shape[1]))
         found = (outputs.A_score, pooled.softmax(1), outputs.A, outputs.A_ca)
         return EngineOutputs(*(output.contiguous().cpu().numpy() for output in found))
 
