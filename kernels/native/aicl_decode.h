@@ -62,7 +62,7 @@ typedef struct aicl_decode_settings {
   double min_score;           /* AICL_DECODE_GAUSSIAN drops what decays below this */
   double fps;
   int32_t frames_per_segment;
-  int32_t upscale;            /* grid points a segment */
+  int32_t upscale;            /* grid points a segment, 1 to 10000 */
   int32_t nms;                /* aicl_decode_nms */
   int32_t nms_across_classes; /* 0: each class on its own */
   int32_t max_detections;     /* a video; 0 for all */

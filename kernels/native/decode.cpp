@@ -61,7 +61,7 @@ const char* Plan::check(const aicl_decode_settings& s) noexcept {
   if (std::isnan(s.min_score)) return "min_score: expected a number.";
   if (!within(s.fps, 1e-30, 1e30)) return "fps: expected 1e-30 to 1e30.";
   if (s.frames_per_segment < 1) return "frames_per_segment: expected at least 1.";
-  if (s.upscale < 1) return "upscale: expected at least 1.";
+  if (s.upscale < 1 || s.upscale > kMostUpscale) return "upscale: expected 1 to 10000.";
   if (s.nms < AICL_DECODE_DECAY_ONCE || s.nms > AICL_DECODE_GAUSSIAN) return "nms: there is no such mode.";
   if (s.max_detections < 0) return "max_detections: expected at least 0.";
   if (s.max_segments < 1) return "max_segments: expected at least 1.";

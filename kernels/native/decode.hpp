@@ -14,6 +14,7 @@
 namespace aicl {
 
 constexpr std::int64_t kMostSegments = std::int64_t{1} << 40;
+constexpr std::int32_t kMostUpscale = 10000;
 constexpr std::int64_t kMostPoints = INT32_MAX - 1;
 
 // Division of whole numbers from 0 to 2^31 - 1 by a fixed one, by a multiplication (Granlund and Montgomery 1994).
@@ -49,9 +50,9 @@ class Plan {
 
   std::int32_t count() const noexcept { return count_; }
   std::int64_t capacity() const noexcept;
-  // Whether the plan is as large as `settings` ask for.
-  bool fits(const aicl_decode_settings& settings) const noexcept {
-    return settings_.max_segments >= settings.max_segments && settings_.max_classes >= settings.max_classes;
+  // Whether the plan is for at least so many.
+  bool fits(std::int64_t segments, std::int64_t classes) const noexcept {
+    return settings_.max_segments >= segments && settings_.max_classes >= classes;
   }
   const char* error() const noexcept { return error_; }
   void set_error(const char* text) noexcept;

@@ -202,6 +202,7 @@ class Decoder {
     settings_.frames_per_segment = frames_per_segment;
     settings_.max_segments = 1;
     settings_.max_classes = 1;
+    settings_.max_proposals = kProposals;
     // Giving a plan back must not fail.
     idle_.reserve(kIdle);
     if (const char* wrong = aicl::Plan::check(settings_)) throw std::invalid_argument(wrong);
@@ -217,8 +218,12 @@ class Decoder {
     Lease lease(*this, in.length, in.width);
     // Nothing in between throws, so the lock needs no guard, which would take as long as the lock itself.
     PyThreadState* const state = PyEval_SaveThread();
-    const aicl_decode_status status = lease.run(in);
+    aicl_decode_status status = lease.run(in);
     PyEval_RestoreThread(state);
+    if (status == AICL_DECODE_TOO_LARGE) {
+      const py::gil_scoped_release unlocked;
+      status = lease.run_larger(in);
+    }
     if (status == AICL_DECODE_NOT_FINITE) return py::none();
     const aicl::Plan& plan = lease.plan();
     if (status != AICL_DECODE_OK) throw std::invalid_argument(plan.error());
@@ -287,41 +292,65 @@ class Decoder {
                                       static_cast<const double*>(in.video_scores), in.length, in.width,
                                       in.num_segments);
     }
+    // The same by plans with room for more proposals, until one has enough.
+    aicl_decode_status run_larger(const Input& in) {
+      aicl_decode_settings settings = owner_.settings_for(in.length, in.width);
+      aicl_decode_status status = AICL_DECODE_TOO_LARGE;
+      for (std::int64_t room = kProposals; status == AICL_DECODE_TOO_LARGE && room < aicl::kMostPoints;) {
+        room = std::min<std::int64_t>(room * 8, aicl::kMostPoints);
+        settings.max_proposals = static_cast<std::int32_t>(room - 1);
+        plan_.reset();
+        plan_ = std::make_unique<aicl::Plan>(settings);
+        status = run(in);
+      }
+      return status;
+    }
 
    private:
     Decoder& owner_;
     std::unique_ptr<aicl::Plan> plan_;
   };
 
+  // Settings of a plan for videos up to this size.
+  aicl_decode_settings settings_for(std::int64_t length, std::int64_t width) const {
+    aicl_decode_settings settings = settings_;
+    settings.max_segments = static_cast<std::int32_t>(std::min<std::int64_t>(length, INT32_MAX));
+    settings.max_classes = static_cast<std::int32_t>(std::min<std::int64_t>(width, INT32_MAX));
+    if (const char* wrong = aicl::Plan::check(settings)) throw std::invalid_argument(wrong);
+    return settings;
+  }
+
   std::unique_ptr<aicl::Plan> take(std::int64_t length, std::int64_t width) {
-    aicl_decode_settings settings;
+    std::int64_t longest, widest;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      if (length > settings_.max_segments || width > settings_.max_classes) {
-        aicl_decode_settings larger = settings_;
-        const std::int64_t most = INT32_MAX;
-        larger.max_segments = static_cast<std::int32_t>(
-            std::min(most, std::max<std::int64_t>(length, larger.max_segments)));
-        larger.max_classes =
-            static_cast<std::int32_t>(std::min(most, std::max<std::int64_t>(width, larger.max_classes)));
-        if (const char* wrong = aicl::Plan::check(larger)) throw std::invalid_argument(wrong);
-        settings_ = larger;
-        idle_.clear();
-      }
-      if (!idle_.empty()) {
+      longest = std::max(length, longest_);
+      widest = std::max(width, widest_);
+      if (longest == longest_ && widest == widest_ && !idle_.empty()) {
         auto plan = std::move(idle_.back());
         idle_.pop_back();
         return plan;
       }
-      settings = settings_;
     }
-    return std::make_unique<aicl::Plan>(settings);
+    std::unique_ptr<aicl::Plan> plan;
+    try {
+      plan = std::make_unique<aicl::Plan>(settings_for(longest, widest));
+    } catch (const std::exception&) {
+      // Too much for the longest video that has as many classes as the widest, perhaps not for this one.
+      return std::make_unique<aicl::Plan>(settings_for(length, width));
+    }
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (longest < longest_ || widest < widest_) return plan;  // another thread took a larger one meanwhile
+    if (longest > longest_ || widest > widest_) idle_.clear();
+    longest_ = longest;
+    widest_ = widest;
+    return plan;
   }
 
   void give_back(std::unique_ptr<aicl::Plan> plan) {
     const std::lock_guard<std::mutex> lock(mutex_);
     // One that was made for smaller videos would fail the next.
-    if (plan != nullptr && plan->fits(settings_) && idle_.size() < kIdle) idle_.push_back(std::move(plan));
+    if (plan != nullptr && plan->fits(longest_, widest_) && idle_.size() < kIdle) idle_.push_back(std::move(plan));
   }
 
   void run_all(const std::vector<Input>& inputs, std::vector<Output>& outputs, std::int64_t length,
@@ -335,6 +364,7 @@ class Decoder {
         for (std::size_t i = next++; i < inputs.size(); i = next++) {
           Output& out = outputs[i];
           out.status = lease.run(inputs[i]);
+          if (out.status == AICL_DECODE_TOO_LARGE) out.status = lease.run_larger(inputs[i]);
           if (out.status != AICL_DECODE_OK) {
             out.error = lease.plan().error();
             continue;
@@ -363,15 +393,22 @@ class Decoder {
   }
 
   static constexpr std::size_t kIdle = 64;
+  // A plan has room for as many proposals at first: 100 MB, of which only what is written to is ever had.
+  static constexpr std::int32_t kProposals = 1 << 20;
 
   Result result_;
   std::vector<double> thresholds_;
   aicl_decode_settings settings_;
   std::mutex mutex_;
+  // The most segments and classes there were yet; every idle plan holds as many.
+  std::int64_t longest_ = 1, widest_ = 1;
   std::vector<std::unique_ptr<aicl::Plan>> idle_;
 };
 
 using Shared = std::shared_ptr<Decoder>;
+
+constexpr const char* kNoMemory =
+    "not enough memory to decode: fewer segments or classes at once, a lower upscale, or fewer thresholds.";
 
 // Decoder.decode as CPython calls its own functions: pybind11's way of finding out what is called, and with
 // what, takes as long as a sixth of a small video.
@@ -383,7 +420,7 @@ PyObject* decode_quickly(PyObject* self, PyObject* const* arguments, Py_ssize_t 
   } catch (py::error_already_set& error) {
     error.restore();
   } catch (const std::bad_alloc&) {
-    PyErr_NoMemory();
+    PyErr_SetString(PyExc_MemoryError, kNoMemory);
   } catch (const std::exception& error) {
     PyErr_SetString(PyExc_ValueError, error.what());
   }
@@ -403,6 +440,13 @@ py::object decode_of(const Shared& decoder) {
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
+  py::register_exception_translator([](std::exception_ptr thrown) {
+    try {
+      if (thrown) std::rethrow_exception(thrown);
+    } catch (const std::bad_alloc&) {
+      PyErr_SetString(PyExc_MemoryError, kNoMemory);
+    }
+  });
   module.doc() = "Native decoding for aicl_fast.";
   module.def("version", &aicl_decode_version);
   py::class_<Decoder, Shared>(module, "Decoder")

@@ -281,9 +281,44 @@ def test_arrays_that_do_not_fit(scores: Any, v: Any, n: Any, message: str, backe
         decode(scores, v, num_segments=n, classes="abc", config=PLAIN, data=SECONDS, backend=backend)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("several", [False, True], ids=["one", "batch"])
+def test_more_proposals_than_room_was_made_for(several: bool, backend: str) -> None:
+    """Every second segment is a run at every threshold: over a million in all, which are 35 000 boxes."""
+    count = 70_000
+    curve = np.tile([0.0, 1.0], count // 2)
+    config = replace(PLAIN, thresholds=tuple(np.linspace(0.1, 0.9, 32)), nms_tiou=0.1)
+    if several:
+        found = decode_batch(
+            [curve[:, None]] * 2,
+            [np.ones(1)] * 2,
+            num_segments=[count] * 2,
+            classes=("a",),
+            config=config,
+            data=SECONDS,
+            backend=backend,  # type: ignore[arg-type]
+            threads=2,
+        )[1]
+    else:
+        found = run(curve, backend, config)
+    assert len(found) == count // 2
+    assert np.array_equal(np.sort(found.segments[:, 0]) // 2, np.arange(count // 2))
+
+
+def test_a_long_and_a_wide_video_do_not_spoil_the_next(backend: str) -> None:
+    """Memory for the longest with as many classes as the widest is more than a machine has."""
+    data, names = SECONDS, tuple(str(number) for number in range(20_000))
+    for length, width in ((2_000_000, 1), (2, 20_000), (3, 2)):
+        scores, v = np.zeros((length, width), np.float32), np.zeros(width, np.float32)
+        scores[:2, 0] = v[0] = 1
+        found = decode(
+            scores, v, num_segments=2, classes=names[:width], config=PLAIN, data=data, backend=backend
+        )
+        assert len(found) == 1, (length, width)
+
+
 def test_a_grid_too_long(backend: str) -> None:
     with pytest.raises(DataError, match=r"more than 2\*\*31"):
-        run([0.0] * 100, backend, replace(PLAIN, upscale=2**30))
+        run([0.0] * 250_000, backend, replace(PLAIN, upscale=10_000))
 
 
 @pytest.mark.parametrize(
