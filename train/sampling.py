@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from aicl_fast.dataset import Dataset, Split, feature_files
+from aicl_fast.dataset import EXTRACTED, Dataset, Split, feature_files
 from aicl_fast.features import Floats, sample_indices, sample_indices_random
 
 Progress = Callable[[int, int], None]
@@ -23,13 +25,15 @@ _DEVICE_SHARE = 0.5
 class Videos:
     """Features and labels of some videos, sampled to T segments on demand.
 
-    Features are read once: into one array, which moves to the GPU when it fits there; or, above
-    ``memory_gb``, they stay on disk and the segments that are drawn are read.
+    Features are read once, video by video into one array, on the GPU where it fits there; or, above the
+    budget, they stay on disk and the segments that are drawn are read.
 
     Attributes:
         names: the videos.
         counts: (N,) their numbers of segments.
         labels: (N, C) float32 video-level labels, on the device.
+        mapped: whether the features stay on disk.
+        memory_gb: gigabytes of features that were read into memory.
     """
 
     def __init__(
@@ -39,31 +43,36 @@ class Videos:
         names: Sequence[str] | None = None,
         *,
         device: str | torch.device = "cpu",
+        memory_gb: float | None = None,
         progress: Progress | None = None,
     ) -> None:
+        """Args:
+        dataset, split, names: what to read; all videos of the split without names.
+        device: where batches are wanted.
+        memory_gb: the budget; ``train.memory_gb`` without one.
+        progress: called after each video.
+        """
         config = dataset.config
         self.names = tuple(dataset.videos[split] if names is None else names)
         self.length = config.data.segments
         self.device = torch.device(device)
-        self.mapped = _size_gb(dataset, split, self.names) > config.train.memory_gb
+        self.counts = np.array([_segments(dataset, split, name) for name in self.names])
+        self._starts = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
+        shape = (int(self.counts.sum()), config.data.input_width)
+        size = 4 * shape[0] * shape[1]
+        self.mapped = size / 1e9 > (config.train.memory_gb if memory_gb is None else memory_gb)
+        self.memory_gb = 0.0 if self.mapped else size / 1e9
         self._streams: list[tuple[Floats, ...]] = []
+        self._flat = None if self.mapped else torch.empty(shape, device=_home(size, self.device))
         for number, name in enumerate(self.names):
-            self._streams.append(dataset.streams(split, name, mapped=self.mapped))
+            if self._flat is None:
+                self._streams.append(dataset.streams(split, name, mapped=True))
+            else:
+                # Nothing refers to a video any more when the next one is read.
+                rows = slice(self._starts[number], self._starts[number] + self.counts[number])
+                self._flat[rows].copy_(torch.from_numpy(dataset.features(split, name)))
             if progress is not None:
                 progress(number + 1, len(self.names))
-        self.counts = np.array([len(streams[0]) for streams in self._streams])
-        self._starts = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
-        self._flat: Tensor | None = None
-        if not self.mapped:
-            flat = np.empty((int(self.counts.sum()), config.data.input_width), np.float32)
-            for start, streams in zip(self._starts, self._streams, strict=True):
-                np.concatenate(streams, axis=1, out=flat[start : start + len(streams[0])])
-            self._streams = []
-            self._flat = torch.from_numpy(flat)
-            if self.device.type == "cuda":
-                free, _ = torch.cuda.mem_get_info(self.device)
-                if flat.nbytes < _DEVICE_SHARE * free:
-                    self._flat = self._flat.to(self.device)
         labels = np.stack([dataset.labels(name) for name in self.names])
         self.labels = torch.from_numpy(labels).to(self.device)
 
@@ -144,8 +153,29 @@ class BatchOrder:
         self.rng.bit_generator.state = state["rng"]
 
 
-def _size_gb(dataset: Dataset, split: Split, names: Sequence[str]) -> float:
-    """Gigabytes of the videos' files, an upper bound of what they take as float32 but for float16 files."""
-    folder = dataset.folder(split)
-    files = (path for name in names for path in feature_files(folder, name, dataset.config.data))
-    return sum(path.stat().st_size for path in files) / 1e9
+def _segments(dataset: Dataset, split: Split, name: str) -> int:
+    """A video's number of segments, by the header of its file."""
+    path = feature_files(dataset.folder(split), name, dataset.config.data)[0]
+    try:
+        if path.suffix == EXTRACTED:
+            return _segments_of_archive(path)
+        return len(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (ValueError, TypeError, LookupError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile):
+        return len(dataset.streams(split, name)[0])  # which says what is wrong with it
+
+
+def _segments_of_archive(path: Path) -> int:
+    with zipfile.ZipFile(path) as archive:
+        stream = "rgb.npy" if "rgb.npy" in archive.namelist() else "flow.npy"
+        with archive.open(stream) as file:
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError("a header of another version")
+            shape, _, _ = np.lib.format.read_array_header_1_0(file)
+    return int(shape[0])
+
+
+def _home(size: int, device: torch.device) -> torch.device:
+    """Where ``size`` bytes of features are kept: on the GPU if they leave enough of it free."""
+    if device.type == "cuda" and size < _DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return device
+    return torch.device("cpu")
