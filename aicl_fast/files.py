@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -18,6 +19,8 @@ VIDEO_SUFFIXES = (
 )  # fmt: skip
 """What a folder of videos is searched for. A file that is named itself may end in anything."""
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -27,12 +30,16 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     folders are made. On an exception the temporary file is removed and ``path`` is left as it was.
 
     Raises:
-        DataError: the folder cannot be made or written to.
+        DataError: the folder cannot be made or written to, ``path`` is a folder, or there is no room.
     """
     target = Path(path)
+    if target.is_dir():
+        raise DataError(f"{target}: cannot be written, a folder has this name. Choose another one.")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent)
+        # Not the whole name: it may be as long as the file system allows.
+        prefix = f".{target.stem[:20]}."
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=target.suffix, dir=target.parent)
     except OSError as error:
         raise DataError(
             f"{target}: cannot be written ({error.strerror}). Choose a folder you may write to."
@@ -40,9 +47,15 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
+        with _room(target):
+            yield temporary
+        try:
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, target)
+        except OSError as error:
+            raise DataError(
+                f"{target}: cannot be written ({error.strerror}): its place changed meanwhile."
+            ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -54,7 +67,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     ``path`` must not be there, or be empty. On an exception the temporary folder is removed.
 
     Raises:
-        DataError: the folder cannot be made, or ``path`` was filled meanwhile.
+        DataError: the folder cannot be made, there is no room, or ``path`` was filled meanwhile.
     """
     target = Path(path)
     try:
@@ -66,14 +79,28 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         ) from error
     with scratch as name:
         whole = Path(name) / "whole"
-        whole.mkdir()
-        yield whole
+        with _room(target):
+            whole.mkdir()
+            yield whole
         try:
             os.replace(whole, target)
         except OSError as error:
             raise DataError(
                 f"{target}: another process filled this folder meanwhile. Run the command again."
             ) from error
+
+
+@contextmanager
+def _room(target: Path) -> Iterator[None]:
+    """A disk or quota that is full, as an error that names the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise DataError(
+            f"{target}: cannot be written ({os.strerror(error.errno)}). Make room or choose another place."
+        ) from error
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
