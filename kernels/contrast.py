@@ -175,10 +175,10 @@ def _contrast_fwd_kernel(
         peak_y, total_y, b_pull_y = _attend(b_hat, b_u_y, m_row, inv_tau, peak_y, total_y, b_pull_y)
         start += CHUNK
 
-    # An absent term is 0, and so is its gradient; its sums are only kept finite.
+    # An absent term is 0, and so is its gradient: e^(cosine/tau - inf) is 0 at any temperature.
     present = (n_x > 0) & (n_y > 0) & (n_n > 0)
-    lse_x = tl.where(present, peak_x + tl.log(tl.where(present, total_x, 1.0)), 0.0)
-    lse_y = tl.where(present, peak_y + tl.log(tl.where(present, total_y, 1.0)), 0.0)
+    lse_x = tl.where(present, peak_x + tl.log(tl.where(present, total_x, 1.0)), float("inf"))
+    lse_y = tl.where(present, peak_y + tl.log(tl.where(present, total_y, 1.0)), float("inf"))
     # -log(e^p / (e^p + Σ e^n)) = softplus(log Σ e^n - p)
     loss = tl.where(present, _softplus(lse_x - attract) + _softplus(lse_y - attract), 0.0)
     slope_x = tl.where(present, tl.sigmoid(lse_x - attract), 0.0)
@@ -449,18 +449,17 @@ def segment_contrast_reference(embedding: Tensor, mining: Mining, tau: float) ->
     means = means / means.square().sum(-1, keepdim=True).clamp_min(_EPS**2).sqrt()
     norms = embedding.square().sum(-1).clamp_min(_EPS**2).sqrt()
 
-    ca, cb, ia, ib = range(4)
-    query = [ia, ib, ca, cb]
-    positive = [ca, cb, ia, ib]
-    negative = [cb, ca, cb, ca]
-    queries = means[:, query]  # (B, 4, De), one row a term
-    attract = (queries * means[:, positive]).sum(-1) / tau  # (B, 4)
+    # The four terms' positives are ca, cb, ia, ib, their queries ia, ib, ca, cb, their negatives cb, ca, cb,
+    # ca. A list of indices would be copied to a GPU, and the host would wait for it.
+    queries = means.roll(2, 1)  # (B, 4, De), one row a term
+    attract = (queries * means).sum(-1) / tau  # (B, 4)
     repel = queries @ embedding.transpose(1, 2) / norms.unsqueeze(1) / tau  # (B, 4, T)
 
+    negatives = masks[:, :2].flip(1).repeat(1, 2, 1)  # (B, 4, T)
     filled = counts > 0
-    present = filled[:, query] & filled[:, positive] & filled[:, negative]
+    present = filled & filled.roll(2, 1) & filled[:, :2].flip(1).repeat(1, 2)
     # An absent term has no negative to sum over: its log-sum-exp is kept finite, then left out.
-    members = masks[:, negative] | ~present.unsqueeze(2)
+    members = negatives | ~present.unsqueeze(2)
     total = torch.logsumexp(repel.masked_fill(~members, -torch.inf), dim=2)
     # -log(e^p / (e^p + Σ e^n)) = softplus(log Σ e^n - p)
     terms = torch.nn.functional.softplus(total - attract)

@@ -76,6 +76,15 @@ def test_low_temperature_neither_overflows_nor_vanishes(target32, rows, assert_c
     assert torch.isfinite(losses).all()
 
 
+def test_absent_terms_at_low_temperature_send_no_gradient(target32, rows, assert_close) -> None:
+    mining = _mining(3, 200)
+    mining.ca[0] = mining.ib[0] = False  # what is left are negatives of absent terms
+    mining.ia[1] = mining.cb[1] = False
+    embedding = target32.put(rows(3, 200, 16, "rows")).requires_grad_()
+    losses = _compare([embedding], mining, 0.002, target32, assert_close)
+    assert torch.isfinite(losses).all()
+
+
 def test_segments_of_zeros_have_no_direction(target32, rows, assert_close) -> None:
     embedding = rows(1, 63, 16, "rows")
     mining = _mining(1, 63)

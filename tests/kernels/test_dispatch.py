@@ -12,6 +12,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+
+from aicl_fast.bench import kernels  # noqa: E402
 from aicl_fast.config import load_config  # noqa: E402
 from aicl_fast.kernels import (  # noqa: E402
     _triton,
@@ -127,6 +130,28 @@ def test_torch_library_knows_schema_shapes_and_gradients(at: int, target32, monk
     if at in (0, 1, 3):
         checks.append("test_autograd_registration")
     torch.library.opcheck(operation, arguments, test_utils=checks)
+
+
+class _NoRoundTrip(TorchDispatchMode):
+    """Fails on what makes the host wait for a GPU: tensors of indices made on the host, values read back."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        assert name not in ("index", "index_put", "_index_put_impl_", "_local_scalar_dense", "nonzero"), name
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["fusion", "pooling", "mining", "contrast", "network"])
+def test_references_do_not_wait_for_the_device(name: str) -> None:
+    case = next(case for case in kernels.cases(name, True, torch.device("cpu")) if case.family == name)
+    inputs = case.make(torch.Generator().manual_seed(0))
+    with _NoRoundTrip():
+        kernels._complete(case, case.reference)(inputs)
+
+
+def test_a_round_trip_is_noticed() -> None:
+    with pytest.raises(AssertionError, match="index"), _NoRoundTrip():
+        torch.rand(3, 4)[:, [1, 0]]
 
 
 def _loss(outputs, labels, config):
