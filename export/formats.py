@@ -128,6 +128,34 @@ def check_combination(options: ExportOptions) -> None:
     require_onnx()
 
 
+def check_target(weights: Path, target: Path, options: ExportOptions) -> None:
+    """Refuse to write over what is read, before any work starts.
+
+    Args:
+        weights: what is exported.
+        target: what will be written.
+        options: the other files that an export writes, and the data set that it reads.
+    Raises:
+        ConfigError: one of the files to write is the weights, or two of them are the same.
+    """
+    written = {"--out": target, "--log": options.build.log, "--timing-cache": options.build.timing_cache}
+    read = {"the weights": weights}
+    for option, path in written.items():
+        if path is None:
+            continue
+        for what, other in read.items():
+            if _same(path, other):
+                raise ConfigError(f"{option}: {path} is {what}, and would be overwritten. Name another file.")
+        read[f"what {option} names"] = path
+
+
+def _same(path: Path, other: Path) -> bool:
+    """By any link; also of files that are not there yet."""
+    if path.exists() and other.exists():
+        return path.samefile(other)
+    return path.resolve() == other.resolve()
+
+
 def export_model(
     weights: Path,
     out: Path | None = None,
@@ -151,11 +179,12 @@ def export_model(
     """
     options = options or ExportOptions()
     check_combination(options)
-    net, config = load_model(weights)
     target = out
     if target is None:
         suffix = SUFFIXES.get(options.format)
         target = weights.with_suffix(suffix) if suffix else weights.with_name("model_repository")
+    check_target(weights, target, options)
+    net, config = load_model(weights)
     model, info = exported_onnx(net, config, options)
     if options.format == "triton-repository":
         from aicl_fast.export.triton_repository import export_triton_repository

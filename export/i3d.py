@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from aicl_fast.errors import ConfigError
-from aicl_fast.export.formats import SUFFIXES, ExportOptions, check_combination, write_file
+from aicl_fast.export.formats import SUFFIXES, ExportOptions, check_combination, check_target, write_file
 from aicl_fast.export.onnx import OPSET, OPSET_BF16, require_onnx, traced
 from aicl_fast.export.tensorrt import interface
 from aicl_fast.metadata import BATCH, METADATA_KEY, Precision, Range
@@ -53,8 +53,9 @@ def export_i3d(
     """
     options = options or ExportOptions()
     check_i3d_options(network, options)
-    net = load_i3d(weights, stream="flow" if network == "i3d-flow" else "rgb")
     target = weights.with_suffix(SUFFIXES[options.format]) if out is None else out
+    check_target(weights, target, options)
+    net = load_i3d(weights, stream="flow" if network == "i3d-flow" else "rgb")
     precision: Any = options.precision
     info = i3d_info(net, precision=precision, batch=options.batch)
     in_graph = options.format != "openvino" and precision in _DTYPES

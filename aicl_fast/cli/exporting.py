@@ -170,13 +170,14 @@ def _check_verify(options: ExportOptions, *, verify: bool) -> None:
 
 
 def _refit(model: Path, file: Path | None, options: ExportOptions, old: Path) -> Path:
-    from aicl_fast.export.formats import SUFFIXES, exported_onnx
+    from aicl_fast.export.formats import SUFFIXES, check_target, exported_onnx
     from aicl_fast.export.tensorrt import refit_tensorrt
     from aicl_fast.weights import load_model
 
     if options.format not in ("tensorrt", "tensorrt-rtx"):
         raise ConfigError(f"--refit: is for --format tensorrt and tensorrt-rtx; got {options.format}.")
     target = file if file is not None else model.with_suffix(SUFFIXES[options.format])
+    check_target(model, target, options)
     graph, info = exported_onnx(*load_model(model), options)
     refit_tensorrt(old, graph, info, target)
     return target

@@ -16,7 +16,14 @@ pytest.importorskip("onnx")
 from aicl_fast import Detector
 from aicl_fast.engines import EngineOutputs
 from aicl_fast.errors import AiclError, ConfigError, DataError, ModelError, UnavailableError
-from aicl_fast.export.formats import CALIBRATED, FORMATS, ExportOptions, check_combination, export_model
+from aicl_fast.export.formats import (
+    CALIBRATED,
+    FORMATS,
+    ExportOptions,
+    check_combination,
+    check_target,
+    export_model,
+)
 from aicl_fast.export.parity import TOLERANCES, compare_detectors, differences
 from aicl_fast.export.quantize import calibration_features, quantize_onnx
 from aicl_fast.export.tensorrt import BuildOptions
@@ -596,3 +603,28 @@ def test_the_convolution_is_chosen(tiny_model, tmp_path, convolution, convolutio
     out = export_model(tiny_model, tmp_path / "m.onnx", ExportOptions(convolution=convolution))
     kinds = [node.op_type for node in onnx.load(out).graph.node]
     assert kinds.count("Conv") == convolutions
+
+
+def test_weights_are_not_written_over(run, tiny_model: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(tiny_model.read_bytes())
+    (tmp_path / "link").symlink_to(weights)
+    (tmp_path / "hard").hardlink_to(weights)
+    for name in ("w.safetensors", "link", "hard", "../" + tmp_path.name + "/w.safetensors"):
+        status, _, err = run("export", weights, "-o", name)
+        assert (status, "is the weights, and would be overwritten" in " ".join(err.split())) == (2, True)
+        assert weights.read_bytes() == tiny_model.read_bytes()
+    for option in ("log", "timing_cache"):
+        with pytest.raises(ConfigError, match="is the weights"):
+            check_target(weights, tmp_path / "m.engine", _building(**{option: weights}))
+    with pytest.raises(ConfigError, match=r"--log: .* is what --out names"):
+        check_target(weights, tmp_path / "m.engine", _building(log=tmp_path / "m.engine"))
+    status, _, err = run("export", weights, "-o", weights, "-f", "tensorrt-rtx", "--refit", "old.engine")
+    assert (status, "--out: " in err) == (2, True)
+    status, _, err = run("export", "--model", "i3d-rgb", weights, "-o", weights)
+    assert (status, "--out: " in err) == (2, True)
+    assert weights.read_bytes() == tiny_model.read_bytes()
+
+
+def _building(**options: Any) -> ExportOptions:
+    return ExportOptions("tensorrt", build=BuildOptions(**options))
