@@ -11,7 +11,12 @@ from aicl_fast.config import Config
 from aicl_fast.errors import ConfigError
 from aicl_fast.export.onnx import build_onnx, model_info, require_onnx
 from aicl_fast.export.tensorrt import BuildOptions, check_options, export_tensorrt
-from aicl_fast.export.triton_repository import ServerOptions
+from aicl_fast.export.triton_repository import (
+    ServerOptions,
+    check_repository,
+    check_server,
+    export_triton_repository,
+)
 from aicl_fast.files import atomic_path
 from aicl_fast.metadata import ModelInfo, Precision, Range
 from aicl_fast.model import TwoBranchNet
@@ -114,8 +119,6 @@ def check_combination(options: ExportOptions) -> None:
             f"--format tensorrt and tensorrt-rtx; got --format {format_}."
         )
     if format_ == "triton-repository":
-        from aicl_fast.export.triton_repository import check_server
-
         check_server(options.server, options.batch)
     if format_ == "openvino":
         from aicl_fast.export.openvino import require_openvino
@@ -184,11 +187,11 @@ def export_model(
         suffix = SUFFIXES.get(options.format)
         target = weights.with_suffix(suffix) if suffix else weights.with_name("model_repository")
     check_target(weights, target, options)
+    if options.format == "triton-repository":
+        check_repository(target, options.server)
     net, config = load_model(weights)
     model, info = exported_onnx(net, config, options)
     if options.format == "triton-repository":
-        from aicl_fast.export.triton_repository import export_triton_repository
-
         export_triton_repository(model, info, target, options.server, options.build)
     else:
         write_file(model, info, target, options, progress)

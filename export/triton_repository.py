@@ -7,9 +7,11 @@ cannot be written.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
-import shutil
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +26,9 @@ from aicl_fast.metadata import BATCH, METADATA_KEY, ModelInfo, Range
 
 Backend = Literal["onnx", "tensorrt"]
 _PLATFORMS = {"onnx": ("onnxruntime_onnx", "model.onnx"), "tensorrt": ("tensorrt_plan", "model.plan")}
+
+BUILDER_KEY = f"{METADATA_KEY}_builder"
+"""The parameter that says which version built a plan, and for which card: a plan itself does not."""
 
 
 @dataclass(frozen=True)
@@ -82,33 +87,115 @@ def export_triton_repository(
         build: TensorRT's options, for that backend.
     Raises:
         ConfigError: as :func:`check_server`.
-        DataError: the folder cannot be written to, or holds a model of that name that is not ours.
+        DataError: the folder cannot be written to, or holds a model of that name that is not ours, or more
+            than we wrote; or a class's name is not one line.
     """
     options = options or ServerOptions()
     check_server(options, info.batch)
-    home = Path(folder, options.name)
-    if home.exists() and not (home / "config.pbtxt").is_file():
-        raise DataError(f"{home}: exists and is not a model of a server. Choose another --name or folder.")
-    text = server_config(info, options)
-    check_config(text)
-    with atomic_folder(home) as draft:
+    home = check_repository(folder, options)
+    labels = _labels(info.config.classes)
+    check_config(server_config(info, options))
+    with _replacing(home) as draft:
         (draft / "1").mkdir()
         file = draft / "1" / _PLATFORMS[options.backend][1]
+        builder = None
         if options.backend == "onnx":
             file.write_bytes(model.SerializeToString())
         else:
             with tempfile.TemporaryDirectory() as scratch:
                 engine = Path(scratch, "model.engine")
                 export_tensorrt("tensorrt", model, info, engine, build)
-                file.write_bytes(read_container(engine).read("plan"))
-        write_text(draft / "labels.txt", "\n".join(info.config.classes) + "\n")
+                container = read_container(engine)
+                builder = container.builder
+                file.write_bytes(container.read("plan"))
+        text = server_config(info, options, builder)
+        check_config(text)
+        write_text(draft / "labels.txt", labels)
         write_text(draft / "config.pbtxt", text)
-        if home.exists():
-            shutil.rmtree(home)
 
 
-def server_config(info: ModelInfo, options: ServerOptions) -> str:
-    """The text of config.pbtxt: batches are the server's own, so sizes are those of one video."""
+def check_repository(folder: str | os.PathLike[str], options: ServerOptions) -> Path:
+    """Refuse to replace a model that we did not write, or to delete what else is beside one that we did.
+
+    Returns:
+        The model's folder.
+    Raises:
+        DataError: it is not ours, or holds more than an export writes.
+    """
+    home = Path(folder, options.name)
+    if not home.exists() and not home.is_symlink():
+        return home
+    if not _is_ours(home):
+        raise DataError(
+            f"{home}: exists and is not a model of a server that `aicl-fast export` wrote. Choose another "
+            "--name or folder."
+        )
+    written = {"config.pbtxt", "labels.txt", "1", *(f"1/{name}" for _, name in _PLATFORMS.values())}
+    found = {path.relative_to(home).as_posix() for path in home.rglob("*")}
+    if found - written:
+        raise DataError(
+            f"{home}: holds {', '.join(sorted(found - written))}, which `aicl-fast export` did not write and "
+            "would delete. Move it elsewhere, or choose another --name or folder."
+        )
+    return home
+
+
+def _is_ours(home: Path) -> bool:
+    """Whether a model's configuration has our parameter; of other fields than ours it may have any."""
+    from google.protobuf import text_format
+
+    file = home / "config.pbtxt"
+    if home.is_symlink() or not file.is_file():
+        return False
+    try:
+        text = file.read_text(encoding="utf-8")
+        config = text_format.Parse(text, _message()(), allow_unknown_field=True)
+    except (OSError, UnicodeDecodeError, text_format.ParseError):
+        return False
+    return METADATA_KEY in config.parameters
+
+
+@contextlib.contextmanager
+def _replacing(home: Path) -> Iterator[Path]:
+    """As ``atomic_folder``, but what is there is put aside until the new folder is in its place."""
+    with contextlib.ExitStack() as last:
+        aside: Path | None = None
+        try:
+            with atomic_folder(home) as draft:
+                yield draft
+                if home.exists():
+                    scratch = tempfile.TemporaryDirectory(prefix=f".{home.name}.", dir=home.parent)
+                    aside = Path(last.enter_context(scratch), home.name)
+                    os.replace(home, aside)
+        except BaseException:
+            if aside is not None and aside.exists():
+                os.replace(aside, home)
+            raise
+
+
+def _labels(classes: Sequence[str]) -> str:
+    """The text of labels.txt: a class a line.
+
+    Raises:
+        DataError: a class's name has a line break in it.
+    """
+    for name in classes:
+        if len(name.splitlines()) != 1:
+            raise DataError(
+                f"classes: {name!r} cannot be a line of the server's labels.txt. Train with another name, or "
+                "export another format."
+            )
+    return "\n".join(classes) + "\n"
+
+
+def server_config(info: ModelInfo, options: ServerOptions, builder: Mapping[str, Any] | None = None) -> str:
+    """The text of config.pbtxt: batches are the server's own, so sizes are those of one video.
+
+    Args:
+        info: what the model says about itself.
+        options: how the server runs it.
+        builder: of a plan, who built it and for which card.
+    """
     from google.protobuf import text_format
 
     length = info.segments.opt if info.segments.fixed else -1
@@ -132,6 +219,8 @@ def server_config(info: ModelInfo, options: ServerOptions) -> str:
         warm.inputs[INPUT].dims.extend([info.segments.opt, width])
         warm.inputs[INPUT].random_data = True
     config.parameters[METADATA_KEY].string_value = info.to_json()
+    if builder is not None:
+        config.parameters[BUILDER_KEY].string_value = json.dumps(dict(builder))
     return str(text_format.MessageToString(config, as_utf8=True))
 
 

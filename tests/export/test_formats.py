@@ -470,10 +470,75 @@ def test_server_repository(tmp_path: Path, tiny_model: Path, batch, expected) ->
     assert [list(warm.inputs["features"].dims) for warm in config.model_warmup] == [[32, 11]] * 2
     actual = Detector(home / "1" / "model.onnx", threads=1).engine(batch)
     np.testing.assert_allclose(actual.scores, expected.scores, atol=1e-6)
-    (tmp_path / "other" / "actions").mkdir(parents=True)
-    (tmp_path / "other" / "actions" / "thesis.txt").touch()
-    with pytest.raises(DataError, match="is not a model of a server"):
-        export_model(tiny_model, tmp_path / "other", options)
+    (home / "2").mkdir()
+    (home / "2" / "model.onnx").write_bytes(b"of another day")
+    with pytest.raises(DataError, match=r"holds 2, 2/model\.onnx, which .* would delete"):
+        export_model(tiny_model, root, options)
+    assert (home / "2" / "model.onnx").read_bytes() == b"of another day"
+
+
+@pytest.mark.parametrize(
+    "config", [None, 'name: "actions"\nbackend: "python"\noptimization { cuda { graphs: true } }\n', "?"]
+)
+def test_models_of_others_stay(tmp_path: Path, tiny_model: Path, config: str | None) -> None:
+    home = tmp_path / "repository" / "actions"
+    (home / "1").mkdir(parents=True)
+    (home / "1" / "model.py").write_text("thesis")
+    if config is not None:
+        (home / "config.pbtxt").write_text(config)
+    options = ExportOptions("triton-repository", server=ServerOptions(name="actions"))
+    with pytest.raises(DataError, match="is not a model of a server that"):
+        export_model(tiny_model, home.parent, options)
+    assert (home / "1" / "model.py").read_text() == "thesis"
+
+
+def test_a_model_stays_until_the_next_is_in_its_place(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    options = ExportOptions("triton-repository")
+    root = export_model(tiny_model, tmp_path / "repository", options)
+    (root / "aicl" / "labels.txt").write_text("old")
+    replace = os.replace
+
+    def fail(source: Any, target: Any) -> None:
+        if Path(source).name == "whole":
+            assert not Path(target).exists()
+            raise OSError(5, "the disk is broken")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail)
+        with pytest.raises(DataError, match="aicl"):
+            export_model(tiny_model, root, options)
+    assert (root / "aicl" / "labels.txt").read_text() == "old"
+    assert [each.name for each in root.iterdir()] == ["aicl"]
+    export_model(tiny_model, root, options)
+    assert (root / "aicl" / "labels.txt").read_text() == "Jump\nRun\nThrow\n"
+
+
+def test_a_plan_in_a_repository_says_what_it_is_for(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import json
+
+    import aicl_fast.export.triton_repository as repository
+    from aicl_fast.engines.container import write_container
+    from aicl_fast.export.onnx import model_info
+    from aicl_fast.weights import load_model
+
+    builder = {"name": "tensorrt", "version": "10.1", "compute_capability": ["8.6"]}
+
+    def build(kind: str, model: Any, info: Any, path: Path, options: Any) -> None:
+        write_container(path, kind, info, builder, {"plan": b"plan"})
+
+    monkeypatch.setattr(repository, "export_tensorrt", build)
+    info = model_info(*load_model(tiny_model))
+    repository.export_triton_repository(None, info, tmp_path, ServerOptions(backend="tensorrt"))
+    assert (tmp_path / "aicl" / "1" / "model.plan").read_bytes() == b"plan"
+    config = check_config((tmp_path / "aicl" / "config.pbtxt").read_text())
+    assert json.loads(config.parameters["aicl_fast_builder"].string_value) == builder
 
 
 @pytest.mark.parametrize(
