@@ -10,6 +10,7 @@ import av
 import cv2
 
 from aicl_fast.errors import AiclError, DataError
+from aicl_fast.video.reader import said
 
 
 @contextmanager
@@ -24,7 +25,7 @@ def named_failure(path: Path) -> Iterator[None]:
     except AiclError:
         raise
     except (av.FFmpegError, cv2.error, ValueError) as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
-            f"{path}: its frames cannot be used ({said}). Convert the video, for example to H.264 in .mp4."
+            f"{path}: its frames cannot be used ({said(error)}). Convert the video, for example to H.264 in "
+            ".mp4."
         ) from error

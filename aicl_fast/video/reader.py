@@ -43,8 +43,8 @@ class VideoInfo:
         fps: mean frames a second, or None where the file does not say.
         duration: seconds of the video stream, or None where the file does not say.
         rotation: quarter turns anticlockwise, 0 to 3, that bring the stored frames upright.
-        codec: of the video stream.
-        audio: codec of the first audio stream, or None.
+        codec: of the video stream, by FFmpeg's name of the format (``av1``), not of the decoder.
+        audio: the same of the first audio stream, or None.
     """
 
     path: Path
@@ -89,8 +89,8 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
             fps=float(rate) if rate else None,
             duration=None if length is None else float(length),
             rotation=turns,
-            codec=stream.codec_context.name,
-            audio=audio[0].codec_context.name if audio and audio[0].codec_context else None,
+            codec=codec_name(stream),
+            audio=codec_name(audio[0]) if audio else None,
         )
 
 
@@ -157,7 +157,7 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
     except (av.FFmpegError, OSError) as error:
         size = target.stat().st_size
         raise DataError(
-            f"{target}: cannot be opened as a video ({_said(error)}; {size} bytes). It is another kind of "
+            f"{target}: cannot be opened as a video ({said(error)}; {size} bytes). It is another kind of "
             "file, or was cut off: an .mp4 whose recording or download broke off lacks the index at its end. "
             "Copy or download it again."
         ) from error
@@ -176,6 +176,18 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
         yield container, stream
     finally:
         container.close()
+
+
+def codec_name(stream: Any) -> str:
+    """FFmpeg's name of a stream's format: ``mp3``, where the decoder is ``mp3float``."""
+    context = stream.codec_context
+    return "unknown" if context is None else str(context.codec.canonical_name)
+
+
+def said(error: Exception) -> str:
+    """What a library says of its error, in a line."""
+    text = str(getattr(error, "strerror", None) or error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def steady(frames: Iterable[Timed], fps: Fraction) -> Iterator[Any]:
@@ -235,6 +247,17 @@ def timed_frames(
     return _timed(container, stream, _Damage(allow_damaged, source))
 
 
+def ahead_rule(container: Any) -> Callable[[Fraction, Fraction], bool]:
+    """Whether a stream's clock has jumped from the first time to the second, in seconds."""
+    longest = _JUMP if container.format.flags & _TIMES_MAY_JUMP else _JUMP_ELSEWHERE
+    stated = _container_seconds(container)
+
+    def jumps(last: Fraction, time: Fraction) -> bool:
+        return time > last + longest or (stated is not None and time > max(last, stated) + _JUMP)
+
+    return jumps
+
+
 class _Damage:
     """What to do about a file that is not whole."""
 
@@ -254,8 +277,7 @@ def _timed(container: Any, stream: Any, damage: _Damage) -> Iterator[Timed]:
     """Decoded frames with a clock that starts at 0 and never goes back."""
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     usual = 1 / Fraction(rate)
-    longest = _JUMP if container.format.flags & _TIMES_MAY_JUMP else _JUMP_ELSEWHERE
-    stated = _container_seconds(container)
+    jumps_ahead = ahead_rule(container)
     shift: Fraction | None = None
     last = -usual
     for frame in _decoded(container, stream, damage):
@@ -267,8 +289,7 @@ def _timed(container: Any, stream: Any, damage: _Damage) -> Iterator[Timed]:
             shift, time = -time, Fraction(0)
         else:
             time += shift
-            beyond = stated is not None and time > max(last, stated) + _JUMP
-            if time < last or time > last + longest or beyond:
+            if time < last or jumps_ahead(last, time):
                 shift += expected - time
                 time = expected
         length = (frame.duration or 0) * Fraction(frame.time_base or 0)
@@ -286,7 +307,7 @@ def _decoded(container: Any, stream: Any, damage: _Damage) -> Iterator[Any]:
         try:
             packet = next(packets, None)
         except av.FFmpegError as error:
-            damage.found(f"cannot be read on after {float(reached):.1f} s ({_said(error)})")
+            damage.found(f"cannot be read on after {float(reached):.1f} s ({said(error)})")
             break
         if packet is None:
             break
@@ -300,7 +321,7 @@ def _decoded(container: Any, stream: Any, damage: _Damage) -> Iterator[Any]:
         except av.FFmpegError as error:
             # A recording may begin between key frames: what comes before the first one says nothing.
             if started:
-                damage.found(f"cannot be decoded at {float(reached):.1f} s ({_said(error)})")
+                damage.found(f"cannot be decoded at {float(reached):.1f} s ({said(error)})")
             continue
         for frame in frames:
             started = True
@@ -346,10 +367,6 @@ def _is_cover(stream: Any) -> bool:
 
 def _nearest(value: Fraction) -> int:
     return math.floor(value + Fraction(1, 2))
-
-
-def _said(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _no_frames(path: str | os.PathLike[str]) -> DataError:

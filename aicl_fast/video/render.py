@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,19 @@ import cv2
 import numpy as np
 
 from aicl_fast.detections import Detection, Detections
-from aicl_fast.errors import DataError
+from aicl_fast.errors import AiclError, DataError
 from aicl_fast.files import atomic_path, require_file
-from aicl_fast.video.reader import Image, Upright, open_video, timed_frames
+from aicl_fast.video.failures import named_failure
+from aicl_fast.video.reader import (
+    Image,
+    Timed,
+    Upright,
+    ahead_rule,
+    codec_name,
+    open_video,
+    said,
+    timed_frames,
+)
 
 SUFFIXES = (".mp4", ".mkv")
 ROWS = 5
@@ -23,9 +36,12 @@ ROWS = 5
 SHARE = 0.25
 """Detections from this share of the best one's score are shown, if no score is asked for."""
 
-_COPIED = ("aac", "mp3", "ac3", "eac3", "opus", "flac", "alac")
+_COPIED = ("aac", "mp3", "mp2", "ac3", "eac3", "opus", "flac", "alac")
 """Audio that fits into the files written here as it is."""
-_CLOCK = 90_000
+_OVERLAP = Fraction(1)
+"""Seconds by which sound may go back without another clock: so much of it is left out."""
+_CLOCK, _CLOCK_MPEG4 = 90_000, 60_000
+"""Ticks a second; MPEG-4 has at most 65535."""
 _DARK, _LIGHT, _NOW = (24, 28, 32), (235, 238, 241), (255, 255, 255)
 _COLOURS = (
     (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (184, 134, 11),
@@ -45,6 +61,9 @@ def render_video(
 ) -> list[str]:
     """Write a video with its detections burnt in, in H.264, at the original's size and times.
 
+    An odd width or height is filled up by one pixel, since H.264 has even ones. Where FFmpeg was built without
+    an encoder of H.264 it is MPEG-4.
+
     Under the picture there is a row for each of the best classes, with a bar for each detection (paler: lower
     score) and a line at the present; on it, the classes and scores of what is happening.
 
@@ -58,12 +77,13 @@ def render_video(
     Returns:
         What the new file lacks of the old one, in words: nothing, or its audio and why.
     Raises:
-        DataError: a video that cannot be used, see :func:`aicl_fast.video.read_frames`, or a place that
-            cannot be written to.
+        DataError: a video that cannot be used, see :func:`aicl_fast.video.read_frames`, one that cannot be
+            written anew (H.264 has a largest size), or a place that cannot be written to.
     """
     target = check_target(path, out)
-    with open_video(path) as (container, stream), atomic_path(target) as temporary:
-        frames = timed_frames(container, stream, allow_damaged=allow_damaged, source=str(path))
+    with open_video(path) as (container, stream), _writing(target), atomic_path(target) as temporary:
+        timed = timed_frames(container, stream, allow_damaged=allow_damaged, source=str(path))
+        frames = _named(timed, Path(path))
         first = next(frames, None)
         if first is None:
             raise DataError(f"{path}: not one frame of its video can be decoded.")
@@ -73,16 +93,17 @@ def render_video(
         canvas = _Canvas(upright(first.picture), shown, length)
         with av.open(str(temporary), "w") as written:
             encoder = _encoder(written, canvas.shape, stream.average_rate or Fraction(25))
+            tick = encoder.codec_context.time_base
             with open_video(path) as (second, _):
                 audio = _Audio(second, written, first.picture)
                 last = -1
-                for frame in _chain(first, frames):
+                for frame in itertools.chain([first], frames):
                     seconds = float(frame.start)
-                    picture = av.VideoFrame.from_ndarray(
-                        canvas.draw(upright(frame.picture), seconds), "rgb24"
-                    )
-                    last = max(last + 1, round(frame.start * _CLOCK))
-                    picture.pts, picture.time_base = last, Fraction(1, _CLOCK)
+                    with named_failure(Path(path)):
+                        image = canvas.draw(upright(frame.picture), seconds)
+                    picture = av.VideoFrame.from_ndarray(image, "rgb24")
+                    last = max(last + 1, round(frame.start / tick))
+                    picture.pts, picture.time_base = last, tick
                     written.mux(encoder.encode(picture.reformat(format="yuv420p", dst_colorspace="ITU709")))
                     audio.copy_until(seconds)
                     if progress is not None:
@@ -96,11 +117,13 @@ def check_target(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> P
     """``out``, if a rendered video can have this name.
 
     Raises:
-        DataError: another suffix than .mp4 or .mkv, the video itself, or no such video.
+        DataError: another suffix than .mp4 or .mkv, a folder, the video itself, or no such video.
     """
     target = Path(out)
     if target.suffix.lower() not in SUFFIXES:
         raise DataError(f"{target}: expected a video's name that ends in {' or '.join(SUFFIXES)}.")
+    if target.is_dir():
+        raise DataError(f"{target}: is a folder. Choose another name for the rendered video.")
     if target.exists() and target.samefile(require_file(path, "video")):
         raise DataError(f"{target}: is the video itself. Choose another name for the rendered one.")
     return target
@@ -119,8 +142,9 @@ class _Canvas:
     """The picture with its timeline, which is drawn once; the line at the present moves over it."""
 
     def __init__(self, image: Image, shown: list[Detection], length: float) -> None:
-        height, width = image.shape[:2]
-        self._size = (width - width % 2, height - height % 2)
+        height, width = self._stored = image.shape[:2]
+        # H.264 in 4:2:0 has even sizes only.
+        self._size = (width + width % 2, height + height % 2)
         self._shown, self._length = shown, max(length, 1e-3)
         self._labels = list(dict.fromkeys(each.label for each in shown))
         self._row = max(14, min(round(height / 16), 48))
@@ -132,10 +156,11 @@ class _Canvas:
     def draw(self, image: Image, seconds: float) -> Image:
         """A frame as it is written."""
         width, height = self._size
-        if image.shape[:2] != (height, width):
-            crop = image[:height, :width]
-            fits = crop.shape[:2] == (height, width)
-            image = crop if fits else np.asarray(cv2.resize(image, (width, height)))
+        if image.shape[:2] != self._stored:  # a stream that changes its size on the way
+            image = np.asarray(cv2.resize(image, self._stored[::-1]))
+        if self._stored != (height, width):
+            more = height - self._stored[0], width - self._stored[1]
+            image = np.asarray(cv2.copyMakeBorder(image, 0, more[0], 0, more[1], cv2.BORDER_REPLICATE))
         result = np.concatenate([image, self._strip])
         now = min(width - 1, max(0, round(seconds / self._length * (width - 1))))
         result[height:, max(0, now - 1) : now + 1] = _NOW
@@ -145,7 +170,7 @@ class _Canvas:
             if active:
                 tag = self._tag(f"{label}  {active[0].score:.2f}", self._colour(label))
                 high, wide = min(tag.shape[0], height - top), min(tag.shape[1], width - 4)
-                if high <= 0:
+                if min(high, wide) <= 0:
                     break
                 result[top : top + high, 4 : 4 + wide] = tag[:high, :wide]
                 top += high + 2
@@ -188,61 +213,100 @@ class _Audio:
 
     def __init__(self, container: Any, written: Any, first: Any) -> None:
         self.remarks: list[str] = []
-        self._written = written
-        self._packets: Iterator[Any] = iter(())
         self._next: Any = None
         streams = container.streams.audio
         if not streams:
             return
-        name = streams[0].codec_context.name if streams[0].codec_context else "unknown"
+        begin = Fraction(0) if first.pts is None else first.pts * Fraction(first.time_base)
+        self._packets = self._timed(container, streams[0], begin)
+        name = codec_name(streams[0])
         try:
             if name not in _COPIED:
                 raise ValueError("of another kind than the written file holds")
+            self._next = next(self._packets, None)
+            if self._next is None:
+                raise ValueError("nothing of it comes after the first picture")
+            _try(streams[0], written.format.name)
             self._stream = written.add_stream_from_template(streams[0])
-        except (ValueError, av.FFmpegError) as error:
+        except ValueError as error:
+            self._next = None
             self.remarks.append(f"the audio ({name}) is dropped: {error}")
-            return
-        self._begin = Fraction(0) if first.pts is None else first.pts * Fraction(first.time_base)
-        self._packets = container.demux(streams[0])
-        self._next = self._take()
+        self._written = written
 
     def copy_until(self, seconds: float) -> None:
         """Write the packets that begin until then, on the clock of the first frame."""
-        while self._next is not None and self._time(self._next) <= seconds:
-            packet = self._next
-            shift = round(self._begin / Fraction(packet.time_base))
-            packet.pts -= shift
-            packet.dts = packet.pts
+        while self._next is not None and self._next[0] <= seconds:
+            _, packet = self._next
             packet.stream = self._stream
-            if packet.pts >= 0:
-                self._written.mux(packet)
-            self._next = self._take()
+            self._written.mux(packet)
+            self._next = next(self._packets, None)
 
-    def _time(self, packet: Any) -> float:
-        return float(packet.pts * Fraction(packet.time_base) - self._begin)
+    @staticmethod
+    def _timed(container: Any, stream: Any, begin: Fraction) -> Iterator[tuple[Fraction, Any]]:
+        """Packets from the first frame on, with their seconds; the clock is as that of the pictures."""
+        jumps_ahead = ahead_rule(container)
+        shift, last, end = -begin, Fraction(0), Fraction(0)
+        packets = container.demux(stream)
+        written = -1
+        while True:
+            try:
+                packet = next((each for each in packets if each.pts is not None), None)
+            except av.FFmpegError:  # the video's own damage has been spoken of
+                return
+            if packet is None:
+                return
+            unit = Fraction(packet.time_base)
+            time = packet.pts * unit + shift
+            if written >= 0 and (time < last - _OVERLAP or jumps_ahead(last, time)):
+                shift += end - time
+                time = end
+            packet.pts = packet.dts = round(time / unit)
+            if packet.pts > written:
+                written, last, end = packet.pts, time, time + (packet.duration or 0) * unit
+                yield time, packet
 
-    def _take(self) -> Any:
-        try:
-            return next((each for each in self._packets if each.pts is not None), None)
-        except av.FFmpegError:  # the video's own damage has been spoken of
-            return None
+
+def _try(stream: Any, format_name: str) -> None:
+    """Refuse a stream that the file's header cannot be written with: one whose rate FFmpeg did not find."""
+    try:
+        with av.open(io.BytesIO(), "w", format=format_name) as trial:
+            trial.add_stream_from_template(stream)
+            trial.start_encoding()
+    except (ValueError, av.FFmpegError) as error:
+        raise ValueError(f"the new file does not take it as it is ({said(error)})") from error
 
 
 def _encoder(written: Any, shape: tuple[int, int], rate: Fraction) -> Any:
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-    options = {"crf": "20", "preset": "veryfast"} if codec == "libx264" else {"qscale": "3"}
+    # A step of 3, as FFmpeg's program has it for -qscale 3.
+    fixed = {"flags": "+qscale", "global_quality": str(3 * 118)}
+    options = {"crf": "20", "preset": "veryfast"} if codec == "libx264" else fixed
     stream = written.add_stream(codec, rate=rate, options=options)
     stream.height, stream.width = shape
     stream.pix_fmt = "yuv420p"
     context = stream.codec_context
-    context.time_base = Fraction(1, _CLOCK)
+    context.time_base = Fraction(1, _CLOCK if codec == "libx264" else _CLOCK_MPEG4)
     context.colorspace = context.color_primaries = context.color_trc = _BT709
     return stream
 
 
-def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
-    yield first
-    yield from rest
+def _named(frames: Iterator[Timed], path: Path) -> Iterator[Timed]:
+    with named_failure(path):
+        yield from frames
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """What encoder and muxer raise, as an error that names the file to be written."""
+    try:
+        yield
+    except AiclError:
+        raise
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise DataError(
+            f"{target}: the rendered video cannot be written ({said(error)}). Convert the video first, for "
+            "example to H.264 and AAC in .mp4."
+        ) from error
 
 
 def _write(image: Image, text: str, place: tuple[int, int], height: int) -> None:

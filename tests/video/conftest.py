@@ -48,8 +48,8 @@ def fake_network() -> type[FakeNetwork]:
 def make_clip(tmp_path: Path) -> MakeClip:
     """``make_clip("a.mp4", frames=50)`` writes a clip whose frame k has the grey level ``grey(k)``.
 
-    ``times`` gives each frame's start in milliseconds, for a variable rate; ``audio`` seconds of a tone;
-    ``quarter_turns`` clockwise, or ``mirrored``, in the header of an .mp4.
+    ``times`` gives each frame's start in milliseconds, for a variable rate; ``audio`` seconds of a tone that
+    begins at ``sound_from``; ``quarter_turns`` clockwise, or ``mirrored``, in the header of an .mp4.
     """
     av = pytest.importorskip("av")
 
@@ -63,6 +63,7 @@ def make_clip(tmp_path: Path) -> MakeClip:
         times: Sequence[int] | None = None,
         audio: float = 0.0,
         sound: str | None = None,
+        sound_from: float = 0.0,
         quarter_turns: int = 0,
         mirrored: bool = False,
         draw: Callable[[int], npt.NDArray[np.uint8]] | None = None,
@@ -71,19 +72,22 @@ def make_clip(tmp_path: Path) -> MakeClip:
     ) -> Path:
         path = (parent or tmp_path) / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        codec = codec or {".webm": "libvpx", ".avi": "mpeg4"}.get(path.suffix, "libx264")
+        codec = codec or {".webm": "libvpx", ".avi": "mpeg4", ".mpg": "mpeg2video"}.get(
+            path.suffix, "libx264"
+        )
         with av.open(str(path), "w", options=options or {}) as container:
             if frames:
                 rate = fps if times is None else 1000
                 stream = container.add_stream(codec, rate=rate, options={"crf": "18", "g": "12"})
-                stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+                stream.width, stream.height = size
+                stream.pix_fmt = "rgb24" if codec == "rawvideo" else "yuv420p"
                 stream.thread_count = 1
                 if times is not None:
                     stream.codec_context.time_base = Fraction(1, 1000)
             if audio:
                 tones = container.add_stream(sound or "aac", rate=48000)
                 tones.layout = "mono"
-                kind = tones.codec_context.format.name if sound == "pcm_s16le" else "fltp"
+                kind = "s16" if sound in ("pcm_s16le", "mp2") else "fltp"
             for number in range(frames):
                 image = draw(number) if draw else np.full((size[1], size[0], 3), grey(number), np.uint8)
                 frame = av.VideoFrame.from_ndarray(image, format="rgb24")
@@ -97,7 +101,7 @@ def make_clip(tmp_path: Path) -> MakeClip:
                 tone = (wave * 32767).astype(np.int16) if kind == "s16" else wave.astype(np.float32)
                 for start in range(0, tone.shape[1], 960):
                     piece = av.AudioFrame.from_ndarray(tone[:, start : start + 960], kind, "mono")
-                    piece.sample_rate, piece.pts = 48000, start
+                    piece.sample_rate, piece.pts = 48000, start + round(sound_from * 48000)
                     piece.time_base = Fraction(1, 48000)
                     container.mux(tones.encode(piece))
                 container.mux(tones.encode(None))

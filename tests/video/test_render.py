@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +82,23 @@ def test_which_detections_are_shown(make_clip: MakeClip, tmp_path: Path) -> None
     assert heights[0] > heights[1] > heights[2]
 
 
-@pytest.mark.parametrize(("name", "kept"), [("a.mp4", True), ("a.webm", True), ("a.avi", False)])
-def test_sound(make_clip: MakeClip, tmp_path: Path, name: str, kept: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "sound", "kept"),
+    [
+        ("a.mp4", "aac", True),
+        ("a.webm", "libopus", True),
+        ("a.avi", "libmp3lame", True),
+        ("a.mpg", "mp2", True),
+        ("a.avi", "pcm_s16le", False),
+    ],
+)
+def test_sound(make_clip: MakeClip, tmp_path: Path, name: str, sound: str, kept: bool) -> None:
     """Kept as it is where the new file can hold it, and otherwise said to be dropped."""
-    clip = make_clip(name, frames=50, audio=2.0, sound={"a.webm": "libopus", "a.avi": "pcm_s16le"}.get(name))
+    try:
+        av.Codec(sound, "w")
+    except ValueError:
+        pytest.skip(f"this FFmpeg writes no {sound}")
+    clip = make_clip(name, frames=50, audio=2.0, sound=sound)
     remarks = render_video(clip, FOUND, tmp_path / "seen.mp4")
     with av.open(str(tmp_path / "seen.mp4")) as container:
         assert bool(container.streams.audio) == kept
@@ -90,6 +106,36 @@ def test_sound(make_clip: MakeClip, tmp_path: Path, name: str, kept: bool) -> No
             sound = [frame.time + frame.samples / frame.rate for frame in container.decode(audio=0)]
             assert sound[-1] == pytest.approx(2.0, abs=0.06)
     assert [("pcm_s16le" in remark, "dropped" in remark) for remark in remarks] == [(True, True)] * (not kept)
+
+
+def test_sound_that_is_all_before_the_picture(make_clip: MakeClip, tmp_path: Path) -> None:
+    clip = make_clip("a.mkv", times=[5000 + 40 * number for number in range(10)], frames=10, audio=2.0)
+    remarks = render_video(clip, FOUND, tmp_path / "seen.mp4")
+    assert remarks == ["the audio (aac) is dropped: nothing of it comes after the first picture"]
+    with av.open(str(tmp_path / "seen.mp4")) as container:
+        assert not container.streams.audio
+
+
+def test_sound_whose_clock_jumps(make_clip: MakeClip, tmp_path: Path) -> None:
+    """Two recordings one after the other: pictures and sound go on from where they were."""
+    parts = [make_clip(name, frames=50, audio=2.0).read_bytes() for name in ("a.ts", "b.ts")]
+    (tmp_path / "both.ts").write_bytes(b"".join(parts))
+    assert render_video(tmp_path / "both.ts", FOUND, tmp_path / "seen.mp4", allow_damaged=True) == []
+    with av.open(str(tmp_path / "seen.mp4")) as container:
+        ends = {"video": 0.0, "audio": 0.0}
+        for frame in container.decode(video=0, audio=0):
+            kind = "video" if isinstance(frame, av.VideoFrame) else "audio"
+            ends[kind] = max(ends[kind], frame.time)
+    assert ends["video"] == pytest.approx(3.96, abs=0.2)
+    assert ends["audio"] == pytest.approx(3.98, abs=0.2)
+
+
+def test_sound_that_begins_too_late_to_be_known(make_clip: MakeClip, tmp_path: Path) -> None:
+    """FFmpeg looks for an MPEG-TS stream's rate in the first seconds."""
+    clip = make_clip("a.ts", frames=350, audio=1.0, sound_from=12.0)
+    (remark,) = render_video(clip, FOUND, tmp_path / "seen.mp4")
+    assert "the audio (aac) is dropped: the new file does not take it as it is" in remark
+    assert len(frames(tmp_path / "seen.mp4")[0]) == 350
 
 
 def test_a_variable_rate_keeps_its_times(make_clip: MakeClip, tmp_path: Path) -> None:
@@ -107,13 +153,38 @@ def test_rotated_and_odd_sizes(make_clip: MakeClip, tmp_path: Path, turns: int) 
     assert shape[0] % 2 == 0
 
 
-def test_odd_pixels_are_cut() -> None:
+def test_odd_sizes_are_filled_up() -> None:
     from aicl_fast.video.render import _Canvas
 
-    canvas = _Canvas(np.zeros((51, 67, 3), np.uint8), [], 1.0)
-    assert canvas.draw(np.zeros((51, 67, 3), np.uint8), 0.5).shape == (*canvas.shape, 3)
-    assert canvas.shape[1] == 66
+    image = np.arange(51 * 67 * 3, dtype=np.int64).astype(np.uint8).reshape(51, 67, 3)
+    canvas = _Canvas(image, [], 1.0)
+    drawn = canvas.draw(image, 0.5)
+    assert drawn.shape == (*canvas.shape, 3)
+    assert canvas.shape[1] == 68
+    np.testing.assert_array_equal(drawn[:51, :67], image)
+    np.testing.assert_array_equal(drawn[51, :67], image[50])
+    np.testing.assert_array_equal(drawn[:51, 67], image[:, 66])
     assert canvas.draw(np.zeros((90, 30, 3), np.uint8), 0.5).shape == (*canvas.shape, 3)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 48), (3, 5), (64, 1)])
+def test_the_smallest_pictures(make_clip: MakeClip, tmp_path: Path, size: tuple[int, int]) -> None:
+    clip = make_clip("tiny.avi", frames=5, size=size, codec="rawvideo")
+    render_video(clip, FOUND, tmp_path / "seen.mp4", min_score=0.0)
+    times, images = frames(tmp_path / "seen.mp4")
+    assert len(times) == 5
+    assert images[0].shape[1] == size[0] + size[0] % 2
+
+
+def test_where_ffmpeg_has_no_h264(make_clip: MakeClip, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(av, "codecs_available", av.codecs_available - {"libx264"})
+    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3)).astype(np.uint8)
+    clip = make_clip(frames=50, size=(320, 240), fps=Fraction(30000, 1001), draw=lambda _: noise)
+    render_video(clip, FOUND, tmp_path / "seen.mp4")
+    times, images = frames(tmp_path / "seen.mp4")
+    assert times == pytest.approx(np.arange(50) * 1001 / 30000, abs=1e-3)
+    decoded = frames(clip)[1][-1].astype(float)
+    assert np.abs(images[-1][:240] - decoded)[60:].mean() < 12
 
 
 def test_what_is_refused(make_clip: MakeClip, tmp_path: Path) -> None:
@@ -124,6 +195,10 @@ def test_what_is_refused(make_clip: MakeClip, tmp_path: Path) -> None:
         render_video(clip, FOUND, clip)
     with pytest.raises(DataError, match=r"gone\.mp4: the video does not exist"):
         render_video(tmp_path / "gone.mp4", FOUND, clip)
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(DataError, match=r"folder\.mp4: is a folder"):
+        render_video(clip, FOUND, tmp_path / "folder.mp4")
+    (tmp_path / "folder.mp4").rmdir()
     cut = make_clip("cut.mkv", frames=200)
     cut.write_bytes(cut.read_bytes()[:-2500])
     with pytest.raises(DataError, match=r"cut\.mkv: ends after"):
@@ -131,6 +206,47 @@ def test_what_is_refused(make_clip: MakeClip, tmp_path: Path) -> None:
     assert not (tmp_path / "seen.mp4").exists()
     render_video(cut, FOUND, tmp_path / "seen.mp4", allow_damaged=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "cut.mkv", "seen.mp4"]
+
+
+def test_a_size_that_the_encoder_lacks(make_clip: MakeClip, tmp_path: Path) -> None:
+    clip = make_clip("wide.avi", frames=2, size=(17000, 2), codec="rawvideo")
+    with pytest.raises(DataError, match=r"seen\.mp4: the rendered video cannot be written \(.*\)\. Convert"):
+        render_video(clip, FOUND, tmp_path / "seen.mp4")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["wide.avi"]
+
+
+def test_a_picture_that_cannot_be_drawn_on(
+    make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aicl_fast.video import render
+
+    def fail(*_: Any) -> None:
+        raise av.error.InvalidDataError(1, "conversion failed")
+
+    monkeypatch.setattr(render._Canvas, "draw", fail)
+    with pytest.raises(DataError, match=r"clip\.mp4: its frames cannot be used \(conversion failed\)"):
+        render_video(make_clip(frames=5), FOUND, tmp_path / "seen.mp4")
+
+
+def test_a_full_disk(make_clip: MakeClip, tmp_path: Path) -> None:
+    """No file may be longer than 3000 bytes, which ends writing as a full disk does."""
+    resource = pytest.importorskip("resource")
+    clip = make_clip(frames=50)
+    code = (
+        "import resource, signal, sys\n"
+        "from aicl_fast.detections import Detections\n"
+        "from aicl_fast.errors import DataError\n"
+        "from aicl_fast.video import render_video\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, (3000, {resource.RLIM_INFINITY}))\n"
+        "try: render_video(sys.argv[1], Detections.empty(), sys.argv[2])\n"
+        "except DataError as error: print(error)\n"
+    )
+    command = [sys.executable, "-c", code, str(clip), str(tmp_path / "seen.mp4")]
+    found = subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, text=True)
+    assert "seen.mp4: cannot be written (" in found.stdout
+    assert "Make room" in found.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
 def test_real_clip_with_sound(shared_data: Path, tmp_path: Path) -> None:
