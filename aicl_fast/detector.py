@@ -12,7 +12,7 @@ import numpy as np
 from aicl_fast.config import Config, DecodeConfig
 from aicl_fast.decode import decode
 from aicl_fast.detections import Detections
-from aicl_fast.engines import Engine, open_engine
+from aicl_fast.engines import Engine, Provider, open_engine
 from aicl_fast.errors import DataError
 from aicl_fast.features import Array, Floats, check_features, check_lengths, sample_indices
 from aicl_fast.scores import Scores
@@ -34,7 +34,8 @@ class Detector:
         precision: what products are computed in, where that is chosen at load (OpenVINO, torch).
         threads: threads of the engine; None takes every core.
         pin_threads: tie threads to cores (OpenVINO).
-        providers: ONNX Runtime execution providers by name; None follows ``device``.
+        providers: ONNX Runtime execution providers by name or (name, options); those of a GPU run on
+            ``device``. None follows ``device``.
         segments: T to sample recordings to, for a file that was exported with a range of T; None is the
             model's own.
         decode: settings of the decoding; None takes the model's own.
@@ -58,7 +59,7 @@ class Detector:
         precision: str | None = None,
         threads: int | None = None,
         pin_threads: bool | None = None,
-        providers: Sequence[str] | None = None,
+        providers: Sequence[Provider] | None = None,
         segments: int | None = None,
         decode: DecodeConfig | None = None,
     ) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -166,3 +169,78 @@ def test_importing_the_package_is_light() -> None:
         "else: raise SystemExit(1)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_closing(tiny_model: Path, engine: str) -> None:
+    pytest.importorskip(engine)
+    detector = Detector(tiny_model.with_suffix(".onnx"), engine=engine, threads=1)
+    detector(*_streams(10))
+    runs = detector.engine
+    held = runs._session if engine == "onnxruntime" else next(iter(runs._compiled.values()))
+    gone = weakref.ref(held)
+    del held
+    with detector:
+        assert gone() is not None
+    assert gone() is None
+    detector.close()
+    with pytest.raises(UnavailableError, match=r"model\.onnx: this engine is closed\. Open the file again"):
+        detector(*_streams(10))
+    with pytest.raises(UnavailableError, match="is closed"):
+        runs.run(np.zeros((1, 32, 11), np.float32))
+
+
+def test_closing_while_others_run(tiny_model: Path) -> None:
+    detector = Detector(tiny_model.with_suffix(".onnx"), threads=1)
+    started = threading.Barrier(4)
+
+    def localise(seed: int) -> int:
+        started.wait()
+        for count in range(10_000):
+            try:
+                detector(*_streams(10, seed))
+            except UnavailableError:
+                return count
+        return -1
+
+    with ThreadPoolExecutor(3) as pool:
+        counts = [pool.submit(localise, seed) for seed in range(3)]
+        started.wait()
+        detector.close()
+        assert min(each.result() for each in counts) >= 0
+
+
+def test_the_gpu_that_was_asked_for(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import aicl_fast.engines.ort as ort
+
+    class Asked(Exception):
+        pass
+
+    def session(path: Path, *, threads: int | None, providers: object) -> None:
+        raise Asked(providers)
+
+    monkeypatch.setattr(ort, "open_session", session)
+    path = tiny_model.with_suffix(".onnx")
+
+    def asked(**options: object) -> object:
+        with pytest.raises(Asked) as error:
+            Detector(path, **options)
+        return error.value.args[0]
+
+    cpu, cuda = "CPUExecutionProvider", "CUDAExecutionProvider"
+    assert asked() is asked(device="cpu") is None
+    assert asked(device="cuda") == [(cuda, {"device_id": 0}), cpu]
+    assert asked(device="cuda:3") == [(cuda, {"device_id": 3}), cpu]
+    assert asked(device="cuda:3", providers=[cuda]) == [(cuda, {"device_id": 3})]
+    assert asked(device="cpu", providers=[cpu]) == asked(providers=[cpu]) == [cpu]
+    assert asked(providers=[(cuda, {"device_id": 2}), cpu]) == [(cuda, {"device_id": 2}), cpu]
+    for options, words in (
+        ({"device": "cuda:3", "providers": [cpu]}, "run on the CPU, and device='cuda:3' was asked for"),
+        ({"device": "cpu", "providers": [cuda, cpu]}, "contradicts device='cpu'"),
+        ({"device": "cuda:3", "providers": [(cuda, {"device_id": 2})]}, "contradicts device='cuda:3'"),
+        ({"providers": cpu}, "expected a list of names, got 'CPUExecutionProvider'"),
+        ({"threads": "2"}, "threads: expected a number of at least 1, .* got '2'"),
+        ({"threads": 0}, "threads: expected"),
+    ):
+        with pytest.raises(ModelError, match=words):
+            Detector(path, **options)

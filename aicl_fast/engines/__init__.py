@@ -15,13 +15,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-
 from aicl_fast.engines.base import Engine, EngineOutputs
 from aicl_fast.engines.container import is_container, read_container
+from aicl_fast.engines.ort import Provider
 from aicl_fast.errors import ModelError, UnavailableError
 from aicl_fast.files import require_file
 
-__all__ = ["ENGINES", "Engine", "EngineOutputs", "open_engine"]
+__all__ = ["ENGINES", "Engine", "EngineOutputs", "Provider", "open_engine"]
 
 ENGINES = ("onnxruntime", "openvino", "tensorrt", "torch")
 
@@ -34,7 +34,7 @@ def open_engine(
     precision: str | None = None,
     threads: int | None = None,
     pin_threads: bool | None = None,
-    providers: Sequence[str] | None = None,
+    providers: Sequence[Provider] | None = None,
 ) -> Engine:
     """Open a model file in the engine that it is for.
 
@@ -46,10 +46,12 @@ def open_engine(
         precision: what products are computed in, where that is chosen at load (OpenVINO, torch).
         threads: threads within an operation, of an engine on the CPU; None takes every core.
         pin_threads: tie these threads to cores (OpenVINO); None leaves that to the engine.
-        providers: ONNX Runtime execution providers, in order of preference; None follows ``device``.
+        providers: ONNX Runtime execution providers by name or (name, options), in order of preference; those
+            of a GPU run on ``device``. None follows ``device``.
     Raises:
         DataError: no such file.
-        ModelError: not a model of ours, damaged, or not for that engine, device or option.
+        ModelError: not a model of ours, damaged, or not for that engine, device or option; or options that
+            contradict each other.
         UnavailableError: the engine's package, or the device, is not here.
     """
     target = require_file(path, "model file")
@@ -66,12 +68,12 @@ def open_engine(
     index = _check_device(device, chosen, target)
     given = {"precision": precision, "threads": threads, "pin_threads": pin_threads, "providers": providers}
     _check_options(chosen, {name for name, value in given.items() if value is not None})
+    _check_threads(threads)
     if chosen == "onnxruntime":
         from aicl_fast.engines.ort import OnnxRuntimeEngine
 
-        if providers is None and index is not None:
-            providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-        return OnnxRuntimeEngine(target, threads=threads, providers=providers)
+        chosen_providers = _providers(providers, device, index)
+        return OnnxRuntimeEngine(target, threads=threads, providers=chosen_providers)
     if chosen == "openvino":
         from aicl_fast.engines.openvino import OpenVinoEngine
 
@@ -117,12 +119,53 @@ def _check_options(engine: str, given: set[str]) -> None:
         raise ModelError(f"{name}: is not an option of the {engine} engine; it is of {', '.join(where)}.")
 
 
+def _check_threads(threads: object) -> None:
+    if threads is None or (isinstance(threads, int) and not isinstance(threads, bool) and threads >= 1):
+        return
+    raise ModelError(f"threads: expected a number of at least 1, or None for every core; got {threads!r}.")
+
+
+_ON_GPU = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
+
+
+def _providers(
+    given: Sequence[Provider] | None, device: str | None, index: int | None
+) -> list[Provider] | None:
+    """What ONNX Runtime is asked for, with the GPU's number where one was named."""
+    if given is None:
+        if index is None:
+            return None
+        return [("CUDAExecutionProvider", {"device_id": index}), "CPUExecutionProvider"]
+    if isinstance(given, str):
+        raise ModelError(f"providers: expected a list of names, got {given!r}. Write [{given!r}].")
+    found: list[Provider] = []
+    on_gpu = False
+    for each in given:
+        name, options = (each, {}) if isinstance(each, str) else each
+        if name not in _ON_GPU or device is None:
+            found.append(each)
+            continue
+        on_gpu = True
+        if index is None or int(options.get("device_id", index)) != index:
+            raise ModelError(
+                f"providers: {each!r} contradicts device={device!r}. Name the GPU once, or leave the device "
+                "out."
+            )
+        found.append((name, {**options, "device_id": index}))
+    if index is not None and not on_gpu:
+        raise ModelError(
+            f"providers: {', '.join(map(str, given))} run on the CPU, and device={device!r} was asked for. "
+            f"Name one of {', '.join(_ON_GPU)}, or leave the providers out."
+        )
+    return found
+
+
 def _check_device(device: str | None, engine: str, path: Path) -> int | None:
     """The GPU's number, or None for the CPU."""
     if device is None:
         return 0 if engine == "tensorrt" else None
     kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()) or (kind == "cpu" and number):
         raise ModelError(f"device: expected cpu, cuda or cuda:N, got {device!r}.")
     if engine == "tensorrt" and kind == "cpu":
         raise ModelError(f"{path}: is a TensorRT engine, which runs on a GPU only; got device='cpu'.")

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aicl_fast.config import Config
-from aicl_fast.errors import DataError
+from aicl_fast.errors import DataError, UnavailableError
 from aicl_fast.features import Floats
 from aicl_fast.metadata import ModelInfo
 
@@ -34,6 +34,7 @@ class Engine(ABC):
     name: ClassVar[str]
     path: Path
     info: ModelInfo
+    _closed = False
 
     @property
     def config(self) -> Config:
@@ -54,7 +55,9 @@ class Engine(ABC):
             features: (B, T, D) float32.
         Raises:
             DataError: the features have another shape than the file was exported for.
+            UnavailableError: the engine is closed.
         """
+        self._check_open()
         features = np.ascontiguousarray(features, dtype=np.float32)
         self.check_shape(features.shape)
         low, _, high = self.info.batch
@@ -88,8 +91,21 @@ class Engine(ABC):
         return EngineOutputs(*(output[:count] for output in outputs))
 
     def close(self) -> None:
-        """Give back what the engine holds. It cannot run afterwards; closing twice does no harm."""
+        """Give back what the engine holds. It cannot run afterwards; closing twice does no harm.
+
+        What runs in another thread ends first, or in its own time.
+        """
+        if not self._closed:
+            self._closed = True
+            self._free()
+
+    def _free(self) -> None:
+        """Let go of what the engine holds; called once."""
         return None
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UnavailableError(f"{self.path}: this engine is closed. Open the file again.")
 
     def __enter__(self) -> Engine:
         return self

@@ -73,11 +73,17 @@ class OpenVinoEngine(Engine):
         if not self.info.segments.fixed:
             shape = _ANY
         with self._lock:
+            self._check_open()
             found = self._compiled.pop(shape, None) or self._compile(shape)
             self._compiled[shape] = found  # the last used is last
             if len(self._compiled) > _KEPT:
                 del self._compiled[next(iter(self._compiled))]
             return found
+
+    def _free(self) -> None:
+        with self._lock:
+            self._compiled.clear()
+            self._model = None
 
     def _compile(self, shape: tuple[int, ...]) -> _Compiled:
         model = self._model.clone()

@@ -27,7 +27,7 @@ class OnnxRuntimeEngine(Engine):
     Args:
         path: written by ``aicl-fast export``.
         threads: threads within an operation; None lets ONNX Runtime take every core.
-        providers: execution providers by name, in order of preference; None is the CPU.
+        providers: execution providers by name or (name, options), in order of preference; None is the CPU.
     Raises:
         DataError: no such file.
         ModelError: not an ONNX model, damaged, without our settings in its metadata, or bfloat16, which
@@ -42,15 +42,20 @@ class OnnxRuntimeEngine(Engine):
         path: str | os.PathLike[str],
         *,
         threads: int | None = None,
-        providers: Sequence[str] | None = None,
+        providers: Sequence[Provider] | None = None,
     ) -> None:
         self.path = require_file(path, "model file")
         self._session, metadata = open_session(self.path, threads=threads, providers=providers)
         self.info = parse_info(metadata, self.path)
 
     def run(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
-        """Run (B, T, D) float32 features."""
-        return EngineOutputs(*self._session.run(EngineOutputs._fields, {"features": features}))
+        """Run (B, T, D) float32 features. Safe to call from several threads."""
+        session = self._session  # another thread may close the engine
+        self._check_open()
+        return EngineOutputs(*session.run(EngineOutputs._fields, {"features": features}))
+
+    def _free(self) -> None:
+        self._session = None
 
 
 def open_session(
