@@ -12,6 +12,8 @@ named by itself (``lr``) or with its section (``train.lr``), and field names are
 from __future__ import annotations
 
 import difflib
+import math
+import numbers
 import os
 import sys
 import types
@@ -26,13 +28,129 @@ NmsMode = Literal["decay_once", "hard", "gaussian"]
 Keep = Literal["last", "val", "test"]
 Modal = Literal["both", "rgb", "flow"]
 Schedule = Literal["constant", "cosine"]
+Ramp = int | Literal["all"]
 Precision = Literal["float32", "bfloat16"]
 Convolution = Literal["direct", "winograd"]
+
+
+# Far above any use, and far below what only fails when memory for it is asked for.
+_MOST_SEGMENTS = 100_000
+_MOST_CLASSES = 100_000
+_WIDEST_STREAM = 65_536
+_WIDEST_EMBEDDING = 16_384
+_FINEST_GRID = 10_000
+_LARGEST_WHOLE = 2**63 - 1
 
 
 def _require(condition: bool, name: str, expected: str, came: object) -> None:
     if not condition:
         raise ConfigError(f"{name}: expected {expected}, got {came!r}.")
+
+
+def _require_between(low: int, high: int, name: str, came: int) -> None:
+    _require(low <= came <= high, name, f"a whole number from {low} to {high}", came)
+
+
+_known_hints: dict[type[Any], dict[str, Any]] = {}
+
+
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    if cls not in _known_hints:
+        _known_hints[cls] = get_type_hints(cls)
+    return _known_hints[cls]
+
+
+def _settle(section: Any) -> None:
+    """Refuse fields of another type than they are declared with, and make numbers Python's own.
+
+    A caller's may be numpy's or whole floats; strings are for files and the command line.
+    """
+    home = type(section).__name__.removesuffix("Config").lower()
+    for name, kind in _hints(type(section)).items():
+        value = getattr(section, name)
+        # The common case first: settings are made anew for each recording.
+        if type(value) is kind and (
+            kind is bool
+            or kind is str
+            or (kind is int and abs(value) <= _LARGEST_WHOLE)
+            or (kind is float and math.isfinite(value))
+        ):
+            continue
+        settled = _coerce(value, kind, f"{home}.{name}", parse=False)
+        if settled is not value:
+            object.__setattr__(section, name, settled)
+
+
+def _coerce(value: Any, kind: Any, name: str, *, parse: bool = True) -> Any:
+    """``value`` as ``kind``.
+
+    Args:
+        parse: a string may stand for something else, as from the command line, TOML or JSON.
+    """
+    if kind is int or kind is float:
+        return _number(value, kind, name, parse=parse)
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        first, other = get_args(kind)
+        words = get_args(other) if get_origin(other) is Literal else (None,)
+        if other is types.NoneType and parse and isinstance(value, str) and value.lower() == "none":
+            return None
+        if value is None or isinstance(value, str):
+            for word in words:
+                if value == word:
+                    return word
+        try:
+            return _coerce(value, first, name, parse=parse)
+        except ConfigError as error:
+            spoken = " or ".join(str(word).lower() for word in words)
+            raise ConfigError(str(error).replace(", got ", f" or {spoken}, got ", 1)) from None
+    if origin is Literal:
+        if isinstance(value, str) and value in get_args(kind):
+            return value
+        raise ConfigError(f"{name}: expected one of {', '.join(get_args(kind))}, got {value!r}.")
+    if origin is tuple:
+        inner = get_args(kind)[0]
+        items = value
+        if parse and isinstance(value, str):
+            items = [part.strip() for part in value.split(",") if part.strip()]
+        try:
+            items = None if isinstance(items, (str, Mapping)) else tuple(items)
+        except TypeError:
+            items = None
+        if items is None:
+            raise ConfigError(f"{name}: expected several values, got {value!r}.")
+        return tuple(_coerce(item, inner, name, parse=parse) for item in items)
+    if kind is bool:
+        truths = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if isinstance(value, bool):
+            return value
+        if parse and isinstance(value, str) and value.lower() in truths:
+            return truths[value.lower()]
+        raise ConfigError(f"{name}: expected true or false, got {value!r}.")
+    if isinstance(value, str):
+        return value
+    raise ConfigError(f"{name}: expected text, got {value!r}.")
+
+
+def _number(value: Any, kind: Any, name: str, *, parse: bool) -> int | float:
+    number: int | float = 0
+    try:
+        if parse and isinstance(value, str):
+            number = kind(value.replace("_", ""))
+        elif isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise ValueError
+        else:
+            number = kind(value)
+            if kind is int and number != value:
+                raise ValueError
+    except (ValueError, OverflowError):
+        expected = "a whole number" if kind is int else "a number"
+        raise ConfigError(f"{name}: expected {expected}, got {value!r}.") from None
+    if kind is int:
+        _require(abs(number) <= _LARGEST_WHOLE, name, "a whole number of 64 bits", value)
+    else:
+        _require(math.isfinite(number), name, "a finite number", value)
+    return number
 
 
 @dataclass(frozen=True)
@@ -64,13 +182,14 @@ class DataConfig:
         return (self.modal != "flow") * self.rgb_width + (self.modal != "rgb") * self.flow_width
 
     def __post_init__(self) -> None:
-        _require(self.segments >= 2, "data.segments", "a whole number of at least 2", self.segments)
+        _settle(self)
+        _require_between(2, _MOST_SEGMENTS, "data.segments", self.segments)
         _require(
             self.frames_per_segment >= 1, "data.frames_per_segment", "at least 1", self.frames_per_segment
         )
         _require(self.fps > 0, "data.fps", "a positive number", self.fps)
-        _require(self.rgb_width >= 1, "data.rgb_width", "at least 1", self.rgb_width)
-        _require(self.flow_width >= 1, "data.flow_width", "at least 1", self.flow_width)
+        _require_between(1, _WIDEST_STREAM, "data.rgb_width", self.rgb_width)
+        _require_between(1, _WIDEST_STREAM, "data.flow_width", self.flow_width)
 
 
 @dataclass(frozen=True)
@@ -87,8 +206,9 @@ class ModelConfig:
     """Subtract the training features' mean and divide by their deviation, inside the network."""
 
     def __post_init__(self) -> None:
-        _require(self.num_classes >= 1, "model.num_classes", "at least 1", self.num_classes)
-        _require(self.embedding_width >= 1, "model.embedding_width", "at least 1", self.embedding_width)
+        _settle(self)
+        _require_between(1, _MOST_CLASSES, "model.num_classes", self.num_classes)
+        _require_between(1, _WIDEST_EMBEDDING, "model.embedding_width", self.embedding_width)
         _require(self.topk_divisor >= 1, "model.topk_divisor", "at least 1", self.topk_divisor)
         _require(0 <= self.fusion_gamma <= 1, "model.fusion_gamma", "between 0 and 1", self.fusion_gamma)
 
@@ -119,6 +239,7 @@ class LossConfig:
     """τ of the contrastive loss."""
 
     def __post_init__(self) -> None:
+        _settle(self)
         for name in ("weight_agnostic", "weight_contrast", "weight_modality", "weight_consistency"):
             _require(getattr(self, name) >= 0, f"loss.{name}", "at least 0", getattr(self, name))
         _require(0 < self.gce_q <= 1, "loss.gce_q", "above 0, at most 1", self.gce_q)
@@ -149,16 +270,17 @@ class TrainConfig:
     warmup_steps: int = 0
     """Steps at the start in which segments are selected by softmax(CAS) alone; 0 is as released.
     Untrained actionness makes the first selections arbitrary, and training may never recover."""
-    ramp_steps: int = 0
-    """Steps after the warm-up in which the selection's γ falls linearly from 1 to ``selection_gamma``."""
+    ramp_steps: Ramp = 0
+    """Steps after the warm-up in which the selection's γ falls linearly from 1 to ``selection_gamma``.
+    ``all`` is every step after it, however many ``steps`` there are."""
     eval_every: int = 0
-    """Steps between evaluations; 0 evaluates after the last step only."""
+    """Steps between evaluations; 0 evaluates after the last step only, which chooses nothing."""
     save_every: int = 500
     """Steps between checkpoints that a run can go on from; 0 keeps only the last step's."""
     keep: Keep = "last"
     """``last`` keeps the last step's weights. ``val`` keeps the step of the best mAP on a share of the
     training videos that is held out. ``test`` keeps the best on *test*, as the released program does:
-    that leaks the test set into the choice, so results are optimistic."""
+    that leaks the test set into the choice, so results are optimistic. Both need ``eval_every``."""
     val_share: float = 0.15
     """The share of the training videos that ``keep = val`` holds out."""
     patience: int = 0
@@ -176,7 +298,15 @@ class TrainConfig:
     """Features up to this size are read into memory once; larger sets are memory-mapped."""
     seed: int = 1
 
+    @property
+    def ramp(self) -> int:
+        """Steps of the ramp: ``ramp_steps``, or for ``all`` every step after the warm-up."""
+        if self.ramp_steps == "all":
+            return max(0, self.steps - self.warmup_steps)
+        return self.ramp_steps
+
     def __post_init__(self) -> None:
+        _settle(self)
         _require(self.steps >= 1, "train.steps", "at least 1", self.steps)
         _require(self.batch_size >= 1, "train.batch_size", "at least 1", self.batch_size)
         _require(self.lr > 0, "train.lr", "a positive number", self.lr)
@@ -184,13 +314,20 @@ class TrainConfig:
             _require(0 <= getattr(self, name) < 1, f"train.{name}", "in [0, 1)", getattr(self, name))
         for name in ("weight_decay", "clip_norm", "memory_gb"):
             _require(getattr(self, name) >= 0, f"train.{name}", "at least 0", getattr(self, name))
-        for name in ("warmup_steps", "ramp_steps", "eval_every", "save_every", "patience", "seed"):
+        for name in ("warmup_steps", "eval_every", "save_every", "patience", "seed"):
             _require(getattr(self, name) >= 0, f"train.{name}", "at least 0", getattr(self, name))
+        _require(self.ramp >= 0, "train.ramp_steps", "at least 0, or all", self.ramp_steps)
         _require(0 < self.val_share < 1, "train.val_share", "between 0 and 1", self.val_share)
         gamma = self.selection_gamma
         _require(gamma is None or 0 <= gamma <= 1, "train.selection_gamma", "none, or 0 to 1", gamma)
         if self.patience and self.keep == "last":
             raise ConfigError("train.patience: needs keep=val or keep=test, which say what 'better' means.")
+        if self.keep != "last" and not 1 <= self.eval_every <= self.steps:
+            raise ConfigError(
+                f"train.keep: {self.keep} keeps the best of the evaluations, and with "
+                f"eval_every={self.eval_every} there is none in {self.steps} steps. Set eval_every to a "
+                f"number from 1 to {self.steps}, or keep=last."
+            )
 
 
 @dataclass(frozen=True)
@@ -225,14 +362,9 @@ class DecodeConfig:
     """Detections kept a video, the best first; 0 keeps all."""
 
     def __post_init__(self) -> None:
+        _settle(self)
         _require(len(self.thresholds) >= 1, "decode.thresholds", "at least one number", self.thresholds)
-        _require(
-            all(t == t and abs(t) != float("inf") for t in self.thresholds),
-            "decode.thresholds",
-            "finite numbers",
-            self.thresholds,
-        )
-        _require(self.upscale >= 1, "decode.upscale", "at least 1", self.upscale)
+        _require_between(1, _FINEST_GRID, "decode.upscale", self.upscale)
         _require(self.outer_ratio >= 0, "decode.outer_ratio", "at least 0", self.outer_ratio)
         _require(0 <= self.nms_tiou <= 1, "decode.nms_tiou", "between 0 and 1", self.nms_tiou)
         _require(self.nms_sigma > 0, "decode.nms_sigma", "a positive number", self.nms_sigma)
@@ -249,6 +381,7 @@ class EvaluateConfig:
     tious: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 
     def __post_init__(self) -> None:
+        _settle(self)
         _require(
             len(self.tious) >= 1 and all(0 < t <= 1 for t in self.tious),
             "evaluate.tious",
@@ -331,6 +464,9 @@ class Config:
                 flat.update({f"{key}.{name}": inner for name, inner in value.items()})
             elif key != "preset":
                 flat[key] = value
+        # Older files may name a choice by evaluations that were never made: the last step's were kept.
+        if flat.get("train.keep") in ("val", "test") and not flat.get("train.eval_every"):
+            flat.update({"train.keep": "last", "train.patience": 0})
         # Classes and their number change together, so the number comes first.
         base = cls(preset=str(values.get("preset", "thumos14")))
         names = flat.pop("classes", ())
@@ -379,7 +515,7 @@ PRESETS: Mapping[str, Config] = types.MappingProxyType(
             model=ModelConfig(num_classes=5, embedding_width=128, standardize_input=True),
             # The selection's γ falls from 1 to the fusion's over the whole run: of the schedules compared in
             # docs/training.md the best simple one. As released, two of three seeds never find the actions.
-            train=TrainConfig(steps=1200, ramp_steps=1200),
+            train=TrainConfig(steps=1200, ramp_steps="all"),
             # The released program's two slips (the added second, λ) are left out. A stream may hold two
             # actions that share the softmax, so the class threshold is ActivityNet's.
             decode=DecodeConfig(class_threshold=0.1, nms="gaussian", nms_added_seconds=0.0, outer_ratio=0.25),
@@ -473,49 +609,3 @@ def _locate(key: str) -> tuple[str, str]:
 def _near(word: str, candidates: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, list(candidates), n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(close)}?" if close else ""
-
-
-def _hints(cls: type[Any]) -> dict[str, Any]:
-    return get_type_hints(cls)
-
-
-def _coerce(value: Any, kind: Any, name: str) -> Any:
-    """``value`` (a string from the command line, or a TOML or JSON value) as ``kind``."""
-    origin = get_origin(kind)
-    if origin in (Union, types.UnionType):
-        if value is None or (isinstance(value, str) and value.lower() == "none"):
-            return None
-        return _coerce(value, get_args(kind)[0], name)
-    if origin is Literal:
-        if value in get_args(kind):
-            return value
-        raise ConfigError(f"{name}: expected one of {', '.join(get_args(kind))}, got {value!r}.")
-    if origin is tuple:
-        inner = get_args(kind)[0]
-        items = (
-            [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-        )
-        if not isinstance(items, (list, tuple)):
-            raise ConfigError(f"{name}: expected several values, got {value!r}.")
-        return tuple(_coerce(item, inner, name) for item in items)
-    if kind is bool:
-        truths = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        if isinstance(value, bool):
-            return value
-        if isinstance(value, str) and value.lower() in truths:
-            return truths[value.lower()]
-        raise ConfigError(f"{name}: expected true or false, got {value!r}.")
-    if kind is str:
-        if isinstance(value, str):
-            return value
-        raise ConfigError(f"{name}: expected text, got {value!r}.")
-    words = {int: "a whole number", float: "a number"}
-    try:
-        if isinstance(value, bool):
-            raise ValueError
-        if kind is int and isinstance(value, float) and not value.is_integer():
-            raise ValueError
-        number = kind(value.replace("_", "")) if isinstance(value, str) else kind(value)
-    except (TypeError, ValueError, OverflowError):
-        raise ConfigError(f"{name}: expected {words[kind]}, got {value!r}.") from None
-    return number

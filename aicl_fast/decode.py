@@ -133,8 +133,11 @@ def decode_batch(
             f"decode_batch: {len(scores)} scores, {len(video_scores)} video_scores, {len(num_segments)} "
             f"num_segments and {len(videos)} videos; expected one of each a video."
         )
-    if threads is not None and threads < 1:
-        raise ConfigError(f"threads: expected at least 1, or None for all processors, got {threads!r}.")
+    counted = isinstance(threads, (int, np.integer)) and not isinstance(threads, bool)
+    if threads is not None and not (counted and threads >= 1):
+        raise ConfigError(
+            f"threads: expected at least 1, a whole number, or None for all processors, got {threads!r}."
+        )
     _, names, engine, *_ = _setup(config, data, classes, backend)
     inputs = [
         (*_checked(s, v, n, len(classes), config.upscale, name), int(n), names, name)
@@ -214,10 +217,7 @@ def postprocess(
         v = _softmax(np.take_along_axis(logits, top, axis=0).mean(axis=0))
     else:
         v = np.zeros(logits.shape[1])
-    try:
-        config, data = replace(preset.decode, nms=nms), replace(preset.data, fps=float(fps))
-    except (TypeError, OverflowError) as error:
-        raise ConfigError(f"fps: expected a positive number, got {fps!r}.") from error
+    config, data = replace(preset.decode, nms=nms), replace(preset.data, fps=fps)
     return decode(
         a_score,
         v,
@@ -283,7 +283,7 @@ def _checked(
     if not (whole and 1 <= num_segments <= _MOST_SEGMENTS):
         raise DataError(
             f"{video}: num_segments is {num_segments!r}; expected the video's own number of segments, "
-            "a whole number of at least 1."
+            "a whole number from 1 to 2**40."
         )
     if v.dtype != a_score.dtype:
         # The larger of the two: what was given in float64 is not rounded.

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from aicl_fast.config import PRESETS, Config, load_config
+from aicl_fast.config import PRESETS, Config, DataConfig, DecodeConfig, LossConfig, TrainConfig, load_config
+from aicl_fast.decode import available_backends, decode, decode_batch, postprocess
 from aicl_fast.errors import AiclError, ConfigError, DataError
 
 
@@ -51,7 +55,14 @@ def test_a_config_survives_being_stored(name: str) -> None:
 
 def test_overrides_by_field_and_by_section() -> None:
     c = load_config(
-        overrides=["steps=1_000", "train.lr=2e-3", "nms=gaussian", "thresholds=0.2, 0.4", "keep=test"]
+        overrides=[
+            "steps=1_000",
+            "train.lr=2e-3",
+            "nms=gaussian",
+            "thresholds=0.2, 0.4",
+            "keep=test",
+            "eval_every=50",
+        ]
     )
     assert (c.train.steps, c.train.lr, c.decode.nms, c.decode.thresholds) == (
         1000,
@@ -92,12 +103,127 @@ def test_a_toml_file_lies_between_preset_and_overrides(tmp_path: Path) -> None:
         ("model.lr=1", "no such setting"),
         ("selection_gamma=1.5", "none, or 0 to 1"),
         ("patience=3", "needs keep=val"),
+        ("keep=val", "Set eval_every to a number from 1 to 11700, or keep=last"),
+        ("ramp_steps=-1", "at least 0, or all"),
+        ("ramp_steps=every", "a whole number or all"),
+        ("seed=99999999999999999999999", "64 bits"),
+        ("temperature=inf", "temperature: expected a finite number"),
+        ("temperature=0", "a positive number"),
+        ("clip_norm=nan", "a finite number"),
+        ("min_score=inf", "a finite number"),
+        ("segments=100000000000", "from 2 to 100000"),
+        ("embedding_width=10000000", "from 1 to 16384"),
+        ("rgb_width=10000000", "from 1 to 65536"),
+        ("num_classes=10000000", "from 1 to 100000"),
+        ("upscale=100000", "from 1 to 10000"),
         ("modal=audio", "both, rgb, flow"),
     ],
 )
 def test_a_wrong_override_says_what_was_expected(override: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load_config(overrides=[override])
+
+
+@pytest.mark.parametrize("keep", ["val", "test"])
+def test_a_choice_of_weights_needs_evaluations(keep: str) -> None:
+    for every in (0, 2000):
+        with pytest.raises(ConfigError, match=rf"eval_every={every} there is none in 1200 steps"):
+            load_config("demo", overrides=[f"keep={keep}", f"eval_every={every}"])
+    with pytest.raises(ConfigError, match=r"train\.keep"):
+        load_config("demo", overrides=[f"keep={keep}", "patience=2"])
+    last = load_config("demo", overrides=[f"keep={keep}", "eval_every=1200"])
+    assert last.train.keep == keep
+
+
+def test_a_file_of_a_choice_that_was_never_made_still_reads() -> None:
+    stored = load_config("demo").to_dict()
+    stored["train"].update({"keep": "test", "patience": 4, "eval_every": 0})
+    config = Config.from_dict(stored)
+    assert (config.train.keep, config.train.patience) == ("last", 0)
+
+
+def test_the_ramp_follows_the_steps() -> None:
+    demo = load_config("demo")
+    assert demo.train.ramp == demo.train.steps
+    assert load_config("demo", overrides=["steps=300"]).train.ramp == 300
+    assert demo.with_values({"steps": 300, "warmup_steps": 100}).train.ramp == 200
+    assert demo.with_values({"steps": 300, "warmup_steps": 400}).train.ramp == 0
+    stored = demo.to_dict()
+    stored["train"]["ramp_steps"] = 1200
+    assert Config.from_dict(stored).train.ramp == 1200
+
+
+def test_numbers_from_python_become_its_own() -> None:
+    config = DecodeConfig(
+        upscale=np.int16(8),  # type: ignore[arg-type]
+        max_detections=5.0,  # type: ignore[arg-type]
+        thresholds=np.array([0.5, 0.25], np.float32),  # type: ignore[arg-type]
+        nms_tiou=np.float32(0.5),  # type: ignore[arg-type]
+    )
+    data = DataConfig(fps=25, frames_per_segment=8.0)  # type: ignore[arg-type]
+    assert (config.upscale, config.max_detections, config.nms_tiou) == (8, 5, 0.5)
+    assert config.thresholds == (0.5, 0.25)
+    values = (config.upscale, config.max_detections, *config.thresholds, config.nms_tiou, data.fps)
+    assert [type(value) for value in values] == [int, int, float, float, float, float]
+    assert type(data.frames_per_segment) is int
+    # As they are stored in a model file.
+    json.dumps(dataclasses.asdict(config))
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "words"),
+    [
+        (DecodeConfig, "upscale", 24.5, "a whole number"),
+        (DecodeConfig, "upscale", True, "a whole number"),
+        (DecodeConfig, "upscale", np.True_, "a whole number"),
+        (DecodeConfig, "upscale", "24", "a whole number"),
+        (DecodeConfig, "max_detections", None, "a whole number"),
+        (DecodeConfig, "max_detections", float("nan"), "a whole number"),
+        (DecodeConfig, "max_detections", 2**70, "64 bits"),
+        (DecodeConfig, "nms_tiou", "0.4", "a number"),
+        (DecodeConfig, "nms_across_classes", "yes", "true or false"),
+        (DecodeConfig, "nms", "soft", "decay_once, hard, gaussian"),
+        (DecodeConfig, "thresholds", 0.5, "several values"),
+        (DecodeConfig, "thresholds", np.array(0.5), "several values"),
+        (DecodeConfig, "thresholds", ("0.5",), "a number"),
+        (DataConfig, "frames_per_segment", 8.5, "a whole number"),
+        (DataConfig, "recipe", 3, "text"),
+        (TrainConfig, "selection_gamma", "none", "a number or none"),
+        (TrainConfig, "ramp_steps", "3", "a whole number or all"),
+        (LossConfig, "gce_q", [0.7], "a number"),
+    ],
+)
+def test_a_setting_of_another_type_is_named(section: Any, name: str, value: object, words: str) -> None:
+    home = section.__name__.removesuffix("Config").lower()
+    with pytest.raises(ConfigError, match=rf"{home}\.{name}: expected .*{words}"):
+        section(**{name: value})
+
+
+@pytest.mark.parametrize("backend", available_backends())
+def test_decoding_takes_whole_floats_and_refuses_other_counts(backend: Any) -> None:
+    arguments: dict[str, Any] = {"classes": ("a",), "backend": backend}
+    scores, v = np.array([[0.0], [1.0], [0.0]]), np.ones(1)
+    settings = {"config": DecodeConfig(upscale=8), "data": DataConfig(frames_per_segment=8)}
+    other = {
+        "config": DecodeConfig(upscale=8.0, max_detections=0.0),  # type: ignore[arg-type]
+        "data": DataConfig(frames_per_segment=8.0),  # type: ignore[arg-type]
+    }
+    wanted = decode(scores, v, num_segments=3, **settings, **arguments)
+    assert decode(scores, v, num_segments=3, **other, **arguments) == wanted
+    with pytest.raises(DataError, match=r"num_segments is 2199023255552; expected .* from 1 to 2\*\*40"):
+        decode(scores, v, num_segments=2**41, **settings, **arguments)
+    for threads in ("2", 1.5, True):
+        with pytest.raises(ConfigError, match="threads: expected at least 1"):
+            decode_batch([scores], [v], num_segments=[3], threads=threads, **settings, **arguments)  # type: ignore[arg-type]
+    several = decode_batch([scores], [v], num_segments=[3], threads=np.int64(2), **settings, **arguments)  # type: ignore[arg-type]
+    assert several[0].segments.tolist() == wanted.segments.tolist()
+
+
+@pytest.mark.parametrize("fps", ["25", None, float("inf"), 0])
+def test_a_frame_rate_that_is_none(fps: Any) -> None:
+    cas, a = np.zeros((9, 20)), np.full(9, 0.5)
+    with pytest.raises(ConfigError, match="fps: expected"):
+        postprocess(cas, a, a, num_segments=9, fps=fps)
 
 
 def test_an_unknown_preset_lists_the_near_ones() -> None:

@@ -17,7 +17,7 @@ def learning_rate(step: int, settings: TrainConfig) -> float:
 def selection_gamma(step: int, config: Config) -> float | None:
     """γ of the scores that select the top-k segments in a step, counted from 1.
 
-    1 in the warm-up: softmax(CAS) alone. Then a linear fall over ``ramp_steps`` to ``selection_gamma``, and
+    1 in the warm-up: softmax(CAS) alone. Then a linear fall over ``ramp`` steps to ``selection_gamma``, and
     that to the end. None means by A_score itself, as released.
     """
     settings = config.train
@@ -25,7 +25,7 @@ def selection_gamma(step: int, config: Config) -> float | None:
     if step <= settings.warmup_steps:
         return 1.0
     done = step - settings.warmup_steps
-    if done <= settings.ramp_steps:
+    if done <= settings.ramp:
         end = config.model.fusion_gamma if final is None else final
-        return 1.0 + (end - 1.0) * done / (settings.ramp_steps + 1)
+        return 1.0 + (end - 1.0) * done / (settings.ramp + 1)
     return final

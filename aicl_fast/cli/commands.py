@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from aicl_fast.cli.console import err, out, progress, result_table
-from aicl_fast.config import load_config
+from aicl_fast.config import Config, load_config
 from aicl_fast.errors import ConfigError, UnavailableError
 from aicl_fast.files import write_json
 
@@ -64,9 +64,15 @@ def run_train(
             "config": result.config.to_dict(),
         },
     )
-    leak = " (chosen by test mAP, which is optimistic)" if result.config.train.keep == "test" else ""
+    leak = leak_note(result.config, result.history)
     out.print(result_table(f"Step {result.step}{leak}", "test videos", result.result))
     out.print(f"model: {folder / 'model.safetensors'}", highlight=False, soft_wrap=True)
+
+
+def leak_note(config: Config, history: list[tuple[int, float]]) -> str:
+    """What a title says of weights that evaluations on the test videos chose."""
+    chosen = config.train.keep == "test" and history
+    return " (chosen by test mAP, which is optimistic)" if chosen else ""
 
 
 def run_bench(name: str, arguments: list[str]) -> None:

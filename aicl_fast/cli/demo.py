@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from aicl_fast.cli.commands import leak_note
 from aicl_fast.cli.console import err, map_table, out, progress
 from aicl_fast.cli.detect import BATCH
 from aicl_fast.config import Config, load_config
@@ -62,7 +63,8 @@ def run_demo(folder: Path, *, seeds: int, ablate: bool, overrides: list[str]) ->
     page = write_report(folder, title="aicl_fast demo")
     rows = [(name, *_cells(results)) for name, results in runs.items()]
     spread = "" if seeds == 1 else f", mean of {seeds} seeds ± their standard deviation"
-    title = f"{len(detections)} test streams, localised with {detector.path.name}{spread}"
+    leak = leak_note(config, history)
+    title = f"{len(detections)} test streams, localised with {detector.path.name}{spread}{leak}"
     out.print(map_table(title, config.evaluate.tious, rows))
     out.print(f"page:    {page}\npicture: {picture}", highlight=False, soft_wrap=True)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from aicl_fast import load_detections
+from aicl_fast.config import load_config
 
 
 def run(*arguments: object, cwd: Path, expect: int = 0) -> str:
@@ -120,6 +121,8 @@ def test_ways_to_name_recordings(tiny_model: Path, tiny_dataset: Path, tmp_path:
         (["train", "-d", "nowhere"], "nowhere: the data set folder does not exist"),
         (["train", "-d", ".", "-p", "thumos"], "Did you mean thumos14"),
         (["train", "-d", ".", "--set", "train.step=3"], "train.steps"),
+        (["train", "-d", ".", "--set", "keep=val"], "Set eval_every to a number from 1 to 11700"),
+        (["train", "-d", ".", "--set", "seed=99999999999999999999999"], "train.seed"),
         (["evaluate", "gt.json", "d.json"], "gt.json: the annotation file does not exist"),
         (["evaluate", "bad.json", "bad.json"], "not valid JSON"),
         (["evaluate", "bad.json", "bad.json", "--tiou", "a"], "--tiou: expected numbers"),
@@ -189,3 +192,13 @@ def _judge(folder: Path) -> None:
     assert "background" in text.lower()
     for name in ("compare.json", "worst.png", "page.html", "e.png"):
         assert (folder / name).stat().st_size > 0
+
+
+def test_only_a_choice_by_the_test_videos_is_called_one() -> None:
+    from aicl_fast.cli.commands import leak_note
+
+    chosen = load_config("demo", overrides=["keep=test", "eval_every=100"])
+    assert "chosen by test mAP" in leak_note(chosen, [(100, 0.5)])
+    assert leak_note(chosen, []) == ""
+    held_out = load_config("demo", overrides=["keep=val", "eval_every=100"])
+    assert leak_note(held_out, [(100, 0.5)]) == ""

@@ -30,3 +30,13 @@ def test_selection_warms_up_and_ramps() -> None:
     assert gammas == [1.0, 1.0, pytest.approx(0.8), pytest.approx(0.6), pytest.approx(0.4), None, None]
     constant = load_config("demo", overrides=["warmup_steps=1", "ramp_steps=0", "selection_gamma=0.5"])
     assert [selection_gamma(step, constant) for step in (1, 2, 9)] == [1.0, 0.5, 0.5]
+
+
+def test_the_demos_ramp_takes_all_steps_however_many() -> None:
+    for overrides in ([], ["steps=300"]):
+        config = load_config("demo", overrides=overrides)
+        last = selection_gamma(config.train.steps, config)
+        assert last == pytest.approx(config.model.fusion_gamma, abs=0.01)
+    assert selection_gamma(600, load_config("demo")) == selection_gamma(
+        600, load_config("demo", overrides=["ramp_steps=1200"])
+    )
