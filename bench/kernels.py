@@ -3,6 +3,7 @@
     python -m aicl_fast.bench.kernels                        # everything; JSON into $OUT or bench/results/
     python -m aicl_fast.bench.kernels --only contrast        # one family
     python -m aicl_fast.bench.kernels --sanitize             # compute-sanitizer on every kernel
+    python -m aicl_fast.bench.kernels --sanitize --tool memcheck --limit 140
     python -m aicl_fast.bench.kernels --dry-run              # no GPU: the same steps on the CPU, small
 
 Contenders: ``kernels``, the public functions; ``eager``, their references; ``compiled``,
@@ -10,17 +11,23 @@ Contenders: ``kernels``, the public functions; ``eager``, their references; ``co
 reference in float64 before they are timed.
 
 Times are medians of graph replays that take turns, by device events, so that they are the device's own. A
-graph runs through several input sets, together three times the second-level cache. ``call_us`` is what the
-same calls take when launched one by one, events around them: what a program that captures no graph sees.
-Floors are computed from a copy and a matrix product measured in the same run. Kernels and eager come first,
-for every case; compiling takes minutes, so it comes last, a case of each family at a time, while
-``--seconds`` last.
+graph runs through several sets of inputs and outputs, together three times the second-level cache.
+``call_us`` is what the same calls take when launched one by one, events around them: what a program that
+captures no graph sees. Floors are computed from a copy and a matrix product measured in the same run. Kernels
+and eager come first, for every case, the most wanted figures before the others; compiling takes minutes, so
+it comes last, a case of each family at a time, while ``--seconds`` last.
+
+The file is written after every case, and what it holds of the same commit and device is not measured again
+(unless ``--again`` is given): a run that is cut off goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
+import concurrent.futures
 import copy
+import functools
 import itertools
 import math
 import os
@@ -30,7 +37,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -38,11 +45,12 @@ from torch import Tensor
 from aicl_fast.bench import machine
 from aicl_fast.bench.all import watched
 from aicl_fast.bench.measure import Clock, device_events, median_interval, rotating, take_turns, wall
-from aicl_fast.bench.record import RESULTS, device_name, slug, write_result
+from aicl_fast.bench.record import RESULTS, UNKNOWN, device_name, environment, slug, write_result
 from aicl_fast.bench.textbook_detect import TextbookDetector
-from aicl_fast.config import load_config
+from aicl_fast.config import Config, load_config
 from aicl_fast.decode import decode, default_backend
 from aicl_fast.errors import AiclError, UnavailableError
+from aicl_fast.files import read_json
 from aicl_fast.kernels import (
     Mining,
     mine_segments,
@@ -62,9 +70,14 @@ from aicl_fast.model import TwoBranchNet
 
 Inputs = list[Tensor]
 Call = Callable[[Inputs], Sequence[Tensor]]
+_Key = tuple[str, str, int]
+_Found = TypeVar("_Found")
 _FAMILIES = ("fusion", "pooling", "mining", "contrast", "network", "latency")
+_TOOLS = ("memcheck", "racecheck", "initcheck")
 _FOUND = 9
 """What compute-sanitizer is told to exit with when it finds something."""
+_LAST = 9
+"""The rank of a case that may be measured last."""
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2, torch.float8_e4m3fn: 8e-2}
 
 
@@ -92,6 +105,8 @@ class Case:
     """Multiplications and additions of matrix products."""
     videos: int = 0
     tolerance: float | None = None
+    rank: int = _LAST
+    """Cases are measured in this order, so that a run that is cut off has what is asked for first."""
 
 
 class Effort(NamedTuple):
@@ -140,6 +155,7 @@ def _fusion_cases(small: bool) -> Iterator[Case]:
         (256, 200, torch.float32, "planar"),
         (16, 20, torch.float32, "planar"),
     ):
+        rank = 3 if (batch, classes) == (256, 20) else _LAST
         batch, length = (2, 40) if small else (batch, 750)
         shape = (batch, length, classes)
 
@@ -158,7 +174,7 @@ def _fusion_cases(small: bool) -> Iterator[Case]:
         values, rows, size = batch * length * classes, batch * length, dtype.itemsize
         name = f"B {batch} T {length} C {classes} {machine.short(dtype)} {layout}"
         once = (2 * values + 4 * rows) * size
-        yield Case("fusion", f"forward {name}", dtype, make, kernels, reference, bytes=once)
+        yield Case("fusion", f"forward {name}", dtype, make, kernels, reference, bytes=once, rank=rank)
         # As in training, where the scores are detached: the two actionnesses alone send gradients.
         both = once + (2 * values + 6 * rows) * size
         yield Case(
@@ -171,6 +187,7 @@ def _fusion_cases(small: bool) -> Iterator[Case]:
             leaves=3,
             outputs=(1, 2),
             bytes=both,
+            rank=rank,
         )
 
 
@@ -212,6 +229,7 @@ def _pooling_cases(small: bool) -> Iterator[Case]:
 
 def _mining_cases(small: bool) -> Iterator[Case]:
     for batch, length in ((16, 750), (256, 750), (32, 50)):
+        rank = 4 if batch == 16 else _LAST
         batch, length = (2, 40) if small else (batch, length)
         k = max(1, length // 20)
 
@@ -238,6 +256,7 @@ def _mining_cases(small: bool) -> Iterator[Case]:
             exact=exact,
             bytes=batch * length * 12,
             tolerance=0.0,
+            rank=rank,
         )
 
 
@@ -276,7 +295,17 @@ def _contrast_cases(small: bool) -> Iterator[Case]:
             leaves=3,
             outputs=(0,),
             bytes=floor,
+            rank=2,
         )
+
+
+def _plain_network(net: TwoBranchNet, x: Tensor) -> Sequence[Tensor]:
+    """The network of two streams as the model computes it, but without a kernel of ours."""
+    e, e_rgb, e_flow = net._embed_direct(x)
+    cas = net._head(net.classify, e)
+    rgb = net._head(net.actionness_rgb, e_rgb).squeeze(2)
+    flow = net._head(net.actionness_flow, e_flow).squeeze(2)
+    return cas, *score_fusion_reference(cas, rgb, flow, net.gamma)
 
 
 def _network_cases(small: bool, device: torch.device) -> Iterator[Case]:
@@ -315,8 +344,7 @@ def _network_cases(small: bool, device: torch.device) -> Iterator[Case]:
 
         def reference(inputs: Inputs, rival: TwoBranchNet = rival) -> Sequence[Tensor]:
             with torch.no_grad():
-                outputs = rival(inputs[0])
-            return outputs.CAS, outputs.A_score, outputs.A, outputs.A_ca
+                return _plain_network(rival, inputs[0])
 
         def exact(inputs: Inputs) -> Sequence[Tensor]:
             return two_branch_infer_reference(inputs[0], exact_weights[inputs[0].device.type], net.gamma)
@@ -337,6 +365,7 @@ def _network_cases(small: bool, device: torch.device) -> Iterator[Case]:
             videos=batch,
             # tf32 keeps ten bits of a product's operands.
             tolerance=5e-3 if dtype == torch.float32 else None,
+            rank=0 if dtype == torch.bfloat16 else _LAST,
         )
 
 
@@ -394,10 +423,13 @@ def check(case: Case, forward: Call, inputs: Inputs, device: torch.device) -> fl
 
 
 def _sets(case: Case, device: torch.device) -> list[Inputs]:
-    """Input sets that together are three times the last cache before memory, two at least, 64 at most."""
+    """Input sets that are three times the last cache before memory, two at least, 64 at most.
+
+    What a call gives back counts too: each set has its own place for it.
+    """
     generator = torch.Generator(device).manual_seed(1)
     first = case.make(generator)
-    size = sum(value.numel() * value.element_size() for value in first)
+    size = sum(value.nbytes for value in [*first, *_complete(case, case.kernels)(first)])
     on_gpu = device.type == "cuda"
     cache = torch.cuda.get_device_properties(device).L2_cache_size if on_gpu else 0
     count = machine.sets_beyond_cache(size, cache)
@@ -420,19 +452,19 @@ def replay(call: Call, sets: Sequence[Inputs], device: torch.device) -> Callable
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        for inputs in sets:
-            call(inputs)
-    return graph.replay
+        # What is let go is given to the next call, whose writes would then never leave the cache.
+        outputs = [call(inputs) for inputs in sets]
+
+    def run() -> object:
+        graph.replay()
+        return outputs
+
+    return run
 
 
 def launches(call: Call, sets: Sequence[Inputs]) -> Callable[[], object]:
-    """One pass over all sets, launched one by one."""
-
-    def run() -> None:
-        for inputs in sets:
-            call(inputs)
-
-    return run
+    """One pass over all sets, launched one by one; what they give back is kept until the pass ends."""
+    return lambda: [call(inputs) for inputs in sets]
 
 
 def _tolerance(case: Case) -> float:
@@ -453,9 +485,8 @@ def measure(case: Case, rates: dict[str, float], device: torch.device, effort: E
         "input_sets": len(sets),
         "correct": error <= _tolerance(case),
         "kernels": {"error": _finite(error)},
-        "eager": {"error": _finite(check(case, case.reference, sets[0], device))},
     }
-    _time(row, case, {"kernels": case.kernels, "eager": case.reference}, "eager", sets, device, effort)
+    _time(row, case, ("eager", case.reference), sets, device, effort)
     ours = row["kernels"]
     if floor is not None:
         row["share_of_floor"] = row["floor_us"] / ours["replay_us"]
@@ -467,36 +498,51 @@ def measure(case: Case, rates: dict[str, float], device: torch.device, effort: E
 def measure_compiled(row: dict[str, Any], case: Case, device: torch.device, effort: Effort) -> None:
     """Add what ``torch.compile`` makes of the reference to a row; a rival that fails is a result too."""
     torch._dynamo.reset()
-    result: dict[str, Any] = {}
-    row["compiled"] = result
+    row["compiled"] = {}
     row.setdefault("kernels", {})
     try:
-        sets = _sets(case, device)
         whole = torch.compile(case.reference, mode="max-autotune-no-cudagraphs", dynamic=False)
-        result["error"] = _finite(check(case, whole, sets[0], device))
-        contenders = {"kernels": case.kernels, "compiled": whole}
-        _time(row, case, contenders, "compiled", sets, device, effort)
+        _time(row, case, ("compiled", whole), _sets(case, device), device, effort)
     except Exception as failure:
-        result["failed"] = _failure(failure)
+        row["compiled"].setdefault("failed", _failure(failure))
 
 
 def _time(
     row: dict[str, Any],
     case: Case,
-    contenders: dict[str, Call],
-    rival: str,
+    against: tuple[str, Call],
     sets: Sequence[Inputs],
     device: torch.device,
     effort: Effort,
 ) -> None:
-    """Replays, then launches, of every contender in turn; ratios are against the rival."""
-    complete = {name: _complete(case, call) for name, call in contenders.items()}
+    """Replays, then launches, of the kernels and a rival in turn; ratios are against the rival.
+
+    A rival that fails is recorded so, and the kernels are timed alone.
+    """
+    rival, call = against
+    theirs = row.setdefault(rival, {})
+    try:
+        theirs["error"] = _finite(check(case, call, sets[0], device))
+    except Exception as failure:
+        theirs["failed"] = _failure(failure)
+    ours = _complete(case, case.kernels)
     for kind in ("replay", "call"):
-        passes = {
-            name: replay(call, sets, device) if kind == "replay" else launches(call, sets)
-            for name, call in complete.items()
-        }
-        timings = take_turns(passes, rival, seconds=effort.seconds, least=effort.least, clock=_clock(device))
+
+        def passes(call: Call, kind: str = kind) -> Callable[[], object]:
+            found = replay(call, sets, device) if kind == "replay" else launches(call, sets)
+            found()
+            return found
+
+        contenders = {"kernels": passes(ours)}
+        if "failed" not in theirs:
+            try:
+                contenders[rival] = passes(_complete(case, call))
+            except Exception as failure:
+                theirs["failed"] = _failure(failure)
+        baseline = rival if rival in contenders else "kernels"
+        timings = take_turns(
+            contenders, baseline, seconds=effort.seconds, least=effort.least, clock=_clock(device)
+        )
         for name, timing in timings.items():
             if f"{kind}_us" in row[name]:
                 continue  # the kernels beside a second rival: their times stand already
@@ -504,8 +550,18 @@ def _time(
             row[name][f"{kind}_us_interval"] = [
                 1e6 * value / len(sets) for value in median_interval(timing.seconds)
             ]
-        row[f"{rival}_{kind}_ratio"] = timings["kernels"].ratio
-        row[f"{rival}_{kind}_ratio_interval"] = list(timings["kernels"].interval())
+        if baseline == rival:
+            row[f"{rival}_{kind}_ratio"] = timings["kernels"].ratio
+            row[f"{rival}_{kind}_ratio_interval"] = list(timings["kernels"].interval())
+
+
+def _latency_config(small: bool) -> Config:
+    return load_config("thumos14", overrides=["rgb_width=32", "flow_width=32", "segments=64"] * small)
+
+
+def _latency_name(small: bool) -> str:
+    length = _latency_config(small).data.segments
+    return f"features on the device to detections on the host, B 1 T {length} bfloat16"
 
 
 def measure_latency(device: torch.device, effort: Effort, small: bool = False) -> dict[str, Any]:
@@ -513,7 +569,7 @@ def measure_latency(device: torch.device, effort: Effort, small: bool = False) -
 
     Beside it the textbook: eager float32 torch on the device, its scores copied back, NumPy on the grid.
     """
-    config = load_config("thumos14", overrides=["rgb_width=32", "flow_width=32", "segments=64"] * small)
+    config = _latency_config(small)
     classes = tuple(f"class {i}" for i in range(config.model.num_classes))
     torch.manual_seed(0)
     net = TwoBranchNet(config).eval()
@@ -537,7 +593,7 @@ def measure_latency(device: torch.device, effort: Effort, small: bool = False) -
     timings = take_turns(contenders, "textbook", seconds=20 * effort.seconds, least=effort.least)
     return {
         "family": "latency",
-        "case": f"features on the device to detections on the host, B 1 T {length} bfloat16",
+        "case": _latency_name(small),
         "decoder": default_backend(),
         **{name.replace(" ", "_"): timing.row() for name, timing in timings.items()},
     }
@@ -560,10 +616,12 @@ def _print(row: dict[str, Any]) -> None:
     columns.append("floor        ?" if floor is None else f"floor {floor:8.1f}")
     for name in ("kernels", "eager", "compiled"):
         found = row.get(name, {})
-        if "call_us" in found:
+        if "failed" in found:
+            columns.append(f"{name} {found['failed']}")
+        elif "call_us" in found:
             columns.append(f"{name} {found['replay_us']:8.1f} /{found['call_us']:8.1f}")
         elif found:
-            columns.append(f"{name} {found.get('failed', 'not timed')}")
+            columns.append(f"{name} not timed")
     if "error" in row["kernels"]:
         error = row["kernels"]["error"]
         said = "not finite" if error is None else f"{error:.1e}"
@@ -595,13 +653,31 @@ def run_once(only: str, device: torch.device) -> int:
     return 1 if wrong else 0
 
 
-def sanitize(only: str, path: Path | None, seconds: float) -> int:
-    """Run every kernel once under compute-sanitizer's tools; 1 if any finds something or cannot run.
+def _once(only: str) -> list[str]:
+    return [sys.executable, "-P", "-m", "aicl_fast.bench.kernels", "--once", "--only", only]
+
+
+def _compile_all(only: str, seconds: float) -> None:
+    """Fill Triton's cache on disk, a process a family: within a sanitizer compiling takes far longer."""
+    families = [family for family in _FAMILIES if only in family and family != "latency"]
+    with concurrent.futures.ThreadPoolExecutor(max(1, len(families))) as threads:
+        ended = threads.map(lambda family: watched(_once(family), seconds, quiet=True), families)
+        for family, (code, lines) in zip(families, ended, strict=True):
+            if code:
+                print(f"{family}: {''.join(lines)[-1000:]}")
+
+
+def sanitize(only: str, path: Path | None, seconds: float, tools: Sequence[str] = _TOOLS) -> int:
+    """Run every kernel once under compute-sanitizer; 1 unless each tool ran to its end and found nothing.
+
+    All kernels are checked, torch's too: inputs and references are the processor's, so few are torch's.
 
     Args:
         only: families whose name contains this.
         path: where to record; None records nothing.
-        seconds: that a tool may take; one that takes longer is said not to have finished.
+        seconds: that a tool may take; compiling counts for the first. One that takes longer is said not to
+            have finished.
+        tools: of memcheck, racecheck and initcheck.
     Raises:
         UnavailableError: there is no compute-sanitizer, or it refuses the device.
     """
@@ -611,11 +687,12 @@ def sanitize(only: str, path: Path | None, seconds: float) -> int:
     # Without torch's cache every tensor is an allocation, so that a step beyond its end is seen.
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     rows: list[dict[str, Any]] = []
-    for tool in ("memcheck", "racecheck", "initcheck"):
-        command = [program, "--tool", tool, "--error-exitcode", str(_FOUND)]
-        command += [sys.executable, "-P", "-m", "aicl_fast.bench.kernels", "--once", "--only", only]
-        start = time.perf_counter()
-        code, lines = watched(command, seconds, environment, quiet=True)
+    start = time.perf_counter()
+    _compile_all(only, seconds)
+    for tool in tools:
+        command = [program, "--tool", tool, "--error-exitcode", str(_FOUND), *_once(only)]
+        left = max(1.0, seconds - (time.perf_counter() - start))
+        code, lines = watched(command, left, environment, quiet=True)
         if any("Device not supported" in line for line in lines):
             raise UnavailableError("compute-sanitizer: it does not support this device.")
         if code:
@@ -631,13 +708,28 @@ def sanitize(only: str, path: Path | None, seconds: float) -> int:
         print(f"{tool:<10} found {found}", flush=True)
         if path is not None:
             write_result(path, "sanitize", rows)
-    return 1 if any(row["found"].startswith(("something", "failed")) for row in rows) else 0
+        start = time.perf_counter()
+    return 0 if all(row["found"] == "nothing" for row in rows) else 1
+
+
+def _measured_before(path: Path | None) -> list[dict[str, Any]]:
+    """The rows that a file holds of this device and commit; none where the commit is not known."""
+    if path is None or not path.is_file():
+        return []
+    here, before = environment(), read_json(path, "result file")
+    commit = here["commit"]
+    if commit == UNKNOWN or commit.endswith("-dirty"):
+        return []
+    if any(before.get(name) != here[name] for name in ("commit", "device")):
+        return []
+    # What failed is tried again.
+    return [row for row in before.get("rows", []) if "failed" not in row]
 
 
 def measure_all(
     options: argparse.Namespace, device: torch.device, path: Path | None, small: bool = False
 ) -> list[dict[str, Any]]:
-    """Every case: first kernels and eager, then latency, then what compiling takes minutes for.
+    """Every case: first kernels and eager, and latency, then what compiling takes minutes for.
 
     What there is is written after every case, so that a run that is cut off leaves what it had.
     """
@@ -645,36 +737,60 @@ def measure_all(
     effort = Effort(0.0, 2) if small else Effort(0.3, 20)
     rates = machine.gpu_rates(device, _clock(device), size=64 if small else 8192)
     print(" ".join(f"{name} {value:.3g}" for name, value in rates.items()))
-    rows: list[dict[str, Any]] = []
+    before = [] if options.again else _measured_before(path)
+    rows = dict(_numbered(before, lambda row: (row["family"], row["case"])))
+    # Sorting keeps cases of one rank in their order.
+    chosen = sorted(cases(options.only, small, device), key=lambda case: case.rank)
+    numbered = _numbered(chosen, lambda case: (case.family, case.name))
 
-    def keep(row: dict[str, Any]) -> None:
+    def keep(key: _Key, row: dict[str, Any]) -> None:
+        rows[key] = row
         _print(row)
         if path is not None:
-            write_result(path, "kernels", rows, rates=rates)
+            write_result(path, "kernels", list(rows.values()), rates=rates)
 
-    measured: list[tuple[Case, dict[str, Any]]] = []
-    for case in cases(options.only, small, device):
-        if options.compiled:
-            measured.append((case, {"family": case.family, "case": case.name}))
-            continue
-        row = _guarded(case.family, case.name, lambda case=case: measure(case, rates, device, effort))  # type: ignore[misc]
-        rows.append(row)
-        keep(row)
-        if "failed" not in row:
-            measured.append((case, row))
-    if options.only in "latency" and not options.compiled:
-        rows.append(_guarded("latency", "one video", lambda: measure_latency(device, effort, small)))
-        keep(rows[-1])
+    def all_of(key: _Key, case: Case) -> None:
+        row = rows.get(key, {})
+        if "eager" not in row:
+            found = _guarded(case.family, case.name, lambda: measure(case, rates, device, effort))
+            keep(key, {**row, **found})
+
+    def latency() -> None:
+        key = ("latency", _latency_name(small), 0)
+        if key not in rows:
+            keep(key, _guarded(*key[:2], lambda: measure_latency(device, effort, small)))
+
+    if not options.compiled:
+        jobs: list[tuple[int, Callable[[], None]]] = [
+            (case.rank, functools.partial(all_of, key, case)) for key, case in numbered
+        ]
+        if options.only in "latency":
+            jobs.append((1, latency))
+        for _, job in sorted(jobs, key=lambda job: job[0]):
+            job()
     if options.no_compile:
-        return rows
-    for case, row in _first_of_each(measured):
+        return list(rows.values())
+    for key, case in _first_of_each(numbered):
+        row = rows.get(key, {"family": case.family, "case": case.name})
+        if "failed" in row or "compiled" in row:
+            continue
         if time.perf_counter() > stop:
             break
         measure_compiled(row, case, device, effort)
-        if options.compiled:
-            rows.append(row)
-        keep(row)
-    return rows
+        keep(key, row)
+    return list(rows.values())
+
+
+def _numbered(
+    found: Sequence[_Found], name: Callable[[_Found], tuple[str, str]]
+) -> list[tuple[_Key, _Found]]:
+    """Each with its family, its name, and how many before it have the same: small cases may."""
+    seen: collections.Counter[tuple[str, str]] = collections.Counter()
+    keyed = []
+    for one in found:
+        keyed.append(((*name(one), seen[name(one)]), one))
+        seen[name(one)] += 1
+    return keyed
 
 
 def _status(rows: Sequence[dict[str, Any]]) -> int:
@@ -685,11 +801,11 @@ def _status(rows: Sequence[dict[str, Any]]) -> int:
     return 1 if wrong else 0
 
 
-def _first_of_each(measured: Sequence[tuple[Case, dict[str, Any]]]) -> list[tuple[Case, dict[str, Any]]]:
+def _first_of_each(numbered: Sequence[tuple[_Key, Case]]) -> list[tuple[_Key, Case]]:
     """The cases in turns of the families, so that each has one compiled before any has two."""
-    families: dict[str, list[tuple[Case, dict[str, Any]]]] = {}
-    for case, row in measured:
-        families.setdefault(case.family, []).append((case, row))
+    families: dict[str, list[tuple[_Key, Case]]] = {}
+    for key, case in numbered:
+        families.setdefault(case.family, []).append((key, case))
     return [one for turn in itertools.zip_longest(*families.values()) for one in turn if one is not None]
 
 
@@ -713,7 +829,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--seconds", type=float, default=1e9, help="after which nothing more is compiled (no limit)"
     )
     parser.add_argument("--once", action="store_true", help="run every kernel once, check it, time nothing")
+    parser.add_argument("--again", action="store_true", help="measure anew what the file already has")
     parser.add_argument("--sanitize", action="store_true", help="compute-sanitizer on every kernel")
+    parser.add_argument("--tool", choices=_TOOLS, help="of compute-sanitizer; all, in turn, if left out")
+    parser.add_argument("--limit", type=float, help="seconds a tool, compiling included (600 for all)")
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, small: that the script works")
     options = parser.parse_args(arguments)
     if options.dry_run:
@@ -724,7 +843,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.once:
         return run_once(options.only, device)
     if options.sanitize:
-        return sanitize(options.only, options.json, min(options.seconds, 600.0) / 3)
+        tools = _TOOLS if options.tool is None else (options.tool,)
+        limit = min(options.seconds, 600.0) / len(tools) if options.limit is None else options.limit
+        return sanitize(options.only, options.json, limit, tools)
     path = options.json or _default_path()
     rows = measure_all(options, device, path)
     print(f"written to {path}")

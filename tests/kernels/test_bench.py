@@ -10,6 +10,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+
 from aicl_fast.bench import kernels  # noqa: E402
 from aicl_fast.errors import UnavailableError  # noqa: E402
 
@@ -69,6 +71,109 @@ def test_the_compiled_rival_is_added_and_may_fail(
     assert "compiled_replay_ratio" not in second
     assert third["compiled"]["call_us"] > 0
     assert "no compiler here" in capsys.readouterr().out
+
+
+def test_a_rival_that_fails_leaves_the_kernels_their_time() -> None:
+    def failing(_: Any) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    case = next(kernels.cases("pooling", True, torch.device(CPU)))
+    case.exact, case.reference = case.reference, failing
+    rates = {"copy_bytes_per_s": 1e9}
+    row = kernels.measure(case, rates, torch.device(CPU), kernels.Effort(0.0, 1))
+    assert row["correct"]
+    assert row["kernels"]["replay_us"] > 0
+    assert row["kernels"]["call_us"] > 0
+    assert row["eager"] == {"failed": "RuntimeError: operation not permitted when stream is capturing"}
+    assert "eager_replay_ratio" not in row
+    kernels._print(row)
+
+
+def test_every_set_has_outputs_of_its_own() -> None:
+    case = next(kernels.cases("fusion", True, torch.device(CPU)))
+    sets = kernels._sets(case, torch.device(CPU))
+    outputs = kernels.replay(case.kernels, sets, torch.device(CPU))()
+    places = {value.data_ptr() for found in outputs for value in found}  # type: ignore[attr-defined]
+    assert len(places) == 3 * len(sets) == 6
+
+
+class _NoKernels(TorchDispatchMode):
+    """Fails on an operation of ours."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert function.namespace != "aicl_fast", function
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_rival_contains_a_kernel(target32: Any) -> None:
+    seen = set()
+    for case in kernels.cases("", True, target32.device):
+        if case.family in seen:
+            continue
+        seen.add(case.family)
+        inputs = case.make(torch.Generator(target32.device).manual_seed(0))
+        with _NoKernels():
+            kernels._complete(case, case.reference)(inputs)
+        with pytest.raises(AssertionError, match="aicl_fast"), _NoKernels():
+            case.kernels(inputs)
+    assert seen == {"fusion", "pooling", "mining", "contrast", "network"}
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The families that are measured, in order; no time is taken."""
+    order: list[str] = []
+
+    def measure(case: kernels.Case, *_: Any) -> dict[str, Any]:
+        order.append(case.family)
+        return {"family": case.family, "case": case.name, "eager": {}}
+
+    def latency(*_: Any) -> dict[str, Any]:
+        order.append("latency")
+        return {"family": "latency", "case": kernels._latency_name(True)}
+
+    monkeypatch.setattr(kernels, "measure", measure)
+    monkeypatch.setattr(kernels, "measure_latency", latency)
+    monkeypatch.setattr(kernels, "_print", lambda _: None)
+    return order
+
+
+def test_what_is_asked_for_first_is_measured_first(measured: list[str]) -> None:
+    assert kernels.main(["--dry-run", "--no-compile"]) == 0
+    assert measured[:3] == ["network", "network", "latency"]
+    assert list(dict.fromkeys(measured)) == ["network", "latency", "contrast", "fusion", "mining", "pooling"]
+
+
+def test_a_run_that_was_cut_off_goes_on_at_the_same_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[str]
+) -> None:
+    path = tmp_path / "kernels.json"
+    here = {**kernels.environment(), "commit": "0123456789ab"}
+    monkeypatch.setattr(kernels, "environment", lambda: here)
+    arguments = ["--dry-run", "--no-compile", "--only", "in", "--json", str(path)]
+    kernels.main(arguments)
+    assert measured.count("mining") == 3
+    pooled = measured.count("pooling")
+    whole = json.loads(path.read_text())
+    # One case of mining is missing, and one has failed.
+    mining = [i for i, row in enumerate(whole["rows"]) if row["family"] == "mining"]
+    whole["rows"][mining[0]]["failed"] = "RuntimeError: out of registers"
+    del whole["rows"][mining[1]]
+
+    def again(commit: str, *more: str) -> list[str]:
+        path.write_text(json.dumps({**whole, "commit": commit}))
+        measured.clear()
+        kernels.main([*arguments, *more])
+        rows = json.loads(path.read_text())["rows"]
+        assert len(rows) == 3 + pooled
+        assert not any("failed" in row for row in rows)
+        return list(measured)
+
+    assert again("0123456789ab") == ["mining", "mining"]
+    assert len(again("0123456789ab", "--again")) == 3 + pooled
+    assert len(again("ba9876543210")) == 3 + pooled
+    here["commit"] += "-dirty"
+    assert len(again("0123456789ab-dirty")) == 3 + pooled
 
 
 def test_nothing_is_compiled_when_the_time_is_up(tmp_path: Path) -> None:
@@ -145,11 +250,35 @@ def test_the_sanitizers_verdict(
     monkeypatch.setattr(kernels.shutil, "which", lambda _: "compute-sanitizer")
     monkeypatch.setattr(kernels, "watched", watched)
     path = tmp_path / "sanitize.json"
-    assert kernels.sanitize("", path, 5.0) == (1 if code else 0)
+    # Not to have finished is no verdict: it does not pass.
+    assert kernels.sanitize("", path, 5.0) == (0 if expected == "nothing" else 1)
     rows = json.loads(path.read_text())["rows"]
     assert [row["tool"] for row in rows] == ["memcheck", "racecheck", "initcheck"]
     assert {row["found"] for row in rows} == {expected}
-    assert all("--once" in command for command in commands if command[0] == "compute-sanitizer")
+    sanitized = [command for command in commands if command[0] == "compute-sanitizer"]
+    # What compiles, a family a process, is over before the first tool.
+    assert commands[-3:] == sanitized
+    assert len(commands) == 3 + 5
+    assert all("--once" in command for command in commands)
+
+
+def test_one_tool_with_a_limit_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def watched(command: list[str], seconds: float, *_: Any, **__: Any) -> Any:
+        calls.append((command, seconds))
+        return 0, []
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(kernels.shutil, "which", lambda _: "compute-sanitizer")
+    monkeypatch.setattr(kernels, "watched", watched)
+    monkeypatch.setattr(kernels, "write_result", lambda *_: None)  # it would ask the GPU for its name
+    arguments = ["--sanitize", "--tool", "racecheck", "--limit", "140", "--only", "mining"]
+    assert kernels.main([*arguments, "--json", str(tmp_path / "t.json")]) == 0
+    first, second = calls
+    assert first[0][0] != "compute-sanitizer"
+    assert second[0][:3] == ["compute-sanitizer", "--tool", "racecheck"]
+    assert 100 < second[1] <= first[1] == 140
 
 
 def test_a_sanitizer_that_cannot_work_is_not_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
