@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+
 from aicl_fast.engines.base import Engine, EngineOutputs
 from aicl_fast.engines.container import is_container, read_container
 from aicl_fast.engines.ort import Provider

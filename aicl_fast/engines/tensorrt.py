@@ -2,17 +2,18 @@
 
 A *slot* is all that one batch in flight needs: an execution context, a stream, buffers on both sides, and a
 CUDA graph of copy in, network, copy out. Slots are made for a shape when it first comes, as many as there are
-calls at once (up to ``pool``), and are used again.
+calls at once (up to ``pool``), and are used again. Of those that no call is using, the last used are kept.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import os
 import threading
 import warnings
-from collections import defaultdict
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,20 @@ from aicl_fast.features import Floats
 
 INPUT = "features"
 _ALIGN = 256
+"""Bytes that the address of a tensor is a multiple of, as TensorRT asks for."""
+_KEPT = 8
+"""Slots that are kept though no call is using them; a pool of one shape is, if it is larger."""
 
 
 class Pending:
-    """A batch in flight, from :meth:`TensorRTEngine.submit`. Ask for its result exactly once."""
+    """A batch in flight, from :meth:`TensorRTEngine.submit`. Ask for its result at most once."""
 
     def __init__(self, engine: TensorRTEngine, slot: _Slot) -> None:
         self._engine = engine
         self._slot: _Slot | None = slot
+        # One that nobody asks leaves its slot to others, who wait for what it has started.
+        self._dropped = weakref.finalize(self, engine._release, slot)
+        self._dropped.atexit = False
 
     def result(self) -> Any:
         """Wait for the GPU and return the :class:`EngineOutputs`.
@@ -48,6 +55,7 @@ class Pending:
         slot, self._slot = self._slot, None
         if slot is None:
             raise RuntimeError("TensorRTEngine: the result of this batch was taken already.")
+        self._dropped.detach()
         try:
             return slot.finish()
         finally:
@@ -68,7 +76,8 @@ class TensorRTEngine(Engine):
         ModelError: not ours, damaged, built by another TensorRT version, or for another card.
         UnavailableError: no driver, no such GPU, or a package is missing.
 
-    Safe to call from several threads.
+    Safe to call from several threads. An engine that is not closed is when nothing refers to it any more, and
+    when the interpreter ends.
     """
 
     name = "tensorrt"
@@ -99,9 +108,10 @@ class TensorRTEngine(Engine):
         self._cache = _runtime_cache_file(container, cache) if container.kind == "tensorrt-rtx" else None
         self._pool = pool
         self._changed = threading.Condition()
-        self._idle: dict[tuple[int, ...], list[_Slot]] = defaultdict(list)
+        self._idle: list[_Slot] = []  # the last used is last
         self._slots: list[_Slot] = []
-        self._closed = False
+        self._saving = threading.Lock()
+        self._saved = b""
         self.cuda = Cuda(device)
         try:
             check_card(container, self.cuda.capability)
@@ -110,6 +120,11 @@ class TensorRTEngine(Engine):
             with contextlib.suppress(Exception):  # what went wrong first is on its way up
                 self.close()
             raise
+        _OPEN.add(self)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # it may not have got as far as to hold anything
+            self.close()
 
     def __call__(self, features: Any) -> EngineOutputs:
         """Run any number of videos from the host, or one batch that lies on the GPU.
@@ -139,11 +154,14 @@ class TensorRTEngine(Engine):
         self._check_batch(features.shape)
         slot = self._acquire(features.shape)
         try:
-            slot.launch(features)
+            captured = slot.launch(features)
         except BaseException:
             self._release(slot)
             raise
-        return Pending(self, slot)
+        pending = Pending(self, slot)
+        if captured:  # kernels for this shape are compiled, and kept though the engine may never be closed
+            self._save_runtime_cache()
+        return pending
 
     def close(self) -> None:
         """Wait for what is in flight, keep the compiled kernels, and free everything on the GPU.
@@ -168,7 +186,7 @@ class TensorRTEngine(Engine):
 
     def _let_go(self) -> None:
         # Contexts before the engine, the engine before its runtime, all before the device.
-        self._slots, self._idle = [], defaultdict(list)
+        self._slots, self._idle = [], []
         self._settings = self._engine = self._runtime = None
 
     def _read_info(self, container: Container) -> Any:
@@ -213,8 +231,9 @@ class TensorRTEngine(Engine):
                 if self._closed:
                     raise UnavailableError(f"{self.path}: this engine is closed. Open the file again.")
                 self.cuda.make_current()
-                if self._idle[shape]:
-                    return self._idle[shape].pop()
+                for place in reversed(range(len(self._idle))):
+                    if self._idle[place].shape == shape:
+                        return self._idle.pop(place)
                 if sum(slot.shape == shape for slot in self._slots) < self._pool:
                     slot = _Slot(self, shape)
                     self._slots.append(slot)
@@ -223,9 +242,18 @@ class TensorRTEngine(Engine):
 
     def _release(self, slot: _Slot) -> None:
         with self._changed:
-            if not self._closed:
-                self._idle[slot.shape].append(slot)
+            if self._closed:
+                return
+            self._idle.append(slot)
+            surplus = self._idle[: -max(_KEPT, self._pool)]
+            self._idle = self._idle[len(surplus) :]
+            self._slots = [each for each in self._slots if each not in surplus]
             self._changed.notify_all()  # they may wait for different shapes
+            for each in surplus:
+                # What fails has let go of all it could, and the next call meets the same device.
+                with contextlib.suppress(UnavailableError):
+                    self.cuda.make_current()
+                    each.close()
 
     def _runtime_settings(self) -> Any:
         """TensorRT-RTX compiles kernels for the card at first use; they are kept from one run to the next."""
@@ -236,6 +264,9 @@ class TensorRTEngine(Engine):
         if self._cache.is_file():
             kernels.deserialize(self._cache.read_bytes())
         settings.set_runtime_cache(kernels)
+        managed = _user_managed(self._api)
+        if managed is not None:
+            settings.set_execution_context_allocation_strategy(managed)
         # A slot's shape never changes: kernels for it are compiled before its graph is captured.
         strategy = getattr(self._api, "DynamicShapesKernelSpecializationStrategy", None)
         if strategy is not None:
@@ -248,8 +279,13 @@ class TensorRTEngine(Engine):
         if self._settings is None or self._cache is None:
             return
         try:
-            with atomic_path(self._cache) as temporary:
-                temporary.write_bytes(bytes(memoryview(self._settings.get_runtime_cache().serialize())))
+            with self._saving:
+                kernels = bytes(memoryview(self._settings.get_runtime_cache().serialize()))
+                if kernels == self._saved:
+                    return
+                self._saved = kernels
+                with atomic_path(self._cache) as temporary:
+                    temporary.write_bytes(kernels)
         except (DataError, OSError) as error:
             warnings.warn(
                 f"the next run compiles its kernels again, since they cannot be kept: {error}",
@@ -258,27 +294,73 @@ class TensorRTEngine(Engine):
             )
 
 
+_OPEN: weakref.WeakSet[TensorRTEngine] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Before the interpreter ends: later, the packages that this takes may be gone."""
+    for engine in list(_OPEN):
+        with contextlib.suppress(Exception):
+            engine.close()
+
+
+def _user_managed(api: Any) -> Any:
+    """The strategy by which a context has memory for its own shape, not the largest; None is the default."""
+    return getattr(getattr(api, "ExecutionContextAllocationStrategy", None), "USER_MANAGED", None)
+
+
 class _Slot:
-    """One batch in flight, of one shape."""
+    """One batch in flight, of one shape.
+
+    Raises:
+        ModelError: TensorRT does not take the shape.
+        UnavailableError: CUDA has no memory left for it; nothing that it had already is kept.
+    """
 
     def __init__(self, engine: TensorRTEngine, shape: tuple[int, ...]) -> None:
         self.shape = shape
-        self.cuda = cuda = engine.cuda
+        self.cuda = engine.cuda
         self.path = engine.path
         self.logger = engine._logger
-        plan = engine._engine
-        settings = engine._settings
-        self.context: Any = (
-            plan.create_execution_context() if settings is None else plan.create_execution_context(settings)
-        )
+        self.input, self.names = engine._input, engine._outputs
+        self.context: Any = None
+        self.graph: Any = None
+        self.prepared = False
+        self.capturable = True
+        self.busy = False  # the stream has work that nobody has waited for
+        self.closed = False
+        # Another thread may close the engine; and so may this one, where it collects garbage.
+        self._lock = threading.RLock()
+        self._held = contextlib.ExitStack()  # each is given back, whatever the others raise; the last first
+        try:
+            self._prepare(engine)
+        except BaseException:
+            with contextlib.suppress(Exception):  # what went wrong first is on its way up
+                self.close()
+            raise
+
+    def _prepare(self, engine: TensorRTEngine) -> None:
+        cuda, shape = self.cuda, self.shape
+        self.stream = cuda.stream()
+        self._held.callback(cuda.destroy_stream, self.stream)
+        self.event = cuda.event()
+        self._held.callback(cuda.destroy_event, self.event)
+        self._held.callback(self._let_go)
+        managed = _user_managed(engine._api)
+        create = engine._engine.create_execution_context
+        if engine._settings is not None:
+            self.context = create(engine._settings)
+        else:
+            self.context = create() if managed is None else create(managed)
         if self.context is None or not self.context.set_input_shape(engine._input, shape):
             raise ModelError(f"{self.path}: no context for shape {shape} ({last_error(self.logger)}).")
-        self.stream = cuda.stream()
-        self.event = cuda.event()
-        self.input, self.names = engine._input, engine._outputs
+        if managed is not None:
+            scratch = max(_ALIGN, self.context.update_device_memory_size_for_shapes())
+            self.context.set_device_memory(int(self._allocate(scratch)), scratch)
         size = int(np.prod(shape)) * np.dtype(engine._dtype).itemsize
-        self.features = cuda.allocate(size)
-        staging, self._host_in = cuda.pinned((-(-size // 4),))
+        self.features = self._allocate(size)
+        staging, self._host_in = self._pinned(-(-size // 4))
         self.host_features = staging.view(np.uint8)[:size].view(engine._dtype).reshape(shape)
         # The outputs lie in one block, so that they come back in one copy.
         offsets, end = [], 0
@@ -286,45 +368,78 @@ class _Slot:
         for one in shapes:
             offsets.append(end)
             end += -(-4 * int(np.prod(one)) // _ALIGN) * _ALIGN
-        self.outputs = cuda.allocate(end)
-        block, self._host_out = cuda.pinned((end // 4,))
+        self.outputs = self._allocate(end)
+        block, self._host_out = self._pinned(end // 4)
         self.size = end
         self.views = [
             block[start // 4 : start // 4 + int(np.prod(one))].reshape(one)
             for start, one in zip(offsets, shapes, strict=True)
         ]
         for name, start in zip(self.names._fields, offsets, strict=True):
-            self.context.set_tensor_address(name, int(self.outputs) + start)
-        self.graph: Any = None
-        self.prepared = False
-        self.closed = False
-        self._lock = threading.Lock()  # another thread may close the engine
+            self._place(name, int(self.outputs) + start)
+
+    def _allocate(self, size: int) -> Any:
+        address = self.cuda.allocate(size)
+        self._held.callback(self.cuda.free, address)
+        return address
+
+    def _pinned(self, count: int) -> tuple[Floats, int]:
+        array, address = self.cuda.pinned((count,))
+        self._held.callback(self.cuda.free_pinned, address)
+        return array, address
+
+    def _place(self, name: str, address: int) -> None:
+        if not self.context.set_tensor_address(name, address):
+            raise ModelError(f"{self.path}: takes no address for {name} ({last_error(self.logger)}).")
 
     @property
     def stream_number(self) -> int:
         return int(self.stream)
 
-    def launch(self, features: npt.NDArray[Any]) -> None:
-        """Copy in, run, copy out: as a graph, captured at the second run (the first compiles kernels)."""
-        with self._open():
-            np.copyto(self.host_features, features, casting="same_kind")
-            self._launch()
+    def launch(self, features: npt.NDArray[Any]) -> bool:
+        """Copy in, run, copy out: as a graph, captured at the second run (the first compiles kernels).
 
-    def _launch(self) -> None:
-        if self.graph is not None:
-            self.cuda.launch(self.graph, self.stream)
-            return
-        self.context.set_tensor_address(self.input, int(self.features))
-        if not self.prepared or not self._capturable():
-            self._enqueue(copy_in=True)
-            self.prepared = True
-            return
-        with self.cuda.capture(self.stream) as captured:
-            self._enqueue(copy_in=True)
-        self.graph = captured.graph
+        Returns:
+            Whether the graph was captured just now.
+        """
+        with self._open():
+            self._wait()
+            np.copyto(self.host_features, features, casting="same_kind")
+            self.busy = True
+            return self._launch()
+
+    def _wait(self) -> None:
+        """For what the stream was given last, if nobody has."""
+        if self.busy:
+            self.cuda.synchronize(self.stream)
+            self.busy = False
+
+    def _launch(self) -> bool:
+        captured = False
+        if self.graph is None:
+            self._place(self.input, int(self.features))
+            if not self.prepared or not self._capturable() or not self._capture():
+                self._enqueue(self.host_features.nbytes)
+                self.prepared = True
+                return False
+            captured = True
         self.cuda.launch(self.graph, self.stream)
+        return captured
+
+    def _capture(self) -> bool:
+        """Make the graph. What TensorRT runs and cannot be captured is run as it is from now on."""
+        try:
+            with self.cuda.capture(self.stream) as captured:
+                self._enqueue(self.host_features.nbytes)
+        except UnavailableError:
+            self.capturable = False
+            return False
+        self.graph = captured.graph
+        return True
 
     def _capturable(self) -> bool:
+        if not self.capturable:
+            return False
         # TensorRT-RTX says no while it still compiles kernels; TensorRT has no such question.
         ask = getattr(self.context, "is_stream_capturable", None)
         return ask is None or bool(ask(self.stream_number))
@@ -332,26 +447,37 @@ class _Slot:
     def launch_on(self, features: Any) -> GpuArray:
         """Run on features where they lie; their address differs from call to call, so there is no graph.
 
+        Where their address is not one that TensorRT takes, they are copied, on the GPU.
+
         Returns:
             Where they are; to be held until :meth:`finish` returns.
         Raises:
             DataError: not float32 in C order on this GPU.
         """
         with self._open():  # the producer is given the stream, which close() destroys
+            self._wait()
             array = gpu_array(features, self.stream_number)
-            if array.device not in (None, self.cuda.number):
+            self.cuda.make_current()  # the producer's own code has run
+            device = self.cuda.number_of(array.pointer) if array.device is None else array.device
+            if device != self.cuda.number:
                 raise DataError(
-                    f"features: are on GPU {array.device}, the engine is on {self.cuda.number}. Move them."
+                    f"features: are on GPU {device}, the engine is on {self.cuda.number}. Move them."
                 )
+            self.busy = True
             if array.stream not in (None, 0):
                 self.cuda.wait_for(self.stream, array.stream, self.event)
-            self.context.set_tensor_address(self.input, array.pointer)
-            self._enqueue(copy_in=False)
+            if array.pointer % _ALIGN:
+                size = self.host_features.nbytes
+                self.cuda.copy_on(self.features, array.pointer, size, self.stream)
+                self._place(self.input, int(self.features))
+            else:
+                self._place(self.input, array.pointer)
+            self._enqueue()
         return array
 
-    def _enqueue(self, *, copy_in: bool) -> None:
-        if copy_in:
-            self.cuda.copy_in(self.features, self._host_in, self.host_features.nbytes, self.stream)
+    def _enqueue(self, copied_in: int = 0) -> None:
+        if copied_in:
+            self.cuda.copy_in(self.features, self._host_in, copied_in, self.stream)
         if not self.context.execute_async_v3(self.stream_number):
             raise UnavailableError(f"{self.path}: TensorRT could not run it ({last_error(self.logger)}).")
         self.cuda.copy_out(self._host_out, self.outputs, self.size, self.stream)
@@ -360,7 +486,7 @@ class _Slot:
         """Wait, and copy the results out of the staging buffers."""
         with self._open():
             self.cuda.make_current()
-            self.cuda.synchronize(self.stream)
+            self._wait()
             return self.names(*(view.copy() for view in self.views))
 
     @contextlib.contextmanager
@@ -373,19 +499,14 @@ class _Slot:
     def close(self) -> None:
         """Wait, and free everything, the graph first."""
         with self._lock:
+            if self.closed:
+                return
             self.closed = True
-            self._free()
-
-    def _free(self) -> None:
-        graph, cuda = self.graph, self.cuda
-        with contextlib.ExitStack() as last_first:  # each is called, whatever the others raise
-            last_first.callback(cuda.destroy, self.stream, self.event)
-            last_first.callback(cuda.free_pinned, self._host_in, self._host_out)
-            last_first.callback(cuda.free, self.features, self.outputs)
-            last_first.callback(self._let_go)
-            if graph is not None:
-                last_first.callback(cuda.destroy_graph, graph)
-            cuda.synchronize(self.stream)
+            if self.graph is not None:
+                self._held.callback(self.cuda.destroy_graph, self.graph)
+            if self.busy:
+                self._held.callback(self.cuda.synchronize, self.stream)
+            self._held.close()
 
     def _let_go(self) -> None:
         self.graph = self.context = None
@@ -463,6 +584,22 @@ class Cuda:
         """GPU to host, in bytes, without waiting."""
         self._do("cuMemcpyDtoHAsync", host, device, size, stream)
 
+    def copy_on(self, device: Any, source: int, size: int, stream: Any) -> None:
+        """GPU to the same GPU, in bytes, without waiting."""
+        self._do("cuMemcpyDtoDAsync", device, source, size, stream)
+
+    def number_of(self, address: int) -> int:
+        """The GPU that memory is on.
+
+        Raises:
+            DataError: CUDA does not know the address.
+        """
+        name = self._driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+        try:
+            return int(self._do("cuPointerGetAttribute", name, address))
+        except UnavailableError as error:
+            raise DataError(f"features: {address:#x} is not memory of a GPU ({error}).") from error
+
     def synchronize(self, stream: Any) -> None:
         """Wait for a stream."""
         self._do("cuStreamSynchronize", stream)
@@ -494,14 +631,20 @@ class Cuda:
         for address in addresses:
             self._do("cuMemFreeHost", address)
 
-    def destroy(self, stream: Any, event: Any) -> None:
-        """Free a stream and an event."""
+    def destroy_event(self, event: Any) -> None:
+        """Free an event."""
         self._do("cuEventDestroy", event)
+
+    def destroy_stream(self, stream: Any) -> None:
+        """Free a stream."""
         self._do("cuStreamDestroy", stream)
 
     def close(self) -> None:
-        """Let go of the GPU."""
+        """Let go of the GPU. Where nobody else holds it, this thread has no context afterwards."""
         self._do("cuDevicePrimaryCtxRelease", self.device)
+        status, _, active = self._driver.cuDevicePrimaryCtxGetState(self.device)
+        if int(status) != 0 or not active:
+            self._do("cuCtxSetCurrent", 0)  # it is gone, and would be met by whoever asks CUDA next
 
     def _do(self, name: str, *arguments: Any) -> Any:
         """Call the driver; its first result is a status, and the rest (if any) is returned."""
@@ -531,8 +674,10 @@ class _Capture:
             self.cuda._driver.cuStreamEndCapture(self.stream)
             return
         captured = self.cuda._do("cuStreamEndCapture", self.stream)
-        self.graph = self.cuda._do("cuGraphInstantiate", captured, 0)
-        self.cuda._do("cuGraphDestroy", captured)
+        try:
+            self.graph = self.cuda._do("cuGraphInstantiate", captured, 0)
+        finally:
+            self.cuda._do("cuGraphDestroy", captured)
 
 
 def check_builder(container: Container, version: str) -> None:

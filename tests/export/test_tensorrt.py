@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import hashlib
 import importlib.util
 import struct
@@ -307,10 +308,13 @@ class MakeBelieveCuda:
     def __init__(self, number: int) -> None:
         self.number, self.capability = number, (8, 6)
         self.memory: dict[int, Any] = {}
-        self.queues: dict[int, list[Any]] = {}
+        self.queues: dict[int, Any] = {}
+        self.streams = 0
         self.captured: dict[int, list[Any]] = {}
         self.captures = self.launches = self.waits = 0
         self.closed = False
+        self.others: dict[int, int] = {}
+        self.events = 0
         self.lock = threading.Lock()
 
     def make_current(self) -> None:
@@ -318,10 +322,12 @@ class MakeBelieveCuda:
 
     def stream(self) -> int:
         with self.lock:
+            self.streams += 1
             self.queues[len(self.queues) + 1] = []
             return len(self.queues)
 
     def event(self) -> str:
+        self.events += 1
         return "event"
 
     def allocate(self, size: int) -> int:
@@ -342,7 +348,10 @@ class MakeBelieveCuda:
     def copy_in(self, device: int, host: int, size: int, stream: int) -> None:
         self.put(stream, lambda: ctypes.memmove(device, host, size))
 
-    copy_out = copy_in
+    copy_out = copy_on = copy_in
+
+    def number_of(self, address: int) -> int:
+        return self.others.get(address, self.number)
 
     def synchronize(self, stream: int) -> None:
         time.sleep(0.001)
@@ -382,11 +391,20 @@ class MakeBelieveCuda:
 
     free_pinned = free
 
-    def destroy(self, stream: int, event: str) -> None:
-        del self.queues[stream]
+    def destroy_event(self, event: str) -> None:
+        self.events -= 1
+
+    def destroy_stream(self, stream: int) -> None:
+        self.queues[stream] = None
+        self.streams -= 1
 
     def close(self) -> None:
         self.closed = True
+
+    @property
+    def empty(self) -> bool:
+        """Everything was given back."""
+        return not (self.memory or self.streams or self.events)
 
 
 class MakeBelieveContext:
@@ -407,8 +425,16 @@ class MakeBelieveContext:
         last = {"scores": (length, 3), "video_scores": (3,)}.get(name, (length,))
         return (batch, *last)
 
-    def set_tensor_address(self, name: str, address: int) -> None:
+    def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address
+        return True
+
+    def update_device_memory_size_for_shapes(self) -> int:
+        return 1000 * self.shape[0]
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        assert len(self.cuda.memory[address]) == size
+        self.scratch = size
 
     def execute_async_v3(self, stream: int) -> bool:
         addresses = dict(self.addresses)
@@ -487,7 +513,7 @@ def test_threads_share_the_pool(engine: Any, batch: np.ndarray, expected: Engine
         for number, outputs in enumerate(pool.map(lambda n: engine(batch[n % 5][None]), range(40))):
             np.testing.assert_allclose(outputs.scores[0], expected.scores[number % 5], atol=1e-6)
     assert len(engine._slots) == 2
-    assert sum(len(idle) for idle in engine._idle.values()) == 2
+    assert len(engine._idle) == 2
 
 
 class OnGpu:
@@ -518,13 +544,121 @@ def test_arrays_on_the_gpu_are_read_in_place(engine: Any, batch, expected: Engin
     close_to(engine(batch), expected)
 
 
+def test_addresses_that_tensorrt_takes(engine: Any, batch: np.ndarray, expected: EngineOutputs) -> None:
+    room = np.zeros(batch.nbytes + 512, np.uint8)
+    start = -room.ctypes.data % 256
+    for offset, in_place in ((0, True), (64, False), (256, True), (4, False)):
+        there = room[start + offset :][: batch.nbytes].view(np.float32).reshape(batch.shape)
+        there[:] = batch
+        close_to(engine(OnGpu(there)), expected)
+        (slot,) = engine._slots
+        read = slot.context.addresses["features"]
+        assert read == (there.ctypes.data if in_place else slot.features)
+    engine.cuda.others[there.ctypes.data] = 3
+    with pytest.raises(DataError, match=r"are on GPU 3, the engine is on 0\. Move them"):
+        engine(OnGpu(there))
+    slot.context.set_tensor_address = lambda name, address: False
+    with pytest.raises(ModelError, match=r"takes no address for features \(no reason\)"):
+        engine(OnGpu(batch))
+
+
+def test_a_result_that_nobody_asks_for(engine: Any, batch: np.ndarray, expected: EngineOutputs) -> None:
+    dropped = [engine.submit(batch[::-1].copy()) for _ in range(2)]
+    dropped.clear()
+    gc.collect()
+    done = threading.Event()
+
+    def third() -> None:
+        close_to(engine(batch), expected)
+        done.set()
+
+    threading.Thread(target=third, daemon=True).start()
+    assert done.wait(30)
+    assert len(engine._slots) == 2
+
+
+@pytest.mark.parametrize("place", range(1, 9))
+def test_a_slot_that_fails_half_way(engine: Any, batch: np.ndarray, place: int) -> None:
+    """Each of the calls that make one, in turn."""
+    device, calls = engine.cuda, []
+
+    def failing(name: str) -> Any:
+        call = getattr(device, name)
+
+        def counted(*arguments: Any) -> Any:
+            calls.append(name)
+            if len(calls) == place:
+                raise UnavailableError(f"CUDA: {name} failed: CUDA_ERROR_OUT_OF_MEMORY.")
+            return call(*arguments)
+
+        return counted
+
+    for name in ("stream", "event", "allocate", "pinned"):
+        setattr(device, name, failing(name))
+    engine._engine.create_execution_context = lambda *_: MakeBelieveContext(None, device)
+    with contextlib.suppress(UnavailableError):
+        engine.submit(batch)
+    if len(calls) >= place:
+        assert len(calls) == place
+        assert device.empty
+        assert not engine._slots
+
+
+def test_idle_slots_are_few(engine: Any, batch: np.ndarray) -> None:
+    many = np.concatenate([batch] * 4)
+    for count in range(1, 21):
+        engine(many[:count])
+    assert [slot.shape[0] for slot in engine._slots] == list(range(13, 21))
+    assert engine.cuda.streams == engine.cuda.events == 8
+    held = len(engine.cuda.memory)
+    engine(many[:15])
+    engine(many[:1])
+    assert [slot.shape[0] for slot in engine._idle] == [14, 16, 17, 18, 19, 20, 15, 1]
+    assert len(engine.cuda.memory) == held
+
+
+def test_memory_is_that_of_the_shape(engine: Any, batch: np.ndarray, expected: EngineOutputs) -> None:
+    engine._api.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="mine")
+    create, asked = engine._engine.create_execution_context, []
+    engine._engine.create_execution_context = lambda *how: (asked.append(how), create())[1]
+    close_to(engine(batch), expected)
+    engine(batch[:1])
+    assert asked == [("mine",)] * 2
+    assert [slot.context.scratch for slot in engine._slots] == [5000, 1000]
+
+
+def test_what_cannot_be_captured_runs(engine: Any, batch, expected: EngineOutputs, monkeypatch) -> None:
+    execute = MakeBelieveContext.execute_async_v3
+
+    def refuse(self: Any, stream: int) -> bool:
+        return stream not in self.cuda.captured and execute(self, stream)
+
+    monkeypatch.setattr(MakeBelieveContext, "execute_async_v3", refuse)
+    for _ in range(4):
+        close_to(engine(batch), expected)
+    assert (engine.cuda.captures, engine.cuda.launches) == (1, 0)
+
+
+def test_an_engine_that_nobody_closes(engine: Any, batch: np.ndarray) -> None:
+    opened = TensorRTEngine(engine.path)
+    device = opened.cuda
+    opened(batch)
+    del opened
+    gc.collect()
+    assert device.closed
+    assert device.empty
+    opened = TensorRTEngine(engine.path)
+    runtime._close_all()  # as at the interpreter's end
+    assert opened.cuda.closed
+    assert engine.cuda.closed
+
+
 def test_closing(engine: Any, batch: np.ndarray) -> None:
     pending = engine.submit(batch)
     with engine:
         engine(batch)
     assert engine.cuda.closed
-    assert not engine.cuda.memory
-    assert not engine.cuda.queues
+    assert engine.cuda.empty
     engine.close()
     with pytest.raises(UnavailableError, match="is closed"):
         engine(batch)
@@ -537,6 +671,7 @@ def test_a_slot_that_fails_keeps_nothing_from_being_freed(
 ) -> None:
     for count in (1, 2, 3):
         engine(batch[:count])
+    pending = engine.submit(batch[:2])
     broken = engine._slots[1].stream
     synchronize = engine.cuda.synchronize
 
@@ -548,10 +683,11 @@ def test_a_slot_that_fails_keeps_nothing_from_being_freed(
     monkeypatch.setattr(engine.cuda, "synchronize", fail)
     with pytest.raises(UnavailableError, match="cuStreamSynchronize failed"):
         engine.close()
+    with pytest.raises(UnavailableError, match="was closed before this result"):
+        pending.result()
     assert engine._engine is engine._runtime is None
     assert engine.cuda.closed
-    assert not engine.cuda.memory
-    assert not engine.cuda.queues
+    assert engine.cuda.empty
 
 
 def test_kernels_that_cannot_be_kept(engine: Any, batch: np.ndarray, tmp_path: Path) -> None:
@@ -566,15 +702,23 @@ def test_kernels_that_cannot_be_kept(engine: Any, batch: np.ndarray, tmp_path: P
     engine._engine.create_runtime_config = settings
     with TensorRTEngine(engine.path, cache=tmp_path / "cache") as opened:
         opened(batch)
+        assert not opened._cache.exists()
+        opened(batch)  # captured: there are kernels, and who knows whether it is closed
+        assert opened._cache.read_bytes() == b"kernels"
+        opened._cache.unlink()
+        opened(batch)
+    assert not opened._cache.exists()  # nothing new
+    with TensorRTEngine(engine.path, cache=tmp_path / "cache") as opened:
+        opened(batch)
     assert opened._cache.read_bytes() == b"kernels"
     (tmp_path / "file").touch()
     opened = TensorRTEngine(engine.path, cache=tmp_path / "file")
     opened(batch)
-    with pytest.warns(RuntimeWarning, match=r"cannot be kept: .*file.*Choose a folder"):
+    with pytest.warns(RuntimeWarning, match=r"cannot be kept: .*file.*Choose"):
         opened.close()
     assert opened._engine is opened._settings is None
     assert opened.cuda.closed
-    assert not opened.cuda.memory
+    assert opened.cuda.empty
 
 
 class OnGpuByDLPack:
@@ -598,14 +742,14 @@ def test_the_producers_stream_outlives_its_use(engine: Any, batch: np.ndarray, e
     def close_meanwhile(stream: int) -> None:
         closing.start()
         closing.join(0.3)  # it must wait for us
-        alive.append(stream in engine.cuda.queues)
+        alive.append(engine.cuda.queues[stream] is not None)
 
     with contextlib.suppress(UnavailableError):  # closed before or after the results are copied out
         close_to(engine(OnGpuByDLPack(batch, close_meanwhile)), expected)
     closing.join()
     assert alive == [True]
     assert engine.cuda.closed
-    assert not engine.cuda.memory
+    assert engine.cuda.empty
 
 
 def test_a_plan_that_does_not_load(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
