@@ -41,7 +41,8 @@ NAMES: Mapping[str, str] = {
 """The authors' keys and ours."""
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
-_SHOWN = 8
+_SHOWN = len(NAMES)
+"""Keys that a message lists: all of the authors', and as many strange ones."""
 
 
 def import_checkpoint(
@@ -63,12 +64,19 @@ def import_checkpoint(
         DataError: no such file.
         ModelError: not a file of tensors, or with other code in it (which is not run); keys are missing or
             unknown (they are listed); or a shape differs from the preset's.
-        ConfigError: the settings have an input that the authors' network does not.
+        ConfigError: the settings have an input that the authors' network does not, or no class names.
     """
     if config.data.modal != "both" or config.model.standardize_input:
         raise ConfigError(
             "the authors' network reads both streams as they are: use a preset with modal=both and "
             "standardize_input=false (thumos14, activitynet12 or activitynet13)."
+        )
+    if not config.classes:
+        raise ConfigError(
+            f"classes: the preset {config.preset} has no names of its {config.model.num_classes} classes, "
+            "without which the model could not say what it detects. Give them in the weights' order: "
+            "--gt FILE takes an annotation file's labels, sorted; or --set classes=NAME,NAME,…; or "
+            'classes = ["NAME", …] in a --config file.'
         )
     path = require_file(checkpoint, "checkpoint")
     state = _rename(_tensors(_load(path), path), path)

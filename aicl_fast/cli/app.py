@@ -606,20 +606,26 @@ def import_checkpoint(
     checkpoint: Annotated[Path, typer.Argument(help="The authors' file (CAS_Only.pkl).")],
     model: Annotated[Path, typer.Argument(help="File to write (model.safetensors).")],
     preset: Preset = "thumos14",
+    gt: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--gt", help="Annotation file whose labels, sorted, are the classes."),
+    ] = None,
     config: SettingsFile = None,
     set_: Settings = None,
 ) -> None:
     """Turn weights of the authors' program into a model file.
 
+    The presets of ActivityNet have no class names: give them by --gt, --set classes=… or --config.
+
     Examples:
 
       aicl-fast import-checkpoint CAS_Only.pkl model.safetensors
 
-      aicl-fast import-checkpoint CAS_Only.pkl model.safetensors --preset activitynet12
+      aicl-fast import-checkpoint CAS_Only.pkl model.safetensors -p activitynet12 --gt ActivityNet12/gt.json
     """
     from aicl_fast.cli.training import run_import_checkpoint
 
-    run_import_checkpoint(checkpoint, model, preset, config, set_ or [])
+    run_import_checkpoint(checkpoint, model, preset, gt, config, set_ or [])
 
 
 @app.command()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from aicl_fast.config import Config, load_config  # noqa: E402
-from aicl_fast.errors import AiclError, ConfigError, DataError, ModelError  # noqa: E402
+from aicl_fast.errors import ConfigError, DataError, ModelError  # noqa: E402
 from aicl_fast.model import TwoBranchNet  # noqa: E402
 from aicl_fast.train.import_checkpoint import NAMES, import_checkpoint  # noqa: E402
 from aicl_fast.weights import load_model  # noqa: E402
@@ -33,8 +35,8 @@ _AUTHORS = {
 
 @pytest.fixture
 def config() -> Config:
-    values = {"segments": 20, "rgb_width": 6, "flow_width": 5, "embedding_width": 8, "num_classes": 3}
-    return load_config("activitynet12").with_values(values)
+    values = {"segments": 20, "rgb_width": 6, "flow_width": 5, "embedding_width": 8}
+    return load_config("activitynet12").with_values(values).with_classes(["Jump", "Run", "Throw"])
 
 
 @pytest.fixture
@@ -128,10 +130,17 @@ def test_missing_and_unknown_keys_are_listed(authors: dict[str, Any], config: Co
     assert "something.else" in text
 
 
+def test_every_missing_key_is_listed(authors: dict[str, Any], config: Config, tmp_path: Path) -> None:
+    foreign = {f"layer{number:02}.weight": torch.ones(1) for number in range(30)}
+    text = _refusal(tmp_path, foreign, config)
+    assert all(name in text for name in NAMES)
+    assert "layer11.weight and 18 more" in text
+
+
 def test_other_shapes_name_the_settings_that_fit(
     authors: dict[str, Any], config: Config, tmp_path: Path
 ) -> None:
-    text = _refusal(tmp_path, authors, config.with_values({"num_classes": 4}))
+    text = _refusal(tmp_path, authors, config.with_classes("abcd"))
     assert "actionness_module.cls.0.weight: expected (4, 8, 1), got (3, 8, 1)" in text
     assert "num_classes=3, embedding_width=8, rgb_width=6, flow_width=5" in text
 
@@ -212,6 +221,14 @@ def test_a_preset_of_another_input_is_refused(config: Config, tmp_path: Path) ->
             import_checkpoint(tmp_path / "x.pkl", tmp_path / "y.safetensors", config.with_values(change))
 
 
+def test_a_preset_without_names_needs_some(authors: dict[str, Any], config: Config, tmp_path: Path) -> None:
+    torch.save(authors, tmp_path / "theirs.pkl")
+    nameless = replace(config, classes=())
+    with pytest.raises(ConfigError, match=r"names of its 3 classes.*--gt FILE.*--set classes=.*--config"):
+        import_checkpoint(tmp_path / "theirs.pkl", tmp_path / "model.safetensors", nameless)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
 def test_the_command(authors: dict[str, Any], config: Config, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
@@ -222,8 +239,29 @@ def test_the_command(authors: dict[str, Any], config: Config, tmp_path: Path) ->
     sizes = ("segments=20", "rgb_width=6", "flow_width=5", "embedding_width=8", "num_classes=3")
     options = [part for size in sizes for part in ("--set", size)]
     command = ["import-checkpoint", str(tmp_path / "theirs.pkl"), str(target), "-p", "activitynet12"]
-    done = CliRunner().invoke(app, [*command, *options])
-    assert done.exit_code == 0, done.output
-    assert load_model(target)[1] == config
+    names = tmp_path / "names.toml"
+    names.write_text('classes = ["Jump", "Run", "Throw"]')
+    truth = tmp_path / "gt.json"
+    for given in (
+        ["--set", "classes=Jump,Run,Throw"],
+        ["--config", str(names)],
+        ["--gt", str(_write_truth(truth, ["Throw", "Jump", "Run"]))],
+    ):
+        target.unlink(missing_ok=True)
+        done = CliRunner().invoke(app, [*command, *options, *given])
+        assert done.exit_code == 0, (done.output, done.exception)
+        assert "3 classes" in done.output
+        assert load_model(target)[1] == config
+    done = CliRunner().invoke(app, [*command, *options, "--gt", str(_write_truth(truth, ["Jump", "Run"]))])
+    assert isinstance(done.exception, ConfigError)
+    assert "has 2 labels, and the preset activitynet12 3 classes" in str(done.exception)
+    done = CliRunner().invoke(app, [*command, "--set", "classes=Jump,Run"])
+    assert isinstance(done.exception, ModelError)
     done = CliRunner().invoke(app, command)
-    assert isinstance(done.exception, AiclError)
+    assert isinstance(done.exception, ConfigError)
+
+
+def _write_truth(path: Path, labels: list[str]) -> Path:
+    annotations = [{"label": label, "segment": [0, 1]} for label in labels]
+    path.write_text(json.dumps({"database": {"clip": {"subset": "training", "annotations": annotations}}}))
+    return path
