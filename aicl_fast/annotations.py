@@ -45,8 +45,8 @@ class GroundTruth:
 
         Raises:
             DataError: no such file, not JSON, no ``database``, an annotation without label or segment, a
-                time that is not a finite number, or a segment that ends before it starts. The recording
-                and annotation are named.
+                time that is not a finite number, a segment that ends before it starts, or a duration that
+                is no number of seconds. The recording and annotation are named.
         """
         source = str(Path(path))
         document = read_json(path, "annotation file")
@@ -89,7 +89,7 @@ def _parse_video(video: str, entry: Any, source: str) -> VideoAnnotation:
         try:
             start, end = (float(time) for time in item["segment"])
             label = str(item["label"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(
                 f"{source}: annotation {number} of '{video}' is not an object with 'label' and "
                 f"'segment': [start, end] in seconds ({type(error).__name__}: {error})."
@@ -103,10 +103,24 @@ def _parse_video(video: str, entry: Any, source: str) -> VideoAnnotation:
             )
         labels.append(label)
         segments.append((start, end))
-    duration = entry.get("duration")
     return VideoAnnotation(
         subset=str(entry.get("subset", "")),
         labels=tuple(labels),
         segments=np.array(segments, dtype=np.float64).reshape(-1, 2),
-        duration=None if duration is None else float(duration),
+        duration=_duration(video, entry.get("duration"), source),
     )
+
+
+def _duration(video: str, value: Any, source: str) -> float | None:
+    if value is None:
+        return None
+    try:
+        seconds = np.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        seconds = np.nan
+    if not (np.isfinite(seconds) and seconds >= 0):
+        raise DataError(
+            f"{source}: '{video}' has the duration {value!r}; expected a number of seconds. Put it right, or "
+            "leave it out."
+        )
+    return seconds

@@ -27,6 +27,8 @@ from aicl_fast.errors import DataError
 from aicl_fast.features import Floats, check_lengths, load_features, map_features
 from aicl_fast.files import read_lines
 
+_LISTED = 100
+"""Missing files that an error lists."""
 EXTRACTED = ".npz"
 """What files of ``aicl-fast features`` end in."""
 Split = Literal["train", "test"]
@@ -71,7 +73,7 @@ class Dataset:
             allow_missing: leave out videos without features, and list them in ``missing``, instead of
                 refusing.
         Raises:
-            DataError: a file is missing (all that are missing are counted, the first are listed), a
+            DataError: a file is missing (all that are missing are counted, the first hundred listed), a
                 video has no annotation, a label is not among the classes, a training video has no label,
                 a split has no video left, or features that say how they were made were made differently.
         """
@@ -176,11 +178,13 @@ class Dataset:
         files = [path for paths in lost.values() for path in paths]
         if found and found[0].suffix == EXTRACTED:
             files = [path.with_suffix(EXTRACTED) for path in files]
-        shown = "".join(f"\n  {path}" for path in files[:10])
-        more = f"\n  … and {len(files) - 10} more" if len(files) > 10 else ""
+        shown = "".join(f"\n  {path}" for path in files[:_LISTED])
+        more = f"\n  … and {len(files) - _LISTED} more" if len(files) > _LISTED else ""
+        are = "is" if len(files) == 1 else "are"
         return (
-            f"{self.root}: {len(files)} of {every} feature files are missing:{shown}{more}\n"
-            "Download or extract them, take the videos off the split files, or allow missing ones."
+            f"{self.root}: {len(files)} of {every} feature files {are} missing:{shown}{more}\n"
+            "Download or extract them, take the videos off the split files, or allow missing ones "
+            "(--allow-missing): the run's record then names every video that was left out."
         )
 
     def _with_recipe(self, paths: list[Path]) -> Dataset:

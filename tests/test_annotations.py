@@ -46,12 +46,24 @@ def test_the_real_file_reads(shared_data: Path) -> None:
         ([{"label": "Jump"}], "annotation 0"),
         ([{"segment": [1, 2]}], "annotation 0"),
         ([{"label": "Jump", "segment": [1, float("nan")]}], "not finite"),
+        ([{"label": "Jump", "segment": [1, 10**400]}], "annotation 0"),
         ({"label": "Jump"}, "list of 'annotations'"),
     ],
 )
 def test_a_wrong_annotation_is_named(tmp_path: Path, annotations: Any, words: str) -> None:
     with pytest.raises(DataError, match=rf"gt\.json: .*{words}"):
         GroundTruth.load(_write(tmp_path, annotations))
+
+
+@pytest.mark.parametrize("duration", ["abc", "", [9], True, float("nan"), float("inf"), -1, 10**400])
+def test_a_wrong_duration_is_named(tmp_path: Path, duration: Any) -> None:
+    with pytest.raises(DataError, match=r"gt\.json: 'clip' has the duration .*expected a number of seconds"):
+        GroundTruth.load(_write(tmp_path, [{"label": "Jump", "segment": [1, 2]}], duration=duration))
+
+
+@pytest.mark.parametrize(("duration", "expected"), [("9.5", 9.5), (0, 0.0), (None, None)])
+def test_durations(tmp_path: Path, duration: Any, expected: float | None) -> None:
+    assert GroundTruth.load(_write(tmp_path, [], duration=duration)).videos["clip"].duration == expected
 
 
 def test_other_documents_are_recognised(tmp_path: Path) -> None:

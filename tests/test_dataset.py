@@ -34,6 +34,24 @@ def test_missing_features_are_counted_and_listed(tiny_dataset: Path, tiny_config
     assert "train" not in Dataset.open(_without(tiny_dataset, "test_0"), tiny_config, splits=["test"]).videos
 
 
+def test_missing_features_are_listed_to_the_hundredth(tiny_dataset: Path, tiny_config: Config) -> None:
+    path = tiny_dataset / "features/test/rgb/test_0.npy"
+    path.unlink()
+    with pytest.raises(DataError, match="1 of 18 feature files is missing"):
+        Dataset.open(tiny_dataset, tiny_config)
+    document = json.loads((tiny_dataset / "gt.json").read_text())
+    names = [f"gone_{number:03}" for number in range(110)]
+    document["database"].update(dict.fromkeys(names, document["database"]["test_0"]))
+    (tiny_dataset / "gt.json").write_text(json.dumps(document))
+    (tiny_dataset / "split_test.txt").write_text("\n".join(["test_1", *names]))
+    with pytest.raises(DataError, match="220 of 234 feature files are missing") as caught:
+        Dataset.open(tiny_dataset, tiny_config)
+    assert str(caught.value).count(".npy") == 100
+    assert "and 120 more" in str(caught.value)
+    dataset = Dataset.open(tiny_dataset, tiny_config, allow_missing=True)
+    assert dataset.missing == tuple(names)
+
+
 def _without(root: Path, video: str) -> Path:
     split = root / "split_test.txt"
     split.write_text(split.read_text().replace(video, ""))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from aicl_fast.cli.console import err, out, progress, result_table
+from aicl_fast.cli.console import note_missing, out, progress, result_table
 from aicl_fast.config import Config, load_config
 from aicl_fast.errors import ConfigError, UnavailableError
 from aicl_fast.files import write_json
@@ -34,8 +34,7 @@ def run_train(
         out.print(
             f"{data}: {counts} videos, {len(dataset.config.classes)} classes", highlight=False, soft_wrap=True
         )
-        if dataset.missing:
-            err.print(f"note: {len(dataset.missing)} videos have no features and are left out")
+        note_missing(dataset.missing, folder / "metrics.json")
 
     from aicl_fast.train.trainer import train
 

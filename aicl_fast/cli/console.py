@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -40,6 +41,17 @@ def progress(description: str, *, show: bool = True) -> Iterator[Callable[..., N
             bars.update(task, completed=done, total=total, note=note)
 
         yield update
+
+
+def note_missing(videos: Sequence[str], record: Path) -> None:
+    """Say how many videos were left out, and in which file all of them will be named."""
+    if videos:
+        have = "video has no features and is" if len(videos) == 1 else "videos have no features and are"
+        err.print(
+            f"note: {len(videos)} {have} left out; every name will be in {record} under 'missing'",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def map_table(title: str, tious: Sequence[float], rows: Sequence[tuple[str, Sequence[str], str]]) -> Table:

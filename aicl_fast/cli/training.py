@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from aicl_fast.cli.console import err, out, progress
+from aicl_fast.cli.console import note_missing, out, progress
 from aicl_fast.config import load_config, parse_overrides
 from aicl_fast.errors import ConfigError
 
@@ -19,15 +20,29 @@ if TYPE_CHECKING:
 
 
 def run_import_checkpoint(
-    checkpoint: Path, model: Path, preset: str, file: Path | None, overrides: list[str]
+    checkpoint: Path, model: Path, preset: str, gt: Path | None, file: Path | None, overrides: list[str]
 ) -> None:
     """``aicl-fast import-checkpoint``."""
+    from aicl_fast.annotations import GroundTruth
     from aicl_fast.train.import_checkpoint import import_checkpoint
 
     config = load_config(preset, file=file, overrides=overrides)
+    if gt is not None:
+        names = GroundTruth.load(gt).classes
+        if len(names) != config.model.num_classes:
+            raise ConfigError(
+                f"--gt {gt}: has {len(names)} labels, and the preset {config.preset} "
+                f"{config.model.num_classes} classes. Give the annotation file that the weights were trained "
+                "with, or --set num_classes."
+            )
+        config = replace(config, classes=names)
     net = import_checkpoint(checkpoint, model, config)
     count = sum(value.numel() for value in net.parameters())
-    out.print(f"{model}: {count / 1e6:.1f} M parameters, preset {preset}", highlight=False, soft_wrap=True)
+    out.print(
+        f"{model}: {count / 1e6:.1f} M parameters, preset {config.preset}, {len(config.classes)} classes",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def run_synthetic(root: Path, overrides: list[str]) -> None:
@@ -75,8 +90,7 @@ def run_ablate(
         with progress("preparing") as bar:
             prepare_watch(data, progress=bar)
     dataset = Dataset.open(data, config, allow_missing=allow_missing)
-    if dataset.missing:
-        err.print(f"note: {len(dataset.missing)} videos have no features and are left out")
+    note_missing(dataset.missing, folder / "ablation.json")
     with progress("training") as bar:
         # One bar over all runs, in steps; a run that stops early jumps to its end.
         ablation = run_ablation(
@@ -119,7 +133,7 @@ def ablation_table(ablation: Ablation) -> Group:
         table.add_row(*cells)
     # A table's own title would be wrapped at the table's width.
     note = f"{ablation.data}; {ablation.config.train.steps} steps; {what}"
-    return Group(Text(experiment.title, style="bold"), Text(note), table)
+    return Group(Text(ablation.title, style="bold"), Text(note), table)
 
 
 def _has_paper(ablation: Ablation, measure: str) -> bool:

@@ -122,7 +122,7 @@ def test_ways_to_name_recordings(tiny_model: Path, tiny_dataset: Path, tmp_path:
         (["train", "-d", ".", "-p", "thumos"], "Did you mean thumos14"),
         (["train", "-d", ".", "--set", "train.step=3"], "train.steps"),
         (["train", "-d", ".", "--set", "keep=val"], "Set eval_every to a number from 1 to 11700"),
-        (["train", "-d", ".", "--set", "seed=99999999999999999999999"], "train.seed"),
+        (["train", "-d", ".", "--set", "seed=99999999999999999999999"], "seed: expected a whole number"),
         (["evaluate", "gt.json", "d.json"], "gt.json: the annotation file does not exist"),
         (["evaluate", "bad.json", "bad.json"], "not valid JSON"),
         (["evaluate", "bad.json", "bad.json", "--tiou", "a"], "--tiou: expected numbers"),
@@ -192,6 +192,16 @@ def _judge(folder: Path) -> None:
     assert "background" in text.lower()
     for name in ("compare.json", "worst.png", "page.html", "e.png"):
         assert (folder / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "1 video has no"), (3, "3 videos have no"), (0, "")])
+def test_left_out_videos_are_counted(count: int, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from aicl_fast.cli.console import note_missing
+
+    note_missing([f"v{number}" for number in range(count)], Path("run/metrics.json"))
+    text = capsys.readouterr().err
+    assert words in text
+    assert ("run/metrics.json" in text) == (count > 0)
 
 
 def test_only_a_choice_by_the_test_videos_is_called_one() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -253,6 +254,52 @@ def test_runs_of_other_settings_are_not_mixed_in(
     record.write_text("{}")
     with pytest.raises(DataError, match="is not a record that"):
         run_ablation(dataset, EXPERIMENTS["accuracy"], tmp_path / "out", seeds=1)
+
+
+def test_runs_of_a_ramp_in_steps_are_those_of_one_over_all_of_them(dataset: Dataset, tmp_path: Path) -> None:
+    def experiment(ramp_steps: object) -> Dataset:
+        config = dataset.config.with_values({"train.ramp_steps": ramp_steps, "train.warmup_steps": 2})
+        return replace(dataset, config=config.with_values({"train.steps": 6}))
+
+    trained: list[str] = []
+
+    def ablate(ramp_steps: object) -> None:
+        run_ablation(
+            experiment(ramp_steps),
+            EXPERIMENTS["consistency"],
+            tmp_path / "out",
+            seeds=1,
+            progress=lambda run, runs, name, *_: trained.append(name),
+        )
+
+    ablate(4)
+    assert trained
+    trained.clear()
+    ablate("all")
+    assert not trained
+    with pytest.raises(DataError, match=r"other settings: train\.ramp_steps differ"):
+        ablate(3)
+
+
+def test_left_out_videos_are_recorded_and_said(
+    tiny_dataset: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    whole = _text(_made_up("thumos14", synthetic=False))
+    assert "incomplete" not in whole
+    for video in ("train/rgb/train_2", "test/flow/test_1"):
+        (tiny_dataset / "features" / f"{video}.npy").unlink()
+    partial = Dataset.open(tiny_dataset, tiny_config, allow_missing=True)
+    ablation = run_ablation(partial, EXPERIMENTS["consistency"], tmp_path / "out", seeds=1)
+    document = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    assert document["missing"] == ["train_2", "test_1"]
+    title, note, *_ = _text(ablation).splitlines()
+    assert "on an incomplete data set" in title
+    assert "5 train and 2 test videos, 2 more left out: no features" in note
+    plot_ablation(ablation, tmp_path / "consistency.svg")
+    assert "incomplete data set" in (tmp_path / "consistency.svg").read_text()
+    # A record of it keeps the names.
+    record([str(tmp_path / "out"), "--json", str(tmp_path / "recorded.json")])
+    assert json.loads((tmp_path / "recorded.json").read_text())["missing"] == ["train_2", "test_1"]
 
 
 def test_consistent_segments_over_training(dataset: Dataset, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def plot_ablation(ablation: Ablation, path: str | os.PathLike[str]) -> None:
     names = 0.4 + 0.075 * max(len(arm.name) for arm in ablation.arms)
     width = names + 2.5 * bars + (4.2 if experiment.curve else 0.2)
     figure = matplotlib.figure.Figure(figsize=(width, height), facecolor="white")
-    figure.text(0.012, 0.985, experiment.title, size=12, weight="bold", color=TEXT, va="top")
+    figure.text(0.012, 0.985, ablation.title, size=12, weight="bold", color=TEXT, va="top")
     seeds = ablation.seeds
     note = f"{ablation.data}; {ablation.config.train.steps} steps; {len(seeds)} seed{'s' * (len(seeds) > 1)}"
     if ablation.with_paper:

@@ -56,6 +56,7 @@ class Ablation:
         config: the settings that the arms change.
         data: what the data is, for titles: synthetic data says so.
         synthetic: whether it is generated.
+        missing: videos that were left out because they have no features.
     """
 
     experiment: Experiment
@@ -64,6 +65,12 @@ class Ablation:
     config: Config
     data: str
     synthetic: bool
+    missing: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The experiment's; and that the data set is incomplete, where it is."""
+        return self.experiment.title + (", on an incomplete data set" if self.missing else "")
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -95,6 +102,7 @@ class Ablation:
             "experiment": self.experiment.name,
             "data": self.data,
             "synthetic": self.synthetic,
+            "missing": list(self.missing),
             "preset": self.config.preset,
             "steps": self.config.train.steps,
             "seeds": list(self.seeds),
@@ -173,7 +181,7 @@ def run_ablation(
         runs.append(found)
 
     info = _info(dataset)
-    result = Ablation(experiment, arms, tuple(runs), config, *info)
+    result = Ablation(experiment, arms, tuple(runs), config, *info, missing=dataset.missing)
     write_json(folder / "ablation.json", result.to_dict())
     return result
 
@@ -251,6 +259,7 @@ def _stored(file: Path, wanted: Config, data_id: str) -> Run | None:
 def _differing(before: dict[str, Any], wanted: Config) -> list[str]:
     # Through JSON, as the record went: tuples are lists there.
     now: dict[str, Any] = json.loads(json.dumps(wanted.to_dict()))
+    before, now = _with_ramp(before), _with_ramp(now)
     differing: list[str] = []
     for section, values in now.items():
         old = before.get(section)
@@ -260,6 +269,14 @@ def _differing(before: dict[str, Any], wanted: Config) -> list[str]:
         elif old != values:
             differing.append(section)
     return differing
+
+
+def _with_ramp(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings with the ramp's steps for ``all``, so that the two are the same."""
+    train = config.get("train", {})
+    if train.get("ramp_steps") != "all":
+        return config
+    return {**config, "train": {**train, "ramp_steps": max(0, train["steps"] - train["warmup_steps"])}}
 
 
 def _fingerprint(dataset: Dataset) -> str:
@@ -281,7 +298,9 @@ def _info(dataset: Dataset) -> tuple[str, bool]:
     kind = "synthetic data" if synthetic else f"{dataset.config.preset} data"
     if (dataset.root / "prepared.json").is_file() and not synthetic:
         kind = "demo data (wrist-watch recordings)"
-    return f"{kind}, {counts} videos", synthetic
+    missing = len(dataset.missing)
+    left_out = f", {missing} more left out: no features" if missing else ""
+    return f"{kind}, {counts} videos{left_out}", synthetic
 
 
 def _read_curve(path: Path, column: str) -> tuple[tuple[int, float], ...]:
