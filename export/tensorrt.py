@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aicl_fast.engines.container import read_container, write_container
+from aicl_fast.engines.container import Container, read_container, write_container
 from aicl_fast.engines.tensorrt import Cuda, check_builder, check_card
 from aicl_fast.engines.tensorrt_api import NAMES, Kind, last_error, load_tensorrt, make_logger
 from aicl_fast.errors import ConfigError, ModelError, UnavailableError
@@ -30,7 +30,7 @@ class BuildOptions:
     workspace_mb: int | None = None
     """Most memory that a layer may use while it runs, in MiB."""
     compute_capability: tuple[str, ...] = ()
-    """TensorRT-RTX: the cards to compile for, as ``8.6``; empty is every card that it supports."""
+    """TensorRT-RTX: the cards to compile for, as ``8.6``; empty is every card from Ampere (8.0) on."""
     hardware_compatible: bool = False
     """TensorRT: runs on any card from Ampere on, somewhat slower, instead of this one alone."""
     version_compatible: bool = False
@@ -43,8 +43,10 @@ class BuildOptions:
     """File for all that the builder says."""
 
 
-LEAST_CARD = {"bf16": "8.0", "fp8": "8.9"}
+LEAST_CARD = {"tf32": "8.0", "bf16": "8.0", "fp8": "8.9"}
 """The compute capability from which on a card has products in a type; every card has the others."""
+ANY_RTX = "8.0"
+"""The compute capability from which on TensorRT-RTX builds where none is named."""
 
 
 class Network(NamedTuple):
@@ -66,6 +68,8 @@ def check_options(kind: Kind, options: BuildOptions, precision: str = "fp32") ->
     """
     name = NAMES[kind]
     least = LEAST_CARD.get(precision, "0.0")
+    if kind == "tensorrt-rtx" and precision == "int8":
+        least = ANY_RTX  # Turing has such products, but TensorRT-RTX does not quantise for it
     older = [one for one in options.compute_capability if _number(one) < _number(least)]
     if older:
         raise ConfigError(
@@ -291,19 +295,40 @@ def refit_tensorrt(
     cuda = Cuda(0)
     try:
         check_card(container, cuda.capability)
-        logger = make_logger(api)
-        engine = api.Runtime(logger).deserialize_cuda_engine(container.read("plan"))
-        if engine is None:
-            raise ModelError(f"{old}: {NAMES[kind]} cannot load the plan ({last_error(logger)}).")
-        refitter = api.Refitter(engine, logger)
-        parser = api.OnnxParserRefitter(refitter, logger)
-        if not parser.refit_from_bytes(model.SerializeToString()) or not refitter.refit_cuda_engine():
-            raise ModelError(f"{old}: does not take the new weights ({last_error(logger)}).")
-        plan = bytes(memoryview(engine.serialize()))
-        del parser, refitter, engine
+        plan = _refitted(api, container, model.SerializeToString())
     finally:
         cuda.close()
     write_container(path, kind, info, container.builder, {"plan": plan})
+
+
+def _refitted(api: Any, container: Container, onnx: bytes) -> bytes:
+    """A container's plan with the weights of an ONNX model. What TensorRT holds on the GPU ends with it."""
+    logger = make_logger(api)
+    runtime = api.Runtime(logger)
+    if container.builder.get("version_compatible"):
+        runtime.engine_host_code_allowed = True
+    engine = refitter = parser = None
+    try:
+        engine = runtime.deserialize_cuda_engine(container.read("plan"))
+        if engine is None:
+            name = NAMES["tensorrt-rtx" if container.kind == "tensorrt-rtx" else "tensorrt"]
+            raise ModelError(f"{container.path}: {name} cannot load the plan ({last_error(logger)}).")
+        refitter = api.Refitter(engine, logger)
+        parser = api.OnnxParserRefitter(refitter, logger)
+        if not parser.refit_from_bytes(onnx) or not refitter.refit_cuda_engine():
+            raise ModelError(f"{container.path}: does not take the new weights ({last_error(logger)}).")
+        # Left to itself, the plan of a refittable engine may come without its weights, or refuse new ones.
+        config = engine.create_serialization_config()
+        config.clear_flag(api.SerializationFlag.EXCLUDE_WEIGHTS)
+        if hasattr(api.SerializationFlag, "INCLUDE_REFIT"):
+            config.set_flag(api.SerializationFlag.INCLUDE_REFIT)
+        plan = engine.serialize_with_config(config)
+        if plan is None:
+            raise ModelError(f"{container.path}: cannot be written again ({last_error(logger)}).")
+        return bytes(memoryview(plan))
+    finally:
+        # The last first; a traceback would keep them alive, and the GPU is let go of next.
+        del parser, refitter, engine, runtime
 
 
 def parse_capabilities(text: str) -> tuple[str, ...]:
@@ -363,8 +388,7 @@ def _timing_cache(config: Any, file: Path | None) -> Any:
 def _built_for(kind: Kind, options: BuildOptions, precision: str) -> list[str]:
     """What :func:`aicl_fast.engines.tensorrt.check_card` compares with; empty is any card."""
     if kind == "tensorrt-rtx":
-        anywhere = [f"{LEAST_CARD[precision]}+"] if precision in LEAST_CARD else []
-        return list(options.compute_capability) or anywhere
+        return list(options.compute_capability) or [f"{LEAST_CARD.get(precision, ANY_RTX)}+"]
     if options.hardware_compatible:
         return ["8.0+"]
     cuda = Cuda(0)

@@ -10,6 +10,7 @@ import importlib.util
 import struct
 import threading
 import time
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +35,7 @@ from aicl_fast.export.tensorrt import (
     BuildOptions,
     build_plan,
     check_network,
+    check_options,
     export_tensorrt,
     network_from_onnx,
     parse_capabilities,
@@ -136,7 +138,7 @@ def test_the_parsed_network(rtx: Any, tiny_model: Path, precision) -> None:
     assert len(plan) > 1000
 
 
-@pytest.mark.parametrize(("precision", "cards"), [("int8", []), ("fp8", ["8.9+"])])
+@pytest.mark.parametrize(("precision", "cards"), [("int8", ["8.0+"]), ("fp8", ["8.9+"])])
 def test_quantised(rtx: Any, tiny_model: Path, tiny_dataset: Path, tmp_path: Path, precision, cards) -> None:
     options = ExportOptions("tensorrt-rtx", precision, calibrate=tiny_dataset)
     out = export_model(tiny_model, tmp_path / "m.engine", options)
@@ -188,6 +190,11 @@ def test_a_real_size_stays_narrow(rtx: Any) -> None:
 
 
 def test_cards(rtx: Any, graph: tuple[Any, ModelInfo], tmp_path: Path) -> None:
+    export_tensorrt("tensorrt-rtx", *graph, tmp_path / "m.engine")
+    container = read_container(tmp_path / "m.engine")
+    check_card(container, (8, 0))
+    with pytest.raises(ModelError, match=r"was built for compute capability 8\.0\+; this card has 7\.5"):
+        check_card(container, (7, 5))
     options = BuildOptions(compute_capability=parse_capabilities("8.6, 12.0"))
     export_tensorrt("tensorrt-rtx", *graph, tmp_path / "m.engine", options)
     container = read_container(tmp_path / "m.engine")
@@ -202,6 +209,16 @@ def test_cards(rtx: Any, graph: tuple[Any, ModelInfo], tmp_path: Path) -> None:
     assert not (tmp_path / "n.engine").exists()
     with pytest.raises(ConfigError, match=r"for example 8\.6 or 8\.6,8\.9, got '86'"):
         parse_capabilities("86")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16", "int8", "fp8"])
+def test_turing(precision: str) -> None:
+    options = BuildOptions(compute_capability=("7.5",))
+    if precision in ("fp32", "fp16"):
+        check_options("tensorrt-rtx", options, precision)
+        return
+    with pytest.raises(ConfigError, match=rf"cards have {precision} products from 8\.\d on; got 7\.5"):
+        check_options("tensorrt-rtx", options, precision)
 
 
 def test_graphs_that_it_does_not_take(rtx: Any) -> None:
@@ -767,6 +784,88 @@ def test_a_plan_that_does_not_load(engine: Any, monkeypatch: pytest.MonkeyPatch)
         patch.setattr(MakeBelieveCuda, "close", fail)
         with pytest.raises(ModelError, match="cannot load the plan"):
             TensorRTEngine(engine.path)
+
+
+@pytest.mark.parametrize("newer", [True, False], ids=["remains refittable", "has no such flag"])
+def test_refitting(tmp_path: Path, graph: Any, monkeypatch: pytest.MonkeyPatch, newer: bool) -> None:
+    """The plan comes with its weights, and what TensorRT holds ends before the GPU is let go of."""
+    import aicl_fast.export.tensorrt as export
+
+    alive: list[Any] = []
+    device = MakeBelieveCuda(0)
+    flags = {"EXCLUDE_WEIGHTS": 0, **({"INCLUDE_REFIT": 2} if newer else {})}
+
+    class Config:
+        def __init__(self) -> None:
+            self.flags = {"EXCLUDE_WEIGHTS"}
+
+        def clear_flag(self, flag: int) -> None:
+            self.flags.discard({0: "EXCLUDE_WEIGHTS"}[flag])
+
+        def set_flag(self, flag: int) -> None:
+            self.flags.add({2: "INCLUDE_REFIT"}[flag])
+
+    class Part:
+        def __init__(self, *_: Any) -> None:
+            alive.append(weakref.ref(self))
+
+    class Engine(Part):
+        weights = b"old"
+
+        def create_serialization_config(self) -> Config:
+            return Config()
+
+        def serialize_with_config(self, config: Config) -> bytes:
+            return f"{self.weights.decode()} {sorted(config.flags)}".encode()
+
+    class Runtime(Part):
+        engine_host_code_allowed = False
+
+        def deserialize_cuda_engine(self, plan: bytes) -> Engine:
+            assert self.engine_host_code_allowed
+            return Engine()
+
+    class Refitter(Part):
+        def __init__(self, engine: Engine, logger: Any) -> None:
+            super().__init__()
+            self.engine = engine
+
+        def refit_cuda_engine(self) -> bool:
+            self.engine.weights = b"new"
+            return takes[0]
+
+    class Parser(Part):
+        def refit_from_bytes(self, onnx: bytes) -> bool:
+            return True
+
+    close = device.close
+
+    def closing() -> None:
+        assert [each() for each in alive] == [None] * len(alive)
+        close()
+
+    monkeypatch.setattr(device, "close", closing)
+    api = SimpleNamespace(
+        __version__="1.2.3",
+        Runtime=Runtime,
+        Refitter=Refitter,
+        OnnxParserRefitter=Parser,
+        SerializationFlag=SimpleNamespace(**flags),
+    )
+    monkeypatch.setattr(export, "Cuda", lambda number: device)
+    monkeypatch.setattr(export, "load_tensorrt", lambda kind: api)
+    monkeypatch.setattr(export, "make_logger", lambda api: SimpleNamespace(errors=["no reason"]))
+    path = _container(tmp_path / "m.engine", graph[1], refittable=True, version_compatible=True)
+    takes = [True]
+    refit_tensorrt(path, *graph, path)
+    wanted = "new ['INCLUDE_REFIT']" if newer else "new []"
+    assert read_container(path).read("plan") == wanted.encode()
+    assert device.closed
+    assert len(alive) == 4
+    takes[0] = False
+    with pytest.raises(ModelError, match=r"does not take the new weights \(no reason\)"):
+        refit_tensorrt(path, *graph, path)
+    assert read_container(path).read("plan") == wanted.encode()
 
 
 def test_detecting_on_it(engine: Any, tiny_model: Path, batch: np.ndarray) -> None:
