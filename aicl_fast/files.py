@@ -32,9 +32,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         DataError: the folder cannot be made or written to, ``path`` is a folder, or there is no room.
     """
-    target = Path(path)
-    if target.is_dir():
-        raise DataError(f"{target}: cannot be written, a folder has this name. Choose another one.")
+    target = require_place(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # Not the whole name: it may be as long as the file system allows.
@@ -128,6 +126,23 @@ def require_file(path: str | os.PathLike[str], what: str) -> Path:
     if target.is_dir():
         raise DataError(f"{target}: expected the {what}, found a folder. Name the file itself.")
     raise DataError(f"{target}: the {what} does not exist. Check the path (working folder: {Path.cwd()}).")
+
+
+def require_place(path: str | os.PathLike[str]) -> Path:
+    """``path`` as a Path that a file can be written to; for what takes long before it writes.
+
+    Raises:
+        DataError: a folder has this name, or the one it would be in cannot be made or written to.
+    """
+    target = Path(path)
+    if os.path.isdir(target):
+        raise DataError(f"{target}: cannot be written, a folder has this name. Choose another one.")
+    home = next(each for each in target.absolute().parents if os.path.exists(each))
+    if not (os.path.isdir(home) and os.access(home, os.W_OK | os.X_OK)):
+        raise DataError(
+            f"{target}: cannot be written ({home} is not a folder you may write to). Choose another place."
+        )
+    return target
 
 
 def visible(paths: Iterable[Path]) -> list[Path]:

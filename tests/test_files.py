@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aicl_fast.errors import DataError
-from aicl_fast.files import atomic_folder, atomic_path, write_json, write_text
+from aicl_fast.files import atomic_folder, atomic_path, require_place, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -67,3 +67,18 @@ def test_a_name_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
     target = tmp_path / f"{'跳' * 83}.txt"
     write_text(target, "x")
     assert target.read_text() == "x"
+
+
+def test_where_a_file_can_be_written(tmp_path: Path) -> None:
+    assert require_place(tmp_path / "new" / "deep" / "out.json") == tmp_path / "new" / "deep" / "out.json"
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "file").write_text("")
+    assert require_place(tmp_path / "file") == tmp_path / "file"
+    with pytest.raises(DataError, match=r"out\.json: cannot be written \(.*file is not a folder"):
+        require_place(tmp_path / "file" / "deep" / "out.json")
+    with pytest.raises(DataError, match="a folder has this name"):
+        require_place(tmp_path)
+    if os.geteuid():
+        (tmp_path / "closed").mkdir(mode=0o500)
+        with pytest.raises(DataError, match="closed is not a folder you may write to"):
+            require_place(tmp_path / "closed" / "out.json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,7 +17,7 @@ from aicl_fast.detections import Detections, save_detections
 from aicl_fast.detector import Detector
 from aicl_fast.errors import AiclError, ConfigError, DataError
 from aicl_fast.features import Floats, check_lengths, load_features
-from aicl_fast.files import VIDEO_SUFFIXES, read_lines, require_file, visible
+from aicl_fast.files import VIDEO_SUFFIXES, read_lines, require_file, require_place, visible
 from aicl_fast.scores import Scores
 
 if TYPE_CHECKING:
@@ -52,7 +52,10 @@ def run_detect(
     rendered: Path | None,
     video_options: Callable[[], VideoOptions],
 ) -> None:
-    """``aicl-fast detect``."""
+    """``aicl-fast detect``. Exits with 1 if one of several videos could not be used."""
+    for target in (file, scores_file, rendered):
+        if target is not None:
+            require_place(target)
     detector = Detector(model, threads=threads)
     if overrides:
         detector.decode_config = _decode_config(detector, overrides)
@@ -68,22 +71,25 @@ def run_detect(
     found: dict[str, tuple[Scores, Detections]] = {}
     bad: dict[Path, str] = {}
     if len(recordings) == 1:
-        found |= _detect(detector, recordings, fps)
+        found |= _detect(detector, recordings, fps, inputs.sources)
     elif inputs.videos:
-        inputs.check_videos()
+        bad = inputs.check_videos()
         # A video's features are long in coming: nothing is gained by waiting for several, and the failure
         # of one does not cost the others.
         for recording in recordings:
+            source = inputs.sources[recording[0]]
+            if source in bad:
+                continue
             try:
-                found |= _detect(detector, [recording], fps)
+                found |= _detect(detector, [recording], fps, inputs.sources)
             except AiclError as error:
-                bad[inputs.sources[recording[0]]] = str(error)
+                bad[source] = str(error)
     else:
         from aicl_fast.cli.console import progress
 
         with progress("detecting") as bar:
             for start in range(0, len(recordings), BATCH):
-                found |= _detect(detector, recordings[start : start + BATCH], fps)
+                found |= _detect(detector, recordings[start : start + BATCH], fps, inputs.sources)
                 bar(len(found), len(recordings))
     if found:
         _write(found, file, scores_file)
@@ -134,10 +140,13 @@ def _check_rendered(rendered: Path | None, inputs: Inputs, recordings: list[tupl
 
 
 def _detect(
-    detector: Detector, recordings: list[tuple[str, Load]], fps: float | None
+    detector: Detector, recordings: list[tuple[str, Load]], fps: float | None, sources: Mapping[str, Path]
 ) -> dict[str, tuple[Scores, Detections]]:
     names = [name for name, _ in recordings]
     loaded = [load() for _, load in recordings]
+    for name, each in zip(names, loaded, strict=True):
+        if len(each.streams[0]) < 2:
+            raise DataError(f"{sources[name]}: has 1 segment; expected at least 2 to localise anything in.")
     batch = [_joined(each.streams) for each in loaded]
     found = {}
     for scores, each in zip(detector.batch_scores(batch, fps=fps, videos=names), loaded, strict=True):
@@ -215,19 +224,23 @@ class Inputs:
 
             check_recipes({path: read_header(path).recipe for path in self._extracted})
 
-    def check_videos(self) -> None:
-        """Refuse what is no video, and options that fit no video, before the first one takes its time."""
+    def check_videos(self) -> dict[Path, str]:
+        """What is no video, with the reason, before the first one takes its time. Opens the networks.
+
+        Raises:
+            ConfigError: options that fit no video, unless there is none to read.
+        """
         from aicl_fast.video import probe
 
-        bad = []
+        bad = {}
         for path in self.videos:
             try:
                 probe(path)
             except AiclError as error:
-                bad.append(str(error))
-        if bad:
-            raise DataError("\n".join(bad))
-        self._extract  # noqa: B018
+                bad[path] = str(error)
+        if len(bad) < len(self.videos):
+            self._extract  # noqa: B018
+        return bad
 
     def _recording(self, path: Path, load: Load, name: str | None = None) -> tuple[str, Load]:
         """Refuse the second one of a name: detections are kept by it."""

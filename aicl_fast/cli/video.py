@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, cast
 from aicl_fast.cli.console import err, out, progress
 from aicl_fast.errors import AiclError, ConfigError, DataError
 from aicl_fast.feature_file import VideoFeatures, read_header, save_video_features
-from aicl_fast.files import VIDEO_SUFFIXES, visible
+from aicl_fast.files import VIDEO_SUFFIXES, require_place, visible
 from aicl_fast.video import SegmentNetwork, open_network, probe
-from aicl_fast.video.extract import Extraction
+from aicl_fast.video.extract import Extraction, check_settings
 from aicl_fast.video.failures import named_failure
 from aicl_fast.video.flow import FlowAlgorithm
 from aicl_fast.video.networks import FRAMES
@@ -57,6 +57,8 @@ class VideoOptions:
 
     def plan(self, fps: float, stride: int, modal: Modal = "both") -> Extraction:
         """Open the networks that were named, of the streams that are to be read."""
+        algorithm = cast(FlowAlgorithm, self.flow_algorithm)
+        check_settings(fps, stride, algorithm, self.batch, self.threads)
         networks: dict[str, SegmentNetwork | None] = {"rgb": None, "flow": None}
         for stream, path in (("rgb", self.rgb_weights), ("flow", self.flow_weights)):
             if path is not None and modal in ("both", stream):
@@ -72,7 +74,7 @@ class VideoOptions:
             flow=networks["flow"],
             fps=fps,
             stride=stride,
-            algorithm=cast(FlowAlgorithm, self.flow_algorithm),
+            algorithm=algorithm,
             batch=self.batch,
             workers=self.threads,
             allow_damaged=self.allow_damaged,
@@ -103,7 +105,7 @@ def run_features(
                 _check_made(source, target, plan)
                 done += 1
             else:
-                work.append((source, target, _expected(source, plan)))
+                work.append((source, require_place(target), _expected(source, plan)))
         except AiclError as error:
             bad[source] = str(error)
     written = _extract(work, plan, bad)
@@ -151,7 +153,9 @@ def videos_in(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: the folder of videos does not exist. Check the path.")
-    return [path for path in visible(folder.iterdir()) if path.suffix.lower() in VIDEO_SUFFIXES]
+    # A link to nothing is not left out: the failure names it.
+    files = visible(path for path in folder.iterdir() if not path.is_dir())
+    return [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
 
 
 def print_failures(bad: Mapping[Path, str], of: str) -> None:

@@ -6,6 +6,7 @@ runs the networks. What waits between them is bounded, so memory does not grow w
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import threading
@@ -74,17 +75,13 @@ class Extraction:
         networks = self.networks
         if not networks:
             raise ConfigError("rgb, flow: expected at least one network, got none.")
-        if not 1 <= self.stride <= FRAMES:
-            raise ConfigError(f"stride: expected 1 to {FRAMES} frames, got {self.stride}.")
-        if self.batch < 1:
-            raise ConfigError(f"batch: expected at least 1 segment, got {self.batch}.")
+        check_settings(self.fps, self.stride, self.algorithm, self.batch, self.workers)
         for name, network in networks.items():
             if (network.frames, network.size) != (FRAMES, self.transform.crop):
                 raise ConfigError(
                     f"{name}: the network takes {network.frames} frames of {network.size} pixels; expected "
                     f"{FRAMES} of {self.transform.crop}. Choose a transform with crop={network.size}."
                 )
-        Flow(self.algorithm)
 
     @property
     def networks(self) -> dict[str, Network]:
@@ -148,6 +145,25 @@ class Extraction:
                     yield segments, cutter
             finally:
                 pool.shutdown(cancel_futures=True)
+
+
+def check_settings(
+    fps: float, stride: int, algorithm: FlowAlgorithm, batch: int, workers: int | None = None
+) -> None:
+    """Refuse what has no meaning; :func:`extract_features` explains the arguments.
+
+    Raises:
+        ConfigError: one of them, by its name.
+    """
+    if not fps > 0 or not math.isfinite(fps):
+        raise ConfigError(f"fps: expected a positive number of frames a second, got {fps}.")
+    if not 1 <= stride <= FRAMES:
+        raise ConfigError(f"stride: expected 1 to {FRAMES} frames, got {stride}.")
+    if batch < 1:
+        raise ConfigError(f"batch: expected at least 1 segment, got {batch}.")
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers: expected at least 1 thread, got {workers}.")
+    Flow(algorithm)
 
 
 class _Cutter:

@@ -61,8 +61,8 @@ def render_video(
 ) -> list[str]:
     """Write a video with its detections burnt in, in H.264, at the original's size and times.
 
-    An odd width or height is filled up by one pixel, since H.264 has even ones. Where FFmpeg was built without
-    an encoder of H.264 it is MPEG-4.
+    An odd width or height is filled up by one pixel, since H.264 has even ones. Where FFmpeg was built
+    without an encoder of H.264 it is MPEG-4.
 
     Under the picture there is a row for each of the best classes, with a bar for each detection (paler: lower
     score) and a line at the present; on it, the classes and scores of what is happening.

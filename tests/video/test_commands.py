@@ -154,17 +154,95 @@ def test_detect_keeps_what_it_found_when_a_video_fails(
     assert list(load_detections(tmp_path / "detections.json")) == ["a", "c"]
 
 
-def test_detect_looks_at_all_videos_first(
+def test_bad_videos_of_a_folder_are_listed_and_the_others_read(
     run: Any, opened: list[Any], make_clip: MakeClip, tiny_model: Path, tmp_path: Path
 ) -> None:
-    make_clip("a.mp4", frames=50, parent=tmp_path / "videos")
+    videos = tmp_path / "videos"
+    for name in ("a.mp4", "c.mkv"):
+        make_clip(name, frames=50, parent=videos)
+    make_clip("short.mp4", frames=12, fps=50, parent=videos)
+    whole = make_clip("cut.mkv", frames=100, parent=videos)
+    whole.write_bytes(whole.read_bytes()[:-1500])
+    (videos / "text.mp4").write_bytes(b"not a video")
+    (videos / "empty.mp4").write_bytes(b"")
+    (videos / "gone.mp4").symlink_to("nowhere")
+    (videos / "folder.mp4").mkdir()
+    text = run("detect", tiny_model.with_suffix(".onnx"), "videos", *WEIGHTS, expect=1)
+    assert "5 of 7 recordings could not be used" in text
+    assert "videos/text.mp4: cannot be opened as a video" in text
+    assert "videos/empty.mp4: cannot be opened as a video" in text
+    assert "videos/cut.mkv: ends after" in text
+    assert "videos/short.mp4: has 1 segment; expected at least 2" in text
+    assert "videos/gone.mp4: the video does not exist" in text
+    assert "folder.mp4" not in text
+    assert list(load_detections(tmp_path / "detections.json")) == ["a", "c"]
+    # One that is named itself is an error.
+    for name, words in (("short.mp4", "has 1 segment"), ("text.mp4", "cannot be opened")):
+        text = run("detect", tiny_model.with_suffix(".onnx"), videos / name, *WEIGHTS, expect=2)
+        assert f"{name}: {words}" in text
+
+
+def test_without_one_video_no_network_is_opened(
+    run: Any, opened: list[Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "videos").mkdir()
     for name in ("y.mp4", "z.mp4"):
         (tmp_path / "videos" / name).write_bytes(b"not a video")
-    text = run("detect", tiny_model.with_suffix(".onnx"), "videos", *WEIGHTS, expect=2)
+    text = run("detect", tiny_model.with_suffix(".onnx"), "videos", *WEIGHTS, expect=1)
     assert "y.mp4: cannot be opened as a video" in text
     assert "z.mp4: cannot be opened as a video" in text
     assert opened == []
     assert not (tmp_path / "detections.json").exists()
+
+
+def test_where_nothing_can_be_written_is_found_first(
+    run: Any, opened: list[Any], make_clip: MakeClip, tiny_model: Path, tmp_path: Path
+) -> None:
+    clip = make_clip(frames=50)
+    (tmp_path / "feats" / "clip.npz").mkdir(parents=True)
+    command = ("features", clip, "-o", "feats", "--rgb-weights", "x.npz")
+    assert "clip.npz: cannot be written, a folder has this name" in run(*command, "--overwrite", expect=1)
+    assert "clip.npz: expected the feature file, found a folder" in run(*command, expect=1)
+    text = run(*command[:3], "clip.mp4", *command[4:], expect=1)
+    assert "clip.mp4 is not a folder you may write to" in text
+    opened.clear()
+    for option in ("-o", "--scores", "--render"):
+        name = {"-o": "d.json", "--scores": "s.npz", "--render": "r.mp4"}[option]
+        (tmp_path / name).mkdir()
+        text = run("detect", tiny_model.with_suffix(".onnx"), clip, *WEIGHTS, option, name, expect=2)
+        assert f"{name}: cannot be written, a folder has this name" in text
+    assert opened == []
+
+
+@pytest.mark.parametrize("fps", ["nan", "inf", "0", "-25"])
+def test_a_rate_without_meaning(run: Any, opened: list[Any], make_clip: MakeClip, fps: str) -> None:
+    command = ("features", make_clip(frames=20), "-o", "feats", "--rgb-weights", "x.npz")
+    text = run(*command, "--fps", fps, expect=2)
+    assert "fps: expected a positive number of frames a second" in text
+    assert "tvl1 or dis" in run(*command, "--flow", "raft", expect=2)
+    assert opened == []
+
+
+def test_a_video_that_cannot_be_rendered(
+    run: Any,
+    opened: list[Any],
+    make_clip: MakeClip,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Detections are written before, and kept."""
+    from aicl_fast.video import render
+
+    def fail(*_: Any) -> None:
+        raise av.error.ExternalError(1, "no such size")
+
+    monkeypatch.setattr(render, "_encoder", fail)
+    arguments = ("detect", tiny_model.with_suffix(".onnx"), make_clip(frames=50), *WEIGHTS)
+    text = run(*arguments, "--render", "seen.mp4", expect=2)
+    assert "seen.mp4: the rendered video cannot be written (no such size)" in text
+    assert list(load_detections(tmp_path / "detections.json")) == ["clip"]
+    assert not (tmp_path / "seen.mp4").exists()
 
 
 def test_two_videos_of_one_name(
