@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from aicl_fast.config import Config
+from aicl_fast.errors import DataError
 from aicl_fast.kernels import Mining, mine_segments, segment_contrast, topk_pool
 from aicl_fast.model import Outputs
 
@@ -46,12 +47,16 @@ def aicl_loss(
 
     Args:
         outputs: what :class:`aicl_fast.model.TwoBranchNet` returned for B videos.
-        labels: (B, C) float, 1 where the video contains the class.
+        labels: (B, C) of any dtype, 1 or true where the video contains the class.
         config: weights and constants of its ``loss`` section; k and K follow from T.
         selection_gamma: γ of the scores that select the top-k segments; None selects by A_score, as
             released. 1 selects by softmax(CAS) alone, which is the warm-up.
+    Raises:
+        DataError: labels or outputs of shapes that do not fit each other.
     Source: eq. 5 to 16, and the authors' program where ``loss.variant`` is ``released``.
     """
+    _check_shapes(outputs, labels)
+    labels = labels.to(outputs.CAS.dtype)
     loss = config.loss
     modal = config.data.modal
     length = outputs.CAS.shape[1]
@@ -99,11 +104,11 @@ def aicl_loss(
 
 
 def pseudo_labels(selected: Tensor, labels: Tensor) -> Tensor:
-    """(B, T) 1.0 where a segment is among the top-k of any class that the video contains, else 0.0.
+    """(B, T) 1 where a segment is among the top-k of any class that the video contains, else 0.
 
     Args:
         selected: (B, T, C) bool from :func:`aicl_fast.kernels.topk_pool`.
-        labels: (B, C), 1 for the classes present.
+        labels: (B, C), 1 for the classes present; its dtype is the result's.
     """
     return (selected & (labels > 0).unsqueeze(1)).any(dim=2).to(labels.dtype)
 
@@ -113,13 +118,43 @@ def generalized_cross_entropy(actionness: Tensor, pseudo: Tensor, q: float) -> T
 
     Args:
         actionness: (B, T) in [0, 1].
-        pseudo: (B, T) 1.0 for action, 0.0 for background.
+        pseudo: (B, T) of any dtype, 1 or true for action, 0 for background.
         q: noise tolerance; towards 0 it becomes the cross entropy, at 1 the mean absolute error.
     """
+    pseudo = pseudo.to(actionness.dtype)
     background = 1 - pseudo
     on_action = (pseudo * (1 - (actionness + _EPS) ** q) / q).sum(dim=1) / (pseudo.sum(dim=1) + _EPS)
     on_background = (background * (1 - (1 - actionness + _EPS) ** q) / q).sum(dim=1)
     return (on_action + on_background / (background.sum(dim=1) + _EPS)).mean()
+
+
+def _check_shapes(outputs: Outputs, labels: Tensor) -> None:
+    # Shapes are known when a graph is compiled, so nothing of this is left in it.
+    if outputs.CAS.dim() != 3:
+        raise DataError(f"outputs.CAS: expected (B, T, C), got {tuple(outputs.CAS.shape)}.")
+    videos, length, classes = outputs.CAS.shape
+    if labels.shape != (videos, classes):
+        raise DataError(
+            f"labels: expected ({videos}, {classes}), a row for each video and a column for each class of "
+            f"the network, got {tuple(labels.shape)}."
+        )
+    if outputs.A_score.shape != outputs.CAS.shape:
+        raise DataError(
+            f"outputs.A_score: expected CAS's shape {tuple(outputs.CAS.shape)}, got "
+            f"{tuple(outputs.A_score.shape)}."
+        )
+    for name in ("A_rgb", "A_flow", "A", "A_ca"):
+        shape = getattr(outputs, name).shape
+        if shape != (videos, length):
+            raise DataError(f"outputs.{name}: expected ({videos}, {length}), as CAS has, got {tuple(shape)}.")
+    width = outputs.E.shape[-1]
+    for name in ("E", "E_rgb", "E_flow"):
+        shape = getattr(outputs, name).shape
+        if shape != (videos, length, width):
+            raise DataError(
+                f"outputs.{name}: expected ({videos}, {length}, {width}), E's width at CAS's segments, got "
+                f"{tuple(shape)}."
+            )
 
 
 def _agreement(a: Tensor, b: Tensor, stop_gradient: bool) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -13,9 +14,15 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from aicl_fast.config import Config, load_config  # noqa: E402
+from aicl_fast.errors import DataError  # noqa: E402
 from aicl_fast.kernels import mine_segments, topk_pool  # noqa: E402
 from aicl_fast.model import Outputs, TwoBranchNet  # noqa: E402
-from aicl_fast.train.losses import LossTerms, aicl_loss, pseudo_labels  # noqa: E402
+from aicl_fast.train.losses import (  # noqa: E402
+    LossTerms,
+    aicl_loss,
+    generalized_cross_entropy,
+    pseudo_labels,
+)
 
 # The recorded inputs' names for the six convolutions, and the network's.
 _NAMES = {
@@ -194,3 +201,56 @@ def test_weights_of_zero_leave_terms_out() -> None:
     terms = aicl_loss(outputs, torch.eye(3)[:2].double(), _small_config(40, 8, 3, *off))
     assert terms.total == terms.action
     assert terms.agnostic_rgb == terms.contrast_rgb == terms.modality == terms.consistency == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32])
+def test_labels_of_any_dtype_give_the_same(dtype: torch.dtype) -> None:
+    outputs = _random_outputs(2, 40, 8, 3)
+    config = _small_config(40, 8, 3)
+    expected = aicl_loss(outputs, torch.eye(3)[:2].double(), config)
+    for name, value in aicl_loss(outputs, torch.eye(3)[:2].to(dtype), config)._asdict().items():
+        assert value.dtype == torch.float64
+        assert torch.equal(value, getattr(expected, name)), name
+
+
+def test_a_bool_mask_is_a_pseudo_label() -> None:
+    actionness, mask = torch.tensor([[0.2, 0.7, 0.9]]), torch.tensor([[False, True, True]])
+    assert torch.equal(
+        generalized_cross_entropy(actionness, mask, 0.7),
+        generalized_cross_entropy(actionness, mask.float(), 0.7),
+    )
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (3, 3), (3,), (2, 1, 3)])
+def test_labels_that_do_not_fit(shape: tuple[int, ...]) -> None:
+    outputs = _random_outputs(2, 40, 8, 3)
+    with pytest.raises(DataError, match=rf"labels: expected \(2, 3\).*got {re.escape(str(shape))}"):
+        aicl_loss(outputs, torch.ones(shape), _small_config(40, 8, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("CAS", (40, 3)),
+        ("A_score", (2, 40, 4)),
+        ("A_rgb", (2, 41)),
+        ("A", (2, 40, 1)),
+        ("A_ca", (1, 40)),
+        ("E_flow", (2, 40, 9)),
+        ("E", (2, 39, 8)),
+    ],
+)
+def test_outputs_that_do_not_fit(name: str, shape: tuple[int, ...]) -> None:
+    outputs = _random_outputs(2, 40, 8, 3)._replace(**{name: torch.rand(shape)})
+    with pytest.raises(DataError, match=rf"outputs\.{name}: expected .*got {re.escape(str(shape))}"):
+        aicl_loss(outputs, torch.eye(3)[:2], _small_config(40, 8, 3))
+
+
+def test_the_losses_are_one_graph_for_batches_of_any_size() -> None:
+    config = _small_config(40, 8, 3)
+    graph = torch.compile(aicl_loss, fullgraph=True, backend="eager", dynamic=True)
+    for batch in (2, 3):
+        outputs, labels = _random_outputs(batch, 40, 8, 3), torch.eye(3)[:batch].bool()
+        torch.testing.assert_close(graph(outputs, labels, config), aicl_loss(outputs, labels, config))
+    with pytest.raises(DataError, match="labels: expected"):
+        aicl_loss(outputs, labels[:1], config)
