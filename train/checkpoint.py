@@ -7,9 +7,14 @@ safetensors, the rest is JSON.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import re
 import shutil
 import tempfile
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,16 +23,19 @@ import torch
 from torch import Tensor
 
 from aicl_fast.config import Config
-from aicl_fast.errors import ModelError
+from aicl_fast.dataset import Dataset
+from aicl_fast.errors import AiclError, ModelError
 from aicl_fast.files import read_json, write_json
 from aicl_fast.model import TwoBranchNet
 from aicl_fast.train.sampling import BatchOrder
+from aicl_fast.train.schedules import learning_rate, selection_gamma
 from aicl_fast.weights import load_model, save_model
 
 KEPT = 2
 """Checkpoints kept; older ones are removed."""
 _FREE = ("steps", "eval_every", "save_every", "patience", "memory_gb", "compile")
-"""Training settings that may differ when a run goes on."""
+"""Training settings that may differ when a run goes on; ``steps`` only where no schedule follows it."""
+_SCRATCH = ".saving-"
 
 
 @dataclass
@@ -37,6 +45,8 @@ class State:
     net: TwoBranchNet
     optimizer: torch.optim.Optimizer
     order: BatchOrder
+    data: dict[str, str] = field(default_factory=dict)
+    """What the run is trained on, see :func:`fingerprint`."""
     step: int = 0
     average: dict[str, Tensor] | None = None
     """Moving average of the weights, if there is one."""
@@ -47,6 +57,11 @@ class State:
     history: list[tuple[int, float]] = field(default_factory=list)
     """(step, average mAP) of every evaluation, on the videos that choose."""
 
+    @property
+    def waited(self) -> int:
+        """Evaluations since the best one."""
+        return sum(step > self.best_step for step, _ in self.history)
+
 
 def save_checkpoint(folder: Path, state: State, config: Config) -> None:
     """Write ``folder/step_NNNNNNNN`` whole, then remove all but the newest :data:`KEPT`."""
@@ -56,7 +71,7 @@ def save_checkpoint(folder: Path, state: State, config: Config) -> None:
     tensors = dict(_optimizer_tensors(state.optimizer))
     for name, group in (("average", state.average), ("best", state.best)):
         tensors.update({f"{name}.{key}": value for key, value in (group or {}).items()})
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as scratch:
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=folder) as scratch:
         whole = Path(scratch) / "step"
         whole.mkdir()
         save_model(whole / "model.safetensors", state.net, config)
@@ -70,6 +85,7 @@ def save_checkpoint(folder: Path, state: State, config: Config) -> None:
             "best_score": state.best_score,
             "history": state.history,
             "threads": torch.get_num_threads(),
+            "data": state.data,
         }
         write_json(whole / "trainer.json", document)
         target = folder / f"step_{state.step:08d}"
@@ -86,42 +102,109 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return complete[-1] if complete else None
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what processes left in a run's ``checkpoints`` folder that were killed while they saved."""
+    for left in folder.glob(f"{_SCRATCH}*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint's folder is named after."""
+    return int(checkpoint.name.partition("_")[2])
+
+
+def fingerprint(
+    dataset: Dataset, train: Sequence[str], held_out: Sequence[str], segments: Sequence[int]
+) -> dict[str, str]:
+    """Tells one run's data from another's, part by part. Features are taken as they are.
+
+    Args:
+        dataset: with the test videos.
+        train, held_out: the training videos, divided.
+        segments: the numbers of segments of those in ``train``.
+    """
+    parts: dict[str, list[Any]] = {
+        "training videos": list(train),
+        "their labels": [list(dataset.ground_truth.videos[name].labels) for name in train],
+        "their numbers of segments": [int(count) for count in segments],
+        "held-out videos": list(held_out),
+        "test videos": list(dataset.videos["test"]),
+    }
+    return {
+        name: hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16] for name, values in parts.items()
+    }
+
+
 def load_checkpoint(path: Path, state: State, config: Config) -> None:
-    """Put a checkpoint's contents into ``state``.
+    """Put a checkpoint's contents into ``state``, on the device of its network.
+
+    Warns where torch has another number of threads than it had: the run does not go on bit for bit then.
 
     Raises:
-        ModelError: it is damaged, or of a run with other settings; the settings that differ are named.
+        ModelError: it is damaged, or of a run with other settings or other data; what differs is named.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    net, stored = load_model(path / "model.safetensors")
-    _check_same(stored, config, path)
-    document = read_json(path / "trainer.json", "checkpoint's record")
+    device = next(state.net.parameters()).device
     try:
+        net, stored = load_model(path / "model.safetensors")
+        document = read_json(path / "trainer.json", "checkpoint's record")
         tensors = load_file(path / "trainer.safetensors")
+        data, threads = dict(document["data"]), int(document["threads"])
+        step, order = int(document["step"]), document["order"]
+        best_step, best_score = int(document["best_step"]), float(document["best_score"])
+        history = [(int(step), float(score)) for step, score in document["history"]]
+    except (AiclError, KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
+        raise _damaged(path, error) from error
+    _check_same(stored, config, path)
+    _check_data(data, state.data, path)
+    try:
         state.net.load_state_dict(net.state_dict())
         _restore_optimizer(state.optimizer, tensors)
-        for name in ("average", "best"):
-            found = {k.partition(".")[2]: v for k, v in tensors.items() if k.startswith(f"{name}.")}
-            setattr(state, name, found or None)
-        state.step = int(document["step"])
-        state.order.restore(document["order"])
-        state.best_step, state.best_score = int(document["best_step"]), float(document["best_score"])
-        state.history = [(int(step), float(score)) for step, score in document["history"]]
-    except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
-        raise ModelError(
-            f"{path}: the checkpoint is damaged ({error}). Remove the folder; the one before it is used then."
-        ) from error
+        state.order.restore(order)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise _damaged(path, error) from error
+    for name in ("average", "best"):
+        found = {k.partition(".")[2]: v.to(device) for k, v in tensors.items() if k.startswith(f"{name}.")}
+        setattr(state, name, found or None)
+    state.step, state.history = step, history
+    state.best_step, state.best_score = best_step, best_score
+    if device.type == "cpu" and threads != torch.get_num_threads():
+        warnings.warn(
+            f"{path}: was written with {threads} threads, and torch has {torch.get_num_threads()} now: the "
+            "weights will not be those of an uninterrupted run, bit for bit. Set OMP_NUM_THREADS for the "
+            "same number.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def _complete(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step_????????"))
+    found = (path for path in folder.glob("step_*") if re.fullmatch(r"step_\d+", path.name, re.ASCII))
+    return sorted(found, key=step_of)
+
+
+def _damaged(path: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"{path}: the checkpoint is damaged ({error}). Remove the folder; the one before it is used then."
+    )
+
+
+def _check_data(before: dict[str, str], now: dict[str, str], path: Path) -> None:
+    differing = [name for name, value in now.items() if before.get(name) != value]
+    if differing:
+        raise ModelError(
+            f"{path}: the run was started with other data: {', '.join(differing)} differ. Go on with the "
+            "same data, or start another run in another folder."
+        )
 
 
 def _check_same(stored: Config, config: Config, path: Path) -> None:
     before, now = stored.to_dict(), config.to_dict()
     for name in _FREE:
+        if name == "steps" and not _same_schedules(stored, config):
+            continue
         before["train"].pop(name, None)
         now["train"].pop(name, None)
     differing: list[str] = []
@@ -135,6 +218,16 @@ def _check_same(stored: Config, config: Config, path: Path) -> None:
             f"{path}: the run was started with other settings: {', '.join(differing)} differ. Go on with the "
             "same ones, or start another run in another folder."
         )
+
+
+def _same_schedules(stored: Config, config: Config) -> bool:
+    """Whether the steps that both have are alike: a schedule over all steps would go on as another one."""
+    every = range(1, min(stored.train.steps, config.train.steps) + 1)
+    return all(
+        learning_rate(step, stored.train) == learning_rate(step, config.train)
+        and selection_gamma(step, stored) == selection_gamma(step, config)
+        for step in every
+    )
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed, nn
+
+from aicl_fast.errors import ConfigError, UnavailableError
 
 T = TypeVar("T")
+_PATIENCE = timedelta(days=1)
+"""How long the other processes wait for the main one, which reads the test videos and evaluates alone."""
 
 
 @dataclass(frozen=True)
@@ -41,26 +47,75 @@ class Ranks:
         distributed.broadcast_object_list(box, src=0)
         return box[0]
 
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over the processes, in every process; ``value`` itself is overwritten."""
+        if self.world > 1:
+            distributed.all_reduce(value)
+        return value
+
+    def sum_gradients(self, net: nn.Module) -> None:
+        """Give every process the sum of their gradients.
+
+        A parameter that no loss reaches has no gradient in any process, and keeps none.
+        """
+        if self.world == 1:
+            return
+        gradients = [p.grad for p in net.parameters() if p.grad is not None]
+        # One call for all: the network is small, and latency counts for more than overlap.
+        total = self.sum(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+        parts = torch.split(total, [gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def start_alike(self, net: nn.Module) -> None:
+        """Give every process the main one's weights and buffers."""
+        if self.world > 1:
+            for value in net.state_dict().values():
+                distributed.broadcast(value, src=0)
+
+
+def training_device(name: str) -> torch.device:
+    """The device of a name.
+
+    Raises:
+        ConfigError: neither ``cpu`` nor ``cuda`` nor ``cuda:N``.
+        UnavailableError: torch finds no such GPU.
+    """
+    if re.fullmatch(r"cpu|cuda(:\d+)?", name, re.ASCII) is None:
+        raise ConfigError(f"device: expected cpu, cuda or cuda:N, got {name!r}.")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UnavailableError(f"device: {name!r} was asked for, but torch finds no CUDA device. Use 'cpu'.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UnavailableError(
+            f"device: {name!r} was asked for, but torch finds {torch.cuda.device_count()} CUDA devices, "
+            "counted from 0."
+        )
+    return device
+
 
 @contextmanager
 def joined_ranks(device: str) -> Iterator[tuple[Ranks, torch.device]]:
     """Join the processes that torchrun started, if it did; yields this one's place and its device.
 
     What was made of the group, a DistributedDataParallel say, must not be referred to any more at the end.
+
+    Raises:
+        ConfigError, UnavailableError: see :func:`training_device`.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
+    place = training_device(device)
     if world == 1:
-        yield Ranks(), torch.device(device)
+        yield Ranks(), place
         return
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    on_gpu = device.startswith("cuda")
-    place = torch.device("cuda", local) if on_gpu else torch.device(device)
+    on_gpu = place.type == "cuda"
     if on_gpu:
+        place = training_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
         torch.cuda.set_device(place)
     # Before the group exists: functions of this module have the default group as an argument's default, and
     # would hold it, and its threads, for good.
     importlib.import_module("torch.distributed.nn.functional")
-    distributed.init_process_group("nccl" if on_gpu else "gloo")
+    distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)
     try:
         yield Ranks(distributed.get_rank(), world), place
     except BaseException as error:

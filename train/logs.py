@@ -6,6 +6,7 @@ import csv
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ class RunLog:
     """Writes the curves of a run, or nothing where no folder is given.
 
     ``log.csv`` has a row every :data:`LOG_EVERY` steps and at each evaluation; a cell that was not measured
-    in that step is empty. Losses are unweighted; consistent and inconsistent are segments a video, mean over
-    the batch; mAP and accuracies are those of the videos that choose the weights (held out, or test).
+    in that step is empty. Losses are unweighted but for the total, consistent and inconsistent are segments a
+    video, and all are means over the batch of all processes; mAP and accuracies are those of the videos that
+    choose the weights (held out, or test).
     """
 
     def __init__(self, folder: Path | None, tious: tuple[float, ...], *, after: int = 0) -> None:
@@ -57,12 +59,12 @@ class RunLog:
         self.table.writeheader()
         self.table.writerows(kept)
 
-    def step(self, step: int, terms: LossTerms, **values: float | None) -> None:
-        """Note a step's losses and settings. Brings them to the host: call it every few steps only."""
+    def step(self, step: int, losses: Sequence[float], **values: float | None) -> None:
+        """Note a step's losses, in the order of :class:`LossTerms`, and settings."""
         if self.writer is None:
             return
-        for name, value in terms._asdict().items():
-            self._note(step, f"loss/{name}", f"loss_{name}", value.item())
+        for name, value in zip(LossTerms._fields, losses, strict=True):
+            self._note(step, f"loss/{name}", f"loss_{name}", value)
         for name, number in values.items():
             if number is not None:
                 self._note(step, f"train/{name}", name, number)

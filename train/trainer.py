@@ -15,18 +15,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aicl_fast.config import Config
+from aicl_fast.config import Config, TrainConfig
 from aicl_fast.dataset import Dataset
 from aicl_fast.decode import decode_batch
 from aicl_fast.detections import Detections
-from aicl_fast.errors import AiclError, DataError, UnavailableError
+from aicl_fast.errors import AiclError, DataError
 from aicl_fast.evaluate import MapResult, SegmentAccuracy, mean_average_precision, segment_accuracy
 from aicl_fast.kernels.mining import above_median
 from aicl_fast.kernels.pooling import topk_pool
 from aicl_fast.model import Outputs, TwoBranchNet
 from aicl_fast.scores import Scores
-from aicl_fast.train.checkpoint import State, latest_checkpoint, load_checkpoint, save_checkpoint
-from aicl_fast.train.distributed import Ranks, joined_ranks
+from aicl_fast.train.checkpoint import (
+    State,
+    fingerprint,
+    latest_checkpoint,
+    load_checkpoint,
+    remove_unfinished,
+    save_checkpoint,
+    step_of,
+)
+from aicl_fast.train.distributed import Ranks, joined_ranks, training_device
 from aicl_fast.train.logs import LOG_EVERY, RunLog
 from aicl_fast.train.losses import LossTerms, aicl_loss
 from aicl_fast.train.sampling import BatchOrder, Progress, Videos
@@ -36,6 +44,8 @@ from aicl_fast.weights import save_model
 Loss = Callable[[Tensor, Tensor, Tensor | None], tuple[Outputs, LossTerms]]
 """(features, labels, γ of the selection) -> outputs and losses."""
 MakeNet = Callable[[Config], TwoBranchNet]
+_RECORDS = ("model.safetensors", "log.csv", "tensorboard")
+"""What a run leaves in its folder beside checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,7 @@ class TrainResult:
         result: mAP of those weights on the test videos.
         accuracy: their A_bin and A_ca_bin accuracy on the test videos.
         history: (step, average mAP) of every evaluation on the videos that choose.
+        started_at: the step of the checkpoint that it went on from; 0 where it started from the beginning.
     """
 
     net: TwoBranchNet
@@ -57,6 +68,7 @@ class TrainResult:
     result: MapResult
     accuracy: SegmentAccuracy
     history: list[tuple[int, float]]
+    started_at: int = 0
 
 
 def train(
@@ -67,6 +79,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     reading: Progress | None = None,
+    starting: Callable[[int], None] | None = None,
     training: Callable[[int, int, float], None] | None = None,
     make_net: MakeNet = TwoBranchNet,
 ) -> TrainResult:
@@ -78,27 +91,30 @@ def train(
         dataset: opened with both splits; its config holds every setting.
         out: folder for ``model.safetensors``, ``log.csv``, TensorBoard's logs and checkpoints; None writes
             nothing.
-        device: ``cpu`` or ``cuda``.
-        resume: go on from the newest checkpoint in ``out``, if there is one, to the same weights that an
-            uninterrupted run ends with, bit for bit on one kind of machine with as many threads.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; several processes take a GPU each.
+        resume: go on from the newest checkpoint in ``out`` to the same weights that an uninterrupted run ends
+            with, bit for bit on one kind of machine with as many threads; another number of threads is warned
+            of. Where there is no checkpoint, start from the beginning.
         overwrite: throw away a run that ``out`` holds.
-        reading: called with (videos read, all videos).
-        training: called every few steps with (step, steps, total loss).
+        reading: called with (training videos read, all of them).
+        starting: called once with the step that the run goes on from, 0 from the beginning.
+        training: called every few steps with (step, steps, total loss of the batch).
         make_net: makes the network that is trained; the ablations pass variants of it. Model files hold
             the method's own network only, so another one is trained with ``out`` None.
     Raises:
+        ConfigError: a device that training does not run on.
         UnavailableError: a CUDA device was asked for and there is none.
-        DataError: ``out`` holds a run, and neither ``resume`` nor ``overwrite`` is given.
-        ModelError: ``resume`` with other settings than the run was started with.
-        AiclError: a loss became NaN or infinite; the last checkpoint stays.
+        DataError: ``out`` cannot be written to, or holds a run and neither ``resume`` nor ``overwrite`` is
+            given.
+        ModelError: ``resume`` with other settings or other data than the run was started with.
+        AiclError: a loss or a weight became NaN or infinite; the last checkpoint stays.
     """
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UnavailableError("device: 'cuda' was asked for, but torch finds no CUDA device. Use 'cpu'.")
+    training_device(device)
     folder = None if out is None else Path(out)
     with _determinism(dataset.config.train.deterministic), joined_ranks(device) as (ranks, place):
         if ranks.is_main:
             _make_room(folder, resume, overwrite)
-        return _run(dataset, folder, place, ranks, resume, reading, training, make_net)
+        return _run(dataset, folder, place, ranks, resume, reading, starting, training, make_net)
 
 
 def _run(
@@ -108,6 +124,7 @@ def _run(
     ranks: Ranks,
     resume: bool,
     reading: Progress | None,
+    starting: Callable[[int], None] | None,
     training: Callable[[int, int, float], None] | None,
     make_net: MakeNet,
 ) -> TrainResult:
@@ -115,8 +132,14 @@ def _run(
     rng = np.random.default_rng(settings.seed)
     names, held_out = _hold_out(dataset, rng)
     videos = Videos(dataset, "train", names, device=device, progress=reading)
-    test = Videos(dataset, "test", device=device)
-    choosing = Videos(dataset, "train", held_out, device=device) if settings.keep == "val" else test
+    # The main process alone evaluates, so it alone reads what is evaluated on, out of the same budget.
+    choosing = test = None
+    if ranks.is_main:
+        left = settings.memory_gb - videos.memory_gb
+        choosing = test = Videos(dataset, "test", device=device, memory_gb=left)
+        if settings.keep == "val":
+            left -= test.memory_gb
+            choosing = Videos(dataset, "train", held_out, device=device, memory_gb=left)
 
     torch.manual_seed(settings.seed)
     net = make_net(config)
@@ -130,17 +153,24 @@ def _run(
         weight_decay=settings.weight_decay,
         fused=True,
     )
-    state = State(net, optimizer, BatchOrder(len(videos), settings.batch_size, rng))
+    order = BatchOrder(len(videos), settings.batch_size, rng)
+    state = State(net, optimizer, order, fingerprint(dataset, names, held_out, videos.counts.tolist()))
     checkpoint = latest_checkpoint(folder / "checkpoints") if folder is not None and resume else None
     if checkpoint is not None:
         load_checkpoint(checkpoint, state, config)
-    loss = make_loss(net, config, ranks)
+    ranks.start_alike(net)
+    loss = make_loss(net, config)
     log = RunLog(folder if ranks.is_main else None, config.evaluate.tious, after=state.step)
-    waited = sum(score < state.best_score for step, score in state.history if step > state.best_step)
+    started_at = state.step
+    if starting is not None:
+        starting(started_at)
 
-    while state.step < settings.steps:
+    while state.step < settings.steps and not _out_of_patience(state, settings):
         state.step += 1
         step, last = state.step, state.step == settings.steps
+        logged = last or step == 1 or step % LOG_EVERY == 0
+        evaluated = settings.eval_every > 0 and step % settings.eval_every == 0
+        saved = last or (settings.save_every > 0 and step % settings.save_every == 0)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings)
         gamma = selection_gamma(step, config)
@@ -157,48 +187,41 @@ def _run(
 
         outputs, terms = loss(features, labels, None if gamma is None else torch.tensor(gamma, device=device))
         optimizer.zero_grad(set_to_none=True)
-        # The processes' gradients are averaged; weighted so, the average is the whole batch's mean.
-        (terms.total * (len(mine) * ranks.world / len(batch))).backward()  # type: ignore[no-untyped-call]
+        # Weighted so, the processes' losses and gradients add up to the whole batch's mean.
+        weight = len(mine) / len(batch)
+        (terms.total * weight).backward()  # type: ignore[no-untyped-call]
+        ranks.sum_gradients(net)
         if settings.clip_norm:
             nn.utils.clip_grad_norm_(net.parameters(), settings.clip_norm)
         optimizer.step()
         if settings.ema_decay:
             _average(state, settings.ema_decay)
 
-        if step % LOG_EVERY == 0 or last or step == 1:
-            total = terms.total.item()
-            if not math.isfinite(total):
-                raise AiclError(
-                    f"training: the loss became {total} at step {step}. Lower train.lr (now "
-                    f"{settings.lr:g}) and look for extreme values in the features."
-                )
+        if logged or evaluated or saved:
+            measured = torch.stack([*terms, _consistent(outputs)]).detach() * weight
+            *losses, agree = ranks.sum(measured).tolist()
+            _check_finite(net, losses[-1], step, settings)
+        if logged:
             if training is not None:
-                training(step, settings.steps, total)
-            if ranks.is_main:
-                agree = _consistent(outputs)
-                inconsistent = config.data.segments - agree
-                rate = optimizer.param_groups[0]["lr"]
-                log.step(
-                    step, terms, lr=rate, selection_gamma=gamma, consistent=agree, inconsistent=inconsistent
-                )
-
-        if settings.eval_every and step % settings.eval_every == 0:
-            if ranks.is_main:
+                training(step, settings.steps, losses[-1])
+            inconsistent = config.data.segments - agree
+            rate = optimizer.param_groups[0]["lr"]
+            log.step(
+                step, losses, lr=rate, selection_gamma=gamma, consistent=agree, inconsistent=inconsistent
+            )
+        if evaluated:
+            if choosing is not None:
                 result, accuracy = evaluate(_candidate(state, config, make_net), choosing, dataset)
                 log.evaluation(step, result, accuracy)
                 state.history.append((step, result.average))
             state.history = ranks.from_main(state.history)
             score = state.history[-1][1]
-            waited += 1
             if score > state.best_score:
-                state.best_score, state.best_step, waited = score, step, 0
+                state.best_score, state.best_step = score, step
                 if settings.keep != "last":
                     state.best = {k: v.detach().clone() for k, v in _weights(state).items()}
-            if settings.patience and waited >= settings.patience:
-                break
         log.flush()
-        due = settings.save_every and step % settings.save_every == 0
-        if folder is not None and ranks.is_main and (due or last):
+        if folder is not None and ranks.is_main and (saved or _out_of_patience(state, settings)):
             save_checkpoint(folder / "checkpoints", state, config)
 
     log.close()
@@ -208,34 +231,30 @@ def _run(
     final.eval()
     if folder is not None and ranks.is_main:
         save_model(folder / "model.safetensors", final, config)
-    measured = evaluate(final.to(device), test, dataset) if ranks.is_main else None
-    result, accuracy = cast(tuple[MapResult, SegmentAccuracy], ranks.from_main(measured))
+    found = evaluate(final.to(device), test, dataset) if test is not None else None
+    result, accuracy = cast(tuple[MapResult, SegmentAccuracy], ranks.from_main(found))
     step = state.best_step if chosen else state.step
-    return TrainResult(final.cpu(), config, step, result, accuracy, state.history)
+    return TrainResult(final.cpu(), config, step, result, accuracy, state.history, started_at)
 
 
-def make_loss(net: TwoBranchNet, config: Config, ranks: Ranks | None = None) -> Loss:
-    """The forward pass and the losses of one batch as one function, compiled and distributed as configured.
+def make_loss(net: TwoBranchNet, config: Config) -> Loss:
+    """The forward pass and the losses of one batch as one function, compiled as configured.
 
     Nothing in it waits for the device: it compiles without a graph break and can be captured in a CUDA graph.
     """
     net.winograd = config.train.convolution == "winograd"
-    network: nn.Module = net
     device = next(net.parameters()).device
-    if ranks is not None and ranks.world > 1:
-        ids = [device] if device.type == "cuda" else None
-        network = nn.parallel.DistributedDataParallel(net, device_ids=ids)
     mixed = config.train.precision == "bfloat16"
 
     def loss(features: Tensor, labels: Tensor, gamma: Tensor | None) -> tuple[Outputs, LossTerms]:
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-            outputs = network(features)
+            outputs = net(features)
         if mixed:
             outputs = Outputs(*(value.float() for value in outputs))
         return outputs, aicl_loss(outputs, labels, config, selection_gamma=gamma)
 
     if config.train.compile:
-        return cast(Loss, torch.compile(loss, fullgraph=ranks is None or ranks.world == 1))
+        return cast(Loss, torch.compile(loss, fullgraph=True))
     return loss
 
 
@@ -282,17 +301,37 @@ def _make_room(folder: Path | None, resume: bool, overwrite: bool) -> None:
     """Refuse to mix two runs in one folder; throw the old one away only if told to."""
     if folder is None:
         return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be made ({error.strerror}). Choose a folder that you may write to (--out)."
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise DataError(f"{folder}: cannot be written to. Choose a folder that you may write to (--out).")
     checkpoints = folder / "checkpoints"
     held = latest_checkpoint(checkpoints)
-    if held is not None and not resume and not overwrite:
-        raise DataError(
-            f"{folder}: holds a run at step {int(held.name.partition('_')[2])}. Go on with it (--resume), "
-            "throw it away (--overwrite), or name another folder (--out)."
-        )
-    if not resume:
-        for old in (checkpoints, folder / "tensorboard"):
-            shutil.rmtree(old, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    left = [name for name in _RECORDS if (folder / name).exists()]
+    if not resume and not overwrite:
+        if held is not None:
+            raise DataError(
+                f"{folder}: holds a run at step {step_of(held)}. Go on with it (--resume), throw it away "
+                "(--overwrite), or name another folder (--out)."
+            )
+        if left:
+            raise DataError(
+                f"{folder}: holds a run ({', '.join(left)}) without a checkpoint. Throw it away "
+                "(--overwrite), or name another folder (--out)."
+            )
+    remove_unfinished(checkpoints)
+    if overwrite and not resume:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        for name in ("model.safetensors", "metrics.json"):
+            (folder / name).unlink(missing_ok=True)
+    if not resume or held is None:
+        # The curves start anew.
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        (folder / "log.csv").unlink(missing_ok=True)
 
 
 def _hold_out(dataset: Dataset, rng: np.random.Generator) -> tuple[list[str], list[str]]:
@@ -309,6 +348,24 @@ def _hold_out(dataset: Dataset, rng: np.random.Generator) -> tuple[list[str], li
     chosen = set(rng.permutation(len(names))[:count].tolist())
     kept = [name for number, name in enumerate(names) if number not in chosen]
     return kept, [names[number] for number in sorted(chosen)]
+
+
+def _out_of_patience(state: State, settings: TrainConfig) -> bool:
+    return settings.patience > 0 and state.waited >= settings.patience
+
+
+def _check_finite(net: TwoBranchNet, loss: float, step: int, settings: TrainConfig) -> None:
+    """Before anything is written, shown or evaluated: the weights after a step, and the loss before it."""
+    if not math.isfinite(loss):
+        became = f"the loss became {loss}"
+    elif not torch.stack([value.isfinite().all() for value in net.parameters()]).all().item():
+        became = "a weight became NaN or infinite"
+    else:
+        return
+    raise AiclError(
+        f"training: {became} at step {step}. Lower train.lr (now {settings.lr:g}) and look for extreme "
+        "values in the features."
+    )
 
 
 def _average(state: State, decay: float) -> None:
@@ -333,11 +390,11 @@ def _candidate(state: State, config: Config, make_net: MakeNet) -> TwoBranchNet:
     return net.to(next(state.net.parameters()).device)
 
 
-def _consistent(outputs: Outputs) -> float:
+def _consistent(outputs: Outputs) -> Tensor:
     """Segments a video on which the branches agree, mean over the batch."""
     with torch.no_grad():
         agree = above_median(outputs.A) == above_median(outputs.A_ca)
-        return agree.sum(1).float().mean().item()
+        return agree.sum(1).float().mean()
 
 
 @contextlib.contextmanager

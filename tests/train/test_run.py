@@ -111,6 +111,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
     assert held is not None
     assert held.name == {"mid-epoch": "step_00000016", "mid-save": "step_00000008"}[moment]
     subprocess.run(command("cut", "never"), check=True)
+    assert not list((tmp_path / "cut" / "checkpoints").glob(".*"))
     whole, _ = load_model(tmp_path / "whole" / "model.safetensors")
     again, _ = load_model(tmp_path / "cut" / "model.safetensors")
     assert _same(whole, again)
@@ -140,11 +141,19 @@ def test_a_damaged_checkpoint_says_so(tiny_dataset: Path, tiny_config: Config, t
         train(_open(tiny_dataset, tiny_config), tmp_path, resume=True)
 
 
-@pytest.mark.parametrize("batch", [4, 5])
+ACTION_ALONE = [f"weight_{term}=0" for term in ("agnostic", "contrast", "modality", "consistency")]
+
+
+@pytest.mark.parametrize(
+    ("batch", "changes"), [(4, []), (5, []), (5, ACTION_ALONE)], ids=["4", "5", "action alone"]
+)
 def test_two_processes_train_as_one(
-    tiny_dataset: Path, tiny_config: Config, tmp_path: Path, batch: int
+    tiny_dataset: Path, tiny_config: Config, tmp_path: Path, batch: int, changes: list[str]
 ) -> None:
-    """The same global batches, an odd one and a short last one among them: the same losses and weights."""
+    """The same global batches, an odd one and a short last one among them: the same losses and weights.
+
+    L_a alone leaves most of the network without a gradient.
+    """
     settings = [
         "segments=32",
         "rgb_width=6",
@@ -153,7 +162,7 @@ def test_two_processes_train_as_one(
         "steps=12",
         "warmup_steps=4",
     ]
-    settings += [f"batch_size={batch}", "lr=0.01", "save_every=0"]
+    settings += [f"batch_size={batch}", "lr=0.01", "save_every=0", *changes]
     options = ["-p", "demo", "-d", str(tiny_dataset)] + [
         part for item in settings for part in ("--set", item)
     ]
@@ -168,6 +177,16 @@ def test_two_processes_train_as_one(
     two, _ = load_model(tmp_path / "two" / "model.safetensors")
     for name, value in one.state_dict().items():
         torch.testing.assert_close(two.state_dict()[name], value, rtol=2e-4, atol=2e-5, msg=name)
+    expected, rows = (list(csv.DictReader((tmp_path / run / "log.csv").open())) for run in ("one", "two"))
+    assert [row["step"] for row in rows] == ["1", "10", "12"]
+    columns = [*(f"loss_{name}" for name in LossTerms._fields), "consistent", "inconsistent"]
+    for name in columns:
+        # Rounding may move one segment of a video across the median.
+        tolerance = (
+            {"rtol": 2e-4, "atol": 2e-5} if name.startswith("loss") else {"rtol": 0, "atol": 1 / batch}
+        )
+        ours, theirs = (np.array([float(row[name]) for row in each]) for each in (rows, expected))
+        np.testing.assert_allclose(ours, theirs, **tolerance, err_msg=name)
 
 
 GROUP = """
@@ -394,7 +413,7 @@ def test_settings_that_make_no_sense(tiny_dataset: Path, tiny_config: Config) ->
     with pytest.raises(ConfigError, match="patience: needs keep"):
         tiny_config.with_values({"patience": 3})
     with pytest.raises(DataError, match="leaves none to train on"):
-        train(_open(tiny_dataset, tiny_config, keep="val", val_share=0.99))
+        train(_open(tiny_dataset, tiny_config, keep="val", eval_every=4, val_share=0.99))
 
 
 @pytest.mark.gpu
