@@ -8,9 +8,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 from aicl_fast.config import Config
-from aicl_fast.errors import ConfigError
+from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.export.onnx import build_onnx, model_info, require_onnx
-from aicl_fast.export.tensorrt import BuildOptions, check_options, export_tensorrt
+from aicl_fast.export.tensorrt import (
+    BuildOptions,
+    check_options,
+    export_tensorrt,
+    read_timing_cache,
+)
 from aicl_fast.export.triton_repository import (
     ServerOptions,
     check_repository,
@@ -75,6 +80,9 @@ class ExportOptions:
     server: ServerOptions = field(default_factory=ServerOptions)
 
 
+_PLAIN = ExportOptions()
+
+
 def check_combination(options: ExportOptions) -> None:
     """Refuse what cannot be written, before any work starts.
 
@@ -91,6 +99,8 @@ def check_combination(options: ExportOptions) -> None:
         possible = ("fp32", "fp16", "int8", "fp8")
     if precision not in possible:
         where = [name for name, precisions in FORMATS.items() if precision in precisions]
+        if format_ == "triton-repository" and precision in FORMATS[format_]:
+            where[where.index(format_)] = f"{format_} with --backend tensorrt"
         also = f" {precision} exists for {', '.join(where)}." if where else ""
         raise ConfigError(
             f"--precision: expected {' or '.join(possible)} for --format {format_}, got {precision!r}.{also}"
@@ -108,8 +118,19 @@ def check_combination(options: ExportOptions) -> None:
         )
     if not calibrated and options.calibrate is not None:
         raise ConfigError(f"--calibrate: is for --precision int8 and fp8; got --precision {precision}.")
+    if not calibrated and (options.calibrate_videos, options.seed) != (_PLAIN.calibrate_videos, _PLAIN.seed):
+        raise ConfigError(
+            f"--calibrate-videos, --seed: are for --precision int8 and fp8; got --precision {precision}."
+        )
+    if options.seed < 0:
+        raise ConfigError(f"--seed: expected 0 or more, got {options.seed}.")
     if calibrated and options.segments is not None and not options.segments.fixed:
         raise ConfigError(f"--segments: {precision} is calibrated at one T; give one size.")
+    if format_ != "triton-repository" and options.server != _PLAIN.server:
+        raise ConfigError(
+            "--name, --backend, --instances, --instance-kind and --queue-delay are for --format "
+            f"triton-repository; got --format {format_}."
+        )
     kind = _tensorrt_kind(options)
     if kind is not None:
         check_options(kind, options.build, precision)
@@ -124,10 +145,6 @@ def check_combination(options: ExportOptions) -> None:
         from aicl_fast.export.openvino import require_openvino
 
         require_openvino()
-    if kind is not None:
-        from aicl_fast.engines.tensorrt_api import load_tensorrt
-
-        load_tensorrt(kind)
     require_onnx()
 
 
@@ -140,6 +157,7 @@ def check_target(weights: Path, target: Path, options: ExportOptions) -> None:
         options: the other files that an export writes, and the data set that it reads.
     Raises:
         ConfigError: one of the files to write is the weights, or two of them are the same.
+        DataError: the log cannot be written, or the timing cache not read.
     """
     written = {"--out": target, "--log": options.build.log, "--timing-cache": options.build.timing_cache}
     read = {"the weights": weights}
@@ -150,6 +168,15 @@ def check_target(weights: Path, target: Path, options: ExportOptions) -> None:
             if _same(path, other):
                 raise ConfigError(f"{option}: {path} is {what}, and would be overwritten. Name another file.")
         read[f"what {option} names"] = path
+    log, cache = options.build.log, options.build.timing_cache
+    try:
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.open("a").close()
+    except OSError as error:
+        raise DataError(f"--log: {log} cannot be written ({error.strerror}). Name another file.") from error
+    if cache is not None:
+        read_timing_cache(cache)
 
 
 def _same(path: Path, other: Path) -> bool:
@@ -232,6 +259,14 @@ def exported_onnx(net: TwoBranchNet, config: Config, options: ExportOptions) -> 
         raise ConfigError(f"--precision: expected one of {', '.join(get_args(Precision))}.")
     precision: Any = options.precision
     info = model_info(net, config, precision=precision, batch=options.batch, segments=options.segments)
+    features = []
+    if precision in CALIBRATED:  # before the graph, which takes seconds
+        from aicl_fast.export.quantize import calibration_features, quantize_onnx
+
+        assert options.calibrate is not None  # check_combination has seen to it
+        features = calibration_features(
+            options.calibrate, info.config, videos=options.calibrate_videos, seed=options.seed
+        )
     openvino = options.format == "openvino"
     in_graph = not openvino and precision in ("fp16", "bf16")
     # tf32 is a way to multiply float32; OpenVINO rounds a float32 graph itself, and faster than casts do.
@@ -241,12 +276,6 @@ def exported_onnx(net: TwoBranchNet, config: Config, options: ExportOptions) -> 
         winograd=_winograd(options),
     )
     if precision in CALIBRATED:
-        from aicl_fast.export.quantize import calibration_features, quantize_onnx
-
-        assert options.calibrate is not None  # check_combination has seen to it
-        features = calibration_features(
-            options.calibrate, info.config, videos=options.calibrate_videos, seed=options.seed
-        )
         return quantize_onnx(model, info, features), info
     return model, info
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import json
 import logging
 import os
 import warnings
@@ -105,7 +106,7 @@ def parse_range(text: str, name: str) -> Range:
         ConfigError: another form, or sizes that do not rise.
     """
     parts = text.split(":")
-    if len(parts) in (1, 3) and all(part.strip().isdigit() for part in parts):
+    if len(parts) in (1, 3) and all(part.strip().isdecimal() for part in parts):
         numbers = [int(part) for part in parts]
         found = Range(*numbers) if len(numbers) == 3 else Range(numbers[0], numbers[0], numbers[0])
         if 1 <= found.min <= found.opt <= found.max:
@@ -270,9 +271,9 @@ def set_metadata(model: Any, info: ModelInfo) -> None:
         model,
         {
             METADATA_KEY: info.to_json(),
-            "classes": ",".join(config.classes),
+            "classes": json.dumps(config.classes, ensure_ascii=False),
             "preset": config.preset,
-            "frame_rate": f"{config.data.fps:g}",
+            "frame_rate": repr(config.data.fps),
             "normalisation": "in the graph" if config.model.standardize_input else "none",
             "precision": info.precision,
             "weights_sha256": info.weights,

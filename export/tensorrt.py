@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from aicl_fast.engines.container import Container, read_container, write_container
 from aicl_fast.engines.tensorrt import Cuda, check_builder, check_card
 from aicl_fast.engines.tensorrt_api import NAMES, Kind, last_error, load_tensorrt, make_logger
-from aicl_fast.errors import ConfigError, ModelError, UnavailableError
+from aicl_fast.errors import ConfigError, DataError, ModelError, UnavailableError
 from aicl_fast.export.onnx import INPUT, OUTPUTS
 from aicl_fast.files import atomic_path
 from aicl_fast.metadata import ModelInfo, Range
@@ -63,8 +63,9 @@ def check_options(kind: Kind, options: BuildOptions, precision: str = "fp32") ->
     """Refuse options that this package does not have, before any work starts.
 
     Raises:
-        ConfigError: an option of the other package, or a card that has no products in this precision.
-        UnavailableError: a refittable engine of TensorRT-RTX, and no GPU.
+        ConfigError: an option of the other package, a card that this version does not know, or one that has
+            no products in this precision.
+        UnavailableError: the package is not installed; or no GPU, for TensorRT and for refittable engines.
     """
     name = NAMES[kind]
     least = LEAST_CARD.get(precision, "0.0")
@@ -75,13 +76,6 @@ def check_options(kind: Kind, options: BuildOptions, precision: str = "fp32") ->
         raise ConfigError(
             f"--compute-capability: cards have {precision} products from {least} on; got {', '.join(older)}."
         )
-    if kind == "tensorrt" and precision in LEAST_CARD:
-        (here,) = _built_for(kind, BuildOptions(), precision)
-        if _number(here) < _number(least):
-            raise ConfigError(
-                f"--precision: cards have {precision} products from compute capability {least} on; this one "
-                f"has {here}, and TensorRT builds for the card at hand. Export fp16 or int8."
-            )
     if options.hardware_compatible and _number(least) > (8, 0):
         raise ConfigError(
             f"--hardware-compatible: is every card from Ampere (8.0) on, and cards have {precision} products "
@@ -95,11 +89,8 @@ def check_options(kind: Kind, options: BuildOptions, precision: str = "fp32") ->
         ):
             if given:
                 raise ConfigError(f"{option}: is an option of --format tensorrt; {name} has none, {instead}.")
-        if options.refittable:
-            if len(options.compute_capability) > 1:
-                raise ConfigError("--refittable: TensorRT-RTX builds such engines for one card at a time.")
-            # It folds constants on the card then, which it does not for other engines.
-            Cuda(0).close()
+        if options.refittable and len(options.compute_capability) > 1:
+            raise ConfigError("--refittable: TensorRT-RTX builds such engines for one card at a time.")
     elif options.compute_capability:
         raise ConfigError(
             "--compute-capability: is an option of --format tensorrt-rtx; TensorRT builds for the card at "
@@ -107,6 +98,16 @@ def check_options(kind: Kind, options: BuildOptions, precision: str = "fp32") ->
         )
     if options.workspace_mb is not None and options.workspace_mb < 1:
         raise ConfigError(f"--workspace: expected at least 1 MiB, got {options.workspace_mb}.")
+    check_capabilities(load_tensorrt(kind), options.compute_capability)
+    if kind == "tensorrt":
+        here = _card()
+        if _number(here) < _number(least):
+            raise ConfigError(
+                f"--precision: cards have {precision} products from compute capability {least} on; this one "
+                f"has {here}, and TensorRT builds for the card at hand. Export fp16 or int8."
+            )
+    elif options.refittable:
+        Cuda(0).close()  # it folds constants on the card then, which it does not for other engines
 
 
 def network_from_onnx(kind: Kind, onnx: bytes, log: Path | None = None) -> Network:
@@ -340,7 +341,7 @@ def parse_capabilities(text: str) -> tuple[str, ...]:
     found = tuple(part.strip() for part in text.split(",") if part.strip())
     for part in found:
         major, dot, minor = part.partition(".")
-        if not (major.isdigit() and dot and minor.isdigit()):
+        if not (major.isdecimal() and dot and minor.isdecimal()):
             raise ConfigError(f"--compute-capability: expected for example 8.6 or 8.6,8.9, got {text!r}.")
     return found
 
@@ -357,9 +358,16 @@ def _set_flags(api: Any, config: Any, info: ModelInfo | SegmentInfo, options: Bu
         config.hardware_compatibility_level = api.HardwareCompatibilityLevel.AMPERE_PLUS
 
 
-def _set_capabilities(api: Any, config: Any, wanted: Sequence[str]) -> None:
+def check_capabilities(api: Any, wanted: Sequence[str]) -> dict[str, Any]:
+    """Compare the cards to build for with those that this version of TensorRT-RTX knows.
+
+    Returns:
+        Name to its own constant, of those that are wanted.
+    Raises:
+        ConfigError: one that it does not know, or one twice.
+    """
     if not wanted:
-        return
+        return {}
     known = {
         f"{name[2:-1]}.{name[-1]}": getattr(api.ComputeCapability, name)
         for name in dir(api.ComputeCapability)
@@ -372,15 +380,56 @@ def _set_capabilities(api: Any, config: Any, wanted: Sequence[str]) -> None:
             f"--compute-capability: {api.__name__} {api.__version__} builds for {', '.join(order)}, not for "
             f"{', '.join(strange)}."
         )
+    if len(set(wanted)) != len(wanted):
+        raise ConfigError(f"--compute-capability: expected each card once, got {', '.join(wanted)}.")
+    return {one: known[one] for one in wanted}
+
+
+def _card() -> str:
+    """The compute capability of the card that TensorRT builds on, and for."""
+    try:
+        cuda = Cuda(0)
+    except UnavailableError as error:
+        raise UnavailableError(
+            f"--format tensorrt: builds on the card that the engine is for. {error} --format tensorrt-rtx "
+            "builds without one."
+        ) from error
+    try:
+        major, minor = cuda.capability
+    finally:
+        cuda.close()
+    return f"{major}.{minor}"
+
+
+def _set_capabilities(api: Any, config: Any, wanted: Sequence[str]) -> None:
+    known = check_capabilities(api, wanted)
+    if not wanted:
+        return
     config.num_compute_capabilities = len(wanted)
     for number, one in enumerate(wanted):
         config.set_compute_capability(known[one], number)
 
 
+def read_timing_cache(file: Path) -> bytes:
+    """What a file of kernel times holds; nothing where there is none yet.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise DataError(
+            f"--timing-cache: {file} cannot be read ({error.strerror}). Name another file."
+        ) from error
+
+
 def _timing_cache(config: Any, file: Path | None) -> Any:
     if file is None:
         return None
-    cache = config.create_timing_cache(file.read_bytes() if file.is_file() else b"")
+    cache = config.create_timing_cache(read_timing_cache(file))
     config.set_timing_cache(cache, ignore_mismatch=False)
     return cache
 
@@ -391,12 +440,7 @@ def _built_for(kind: Kind, options: BuildOptions, precision: str) -> list[str]:
         return list(options.compute_capability) or [f"{LEAST_CARD.get(precision, ANY_RTX)}+"]
     if options.hardware_compatible:
         return ["8.0+"]
-    cuda = Cuda(0)
-    try:
-        major, minor = cuda.capability
-    finally:
-        cuda.close()
-    return [f"{major}.{minor}"]
+    return [_card()]
 
 
 def _number(capability: str) -> tuple[int, ...]:

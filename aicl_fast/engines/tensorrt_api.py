@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
-from aicl_fast.errors import UnavailableError
+from aicl_fast.errors import DataError, UnavailableError
 
 Kind = Literal["tensorrt", "tensorrt-rtx"]
 
@@ -40,13 +40,15 @@ def make_logger(api: Any, file: Path | None = None) -> Any:
 
     Args:
         file: where to write, from information up; None keeps the errors alone.
+    Raises:
+        DataError: the file cannot be written.
     """
 
     class Logger(api.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             api.ILogger.__init__(self)
             self.errors: list[str] = []
-            self.stream = None if file is None else file.open("w", encoding="utf-8")
+            self.stream = None if file is None else _opened(file)
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (api.ILogger.Severity.ERROR, api.ILogger.Severity.INTERNAL_ERROR):
@@ -60,6 +62,13 @@ def make_logger(api: Any, file: Path | None = None) -> Any:
                 self.stream = None
 
     return Logger()
+
+
+def _opened(file: Path) -> TextIO:
+    try:
+        return file.open("w", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"--log: {file} cannot be written ({error.strerror}). Name another file.") from error
 
 
 def last_error(logger: Any) -> str:

@@ -260,9 +260,30 @@ def test_what_does_not_go_together_at_load(tiny_model: Path, arguments: dict, wo
             ExportOptions("tensorrt", build=BuildOptions(compute_capability=("8.6",))),
             "--compute-capability: is an option of --format tensorrt-rtx",
         ),
+        (
+            ExportOptions("triton-repository", "tf32"),
+            "tf32 exists for tensorrt, tensorrt-rtx, triton-repository with --backend tensorrt",
+        ),
+        (ExportOptions(seed=1), "--calibrate-videos, --seed: are for --precision int8 and fp8"),
+        (ExportOptions(precision="fp16", calibrate_videos=3), "--calibrate-videos, --seed: are for"),
+        (
+            ExportOptions("openvino", "int8", calibrate=Path("x"), seed=-1),
+            "--seed: expected 0 or more, got -1",
+        ),
+        (ExportOptions(server=ServerOptions(name="a")), "--name, .* are for --format triton-repository; got"),
+        (
+            ExportOptions("tensorrt-rtx", build=BuildOptions(compute_capability=("8.6", "9.9"))),
+            r"builds for .*8\.6.*, not for 9\.9",
+        ),
+        (
+            ExportOptions("tensorrt-rtx", build=BuildOptions(compute_capability=("8.6", "8.6"))),
+            r"expected each card once, got 8\.6, 8\.6",
+        ),
     ],
 )
 def test_what_cannot_be_written_is_refused_first(options: ExportOptions, words: str, tmp_path: Path) -> None:
+    if options.format == "tensorrt-rtx":
+        pytest.importorskip("tensorrt_rtx_bindings")
     with pytest.raises(ConfigError, match=words):
         export_model(tmp_path / "not even there.safetensors", None, options)
 
@@ -278,6 +299,79 @@ def test_every_combination_is_known() -> None:
                 pass  # a package or a GPU that is not here
             except ConfigError:
                 assert format_ == "triton-repository"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_tensorrt_asks_for_its_package_and_then_for_a_card(
+    monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    import aicl_fast.export.tensorrt as tensorrt
+    from aicl_fast.engines.tensorrt import Cuda
+
+    calibrate = Path("x") if precision in CALIBRATED else None
+    options = ExportOptions("tensorrt", precision, calibrate=calibrate)
+
+    def lacks(what: str) -> Any:
+        def fail(*_: object) -> None:
+            raise UnavailableError(f"there is no {what}.")
+
+        return fail
+
+    monkeypatch.setattr(tensorrt, "Cuda", lacks("driver"))
+    monkeypatch.setattr(tensorrt, "load_tensorrt", lacks("package"))
+    with pytest.raises(UnavailableError, match="there is no package"):
+        check_combination(options)
+    monkeypatch.setattr(tensorrt, "load_tensorrt", lambda kind: None)
+    words = r"builds on the card .* there is no driver\. --format tensorrt-rtx builds without"
+    with pytest.raises(UnavailableError, match=words):
+        check_combination(options)
+
+    class Turing(Cuda):
+        capability = (7, 5)
+
+        def __init__(self, number: int) -> None:
+            pass
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(tensorrt, "Cuda", Turing)
+    if precision != "bf16":
+        check_combination(options)
+        return
+    with pytest.raises(ConfigError, match=r"cards have bf16 products from .* 8\.0 on; this one has 7\.5"):
+        check_combination(options)
+
+
+def test_files_that_cannot_be_used_are_named_first(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings")
+    import aicl_fast.export.formats as formats
+    from aicl_fast.engines.tensorrt_api import load_tensorrt, make_logger
+
+    monkeypatch.setattr(formats, "exported_onnx", None)  # work that must not have started
+    (tmp_path / "file").touch()
+    for log in (tmp_path, tmp_path / "file" / "build.log"):
+        with pytest.raises(DataError, match=r"--log: .* cannot be written"):
+            export_model(
+                tiny_model, tmp_path / "m", ExportOptions("tensorrt-rtx", build=BuildOptions(log=log))
+            )
+        with pytest.raises(DataError, match=r"--log: .* cannot be written"):
+            make_logger(load_tensorrt("tensorrt-rtx"), log)
+    with pytest.raises(DataError, match=r"--timing-cache: .* cannot be read"):
+        check_target(tiny_model, tmp_path / "m.engine", _building(timing_cache=tmp_path))
+    check_target(tiny_model, tmp_path / "m.engine", _building(timing_cache=tmp_path / "new"))
+
+
+def test_calibration_features_are_read_before_the_graph_is_built(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import aicl_fast.export.formats as formats
+
+    monkeypatch.setattr(formats, "build_onnx", None)
+    with pytest.raises(DataError, match="the data set folder does not exist"):
+        export_model(tiny_model, None, ExportOptions("onnx", "int8", calibrate=tmp_path / "none"))
 
 
 def test_calibration_is_reproducible(tiny_model: Path, tiny_dataset: Path, tiny_config) -> None:
@@ -477,6 +571,18 @@ def test_server_repository(tmp_path: Path, tiny_model: Path, batch, expected) ->
     assert (home / "2" / "model.onnx").read_bytes() == b"of another day"
 
 
+def test_labels_are_a_line_each(tiny_model: Path, tiny_config, tmp_path: Path) -> None:
+    from aicl_fast.export.onnx import model_info
+    from aicl_fast.export.triton_repository import export_triton_repository
+    from aicl_fast.weights import load_model
+
+    net, _ = load_model(tiny_model)
+    info = model_info(net, tiny_config.with_classes(["Jump", "Run\nand hide", "Throw"]))
+    with pytest.raises(DataError, match=r"'Run\\nand hide' cannot be a line of the server's labels\.txt"):
+        export_triton_repository(None, info, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "config", [None, 'name: "actions"\nbackend: "python"\noptimization { cuda { graphs: true } }\n', "?"]
 )
@@ -641,6 +747,8 @@ def test_export_command(run, tiny_model: Path, tiny_dataset: Path, tmp_path: Pat
     assert not (tmp_path / "brain.onnx").exists()
     status, _, err = run("export", tiny_model, "--data", tiny_dataset)
     assert (status, "--data: is what --verify runs on" in err) == (2, True)
+    status, _, err = run("export", tiny_model, "--batch", "²")
+    assert (status, "--batch: expected one size" in err) == (2, True)
     status, _, err = run("export", tiny_model, "--batch", "8:1")
     assert (status, "--batch: expected one size" in err) == (2, True)
     status, _, err = run("export", tiny_model, "--refit", "old.engine")

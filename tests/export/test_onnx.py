@@ -26,6 +26,7 @@ from aicl_fast.export.onnx import (  # noqa: E402
     check_interface,
     export_onnx,
     model_info,
+    set_metadata,
     parse_range,
 )
 from aicl_fast.kernels import topk_pool  # noqa: E402
@@ -67,8 +68,8 @@ def test_the_graphs_interface(tiny_model: Path, tiny_config: Config) -> None:
     (batch, segments, width) = model.graph.input[0].type.tensor_type.shape.dim
     assert (batch.dim_param, segments.dim_value, width.dim_value) == ("batch", 32, 11)
     properties = {p.key: p.value for p in model.metadata_props}
-    assert properties["classes"] == "Jump,Run,Throw"
-    assert properties["frame_rate"] == "50"
+    assert json.loads(properties["classes"]) == ["Jump", "Run", "Throw"]
+    assert float(properties["frame_rate"]) == 50.0
     assert properties["normalisation"] == "in the graph"
     about = json.loads(properties[METADATA_KEY])
     net, _ = load_model(tiny_model)
@@ -239,3 +240,14 @@ def test_a_failed_export_leaves_no_file(tmp_path: Path, tiny_config, monkeypatch
     with pytest.raises(RuntimeError, match="disk full"):
         export_onnx(TwoBranchNet(tiny_config), tiny_config, tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_metadata_apart_loses_nothing(tiny_model: Path, tiny_config: Config) -> None:
+    net, _ = load_model(tiny_model)
+    classes = ["Jump, high", 'Run "fast"', "Wurf"]
+    config = tiny_config.with_values({"fps": 30000 / 1001}).with_classes(classes)
+    model = onnx.load(tiny_model.with_suffix(".onnx"))
+    set_metadata(model, model_info(net, config))
+    properties = {p.key: p.value for p in model.metadata_props}
+    assert json.loads(properties["classes"]) == classes
+    assert float(properties["frame_rate"]) == 30000 / 1001
