@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -54,14 +54,14 @@ def write_report(
         ground_truth: None takes the run's own.
         tious, subset, exclude: as for ``mean_average_precision``.
         buckets: groups of instances, as for ``diagnose``.
-        media: a folder with ``<video>.mp4`` (or webm, mkv, mov, ogv); the page plays these from where they
-            are, so keep the page and them together.
+        media: a folder with ``<video>.mp4`` (or webm, mkv, mov, ogv), in it or in its subfolders; the page
+            plays these from where they are, so keep the page and them together.
         resamples: draws of the comparison's bootstrap.
         title: None takes the run's name.
     Returns:
         The page's path.
     Raises:
-        DataError: files that cannot be read.
+        DataError: files that cannot be read, or a folder of media without a file of any of the videos.
     """
     current = run if isinstance(run, Run) else load_run(run)
     if path is None:
@@ -77,11 +77,14 @@ def write_report(
     else:
         truth = ground_truth if isinstance(ground_truth, GroundTruth) else GroundTruth.load(ground_truth)
     runs = [current] if other is None else [other, current]
-    found = _media(media, target)
     if truth is None:
-        document = _unmeasured(runs, found)
+        document = _unmeasured(runs)
     else:
-        document = _document(runs, truth, check_tious(tious), subset, exclude, buckets, resamples, found)
+        document = _document(runs, truth, check_tious(tious), subset, exclude, buckets, resamples)
+    if media is not None:
+        found = _media(Path(media), target, [video["name"] for video in document["videos"]])
+        for video in document["videos"]:
+            video["media"] = found.get(video["name"])
     document["title"] = title or current.name
     write_text(target, _page(document))
     return target
@@ -110,7 +113,6 @@ def _document(
     exclude: str | Iterable[str],
     buckets: str,
     resamples: int,
-    media: Mapping[str, str],
 ) -> dict[str, Any]:
     if subset is None:
         touched = {truth.videos[n].subset for run in runs for n in run.detections if n in truth.videos}
@@ -195,7 +197,6 @@ def _document(
                 "name": name,
                 "duration": round(max(ends), 3),
                 "truth": spans,
-                "media": media.get(name),
                 "runs": per_video[name],
             }
         )
@@ -221,7 +222,7 @@ def _document(
     }
 
 
-def _unmeasured(runs: list[Run], media: Mapping[str, str]) -> dict[str, Any]:
+def _unmeasured(runs: list[Run]) -> dict[str, Any]:
     """The same of detections that there is nothing to measure against."""
     classes = tuple(
         sorted({label for run in runs for d in run.detections.values() for label in d.labels.tolist()})
@@ -250,7 +251,6 @@ def _unmeasured(runs: list[Run], media: Mapping[str, str]) -> dict[str, Any]:
                 "name": name,
                 "duration": round(max(ends), 3) or 1.0,
                 "truth": [],
-                "media": media.get(name),
                 "runs": entries,
             }
         )
@@ -281,18 +281,26 @@ def _curves(scores: Scores, wanted: Iterable[str], classes: tuple[str, ...]) -> 
     }
 
 
-def _media(folder: str | os.PathLike[str] | None, page: Path) -> dict[str, str]:
-    """Address of each video's file as seen from the page."""
-    if folder is None:
-        return {}
-    root = Path(folder)
+def _media(root: Path, page: Path, videos: Sequence[str]) -> dict[str, str]:
+    """Address of each video's file as seen from the page; hidden folders are not searched."""
     if not root.is_dir():
         raise DataError(f"{root}: expected a folder with <video>.mp4 files; there is none.")
-    found = {}
-    for item in sorted(root.iterdir()):
-        if item.suffix.lower() in MEDIA_SUFFIXES:
-            relative = os.path.relpath(item.resolve(), page.resolve().parent)
-            found[item.stem] = quote(Path(relative).as_posix())
+    missing, found = set(videos), {}
+    for home, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for suffix in MEDIA_SUFFIXES:
+            for item in map(Path(home).joinpath, sorted(files)):
+                if item.suffix.lower() == suffix and item.stem in missing:
+                    missing.remove(item.stem)
+                    relative = os.path.relpath(item.resolve(), page.resolve().parent)
+                    found[item.stem] = quote(Path(relative).as_posix())
+        if not missing:
+            break
+    if videos and not found:
+        raise DataError(
+            f"{root}: neither it nor its subfolders have a file of a video of this run, such as "
+            f"{videos[0]}.mp4 (or {', '.join(MEDIA_SUFFIXES[1:])}). Name the folder that has, or none."
+        )
     return found
 
 

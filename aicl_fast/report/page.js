@@ -274,6 +274,8 @@
       const element = make("video", { controls: "", preload: "metadata", src: video.media });
       element.addEventListener("timeupdate", draw);
       player.append(element);
+    } else if (data.videos.some((each) => each.media)) {
+      player.append(make("p", { class: "quiet" }, "No file of this video among the media."));
     }
     history.replaceState(null, "", `#video=${encodeURIComponent(video.name)}`);
     arrange();

@@ -102,6 +102,27 @@ def test_annotations_beside_the_run_s_data_are_found(make_run: Callable[..., Pat
     assert data_of(write_report(run))["runs"][0]["map"]["counts"]["videos"] == 5
 
 
+def test_where_the_media_are(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    run, media = make_run("run"), tmp_path / "media"
+    for name in (
+        "video_0000.webm", "video_0000.mp4", "deep/er/video_0001.MP4", "deep/video_0000.mp4",
+        ".hidden/video_0002.mp4", "other.mp4",
+    ):  # fmt: skip
+        (media / name).parent.mkdir(parents=True, exist_ok=True)
+        (media / name).write_bytes(b"")
+    (media / "video_0003.mp4").mkdir()
+    found = {video["name"]: video["media"] for video in data_of(write_report(run, media=media))["videos"]}
+    assert found == {
+        "video_0000": "../media/video_0000.mp4",
+        "video_0001": "../media/deep/er/video_0001.MP4",
+        **{f"video_{number:04d}": None for number in (2, 3, 4)},
+    }
+    assert "media" not in data_of(write_report(run))["videos"][0]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty: neither it nor its subfolders have .* video_0000\.mp4"):
+        write_report(run, media=tmp_path / "empty")
+
+
 def test_213_videos_stay_small(make_run: Callable[..., Path]) -> None:
     """THUMOS14's size twice over: 213 videos, T = 750, 95 detections each, and a baseline."""
     first = make_run("base", videos=213, length=750, detections=95)
@@ -306,6 +327,7 @@ def test_a_video_s_file_is_played(
     search(browser, "video_0002")
     browser.run("document.querySelector('#video-list button').click()")
     assert browser.run("document.querySelector('#player video')") is None
+    assert "No file of this video" in browser.run("document.getElementById('player').textContent")
     assert browser.errors == []
 
 
