@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
@@ -159,6 +161,42 @@ class _Nothing(list[Any]):
 
     def extend(self, items: Any) -> None:
         pass
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
+def test_an_hour_takes_the_memory_of_some_minutes(make_clip: MakeClip) -> None:
+    """Peak resident size of a process of its own, in which FFmpeg's and OpenCV's memory counts, too."""
+
+    def peak(frames: int) -> int:
+        clip = make_clip(f"{frames}.avi", frames=frames, fps=Fraction(1, 3), size=(320, 240))
+        found = subprocess.run(
+            [sys.executable, "-c", PEAK, str(clip)], check=True, capture_output=True, text=True
+        )
+        segments, kilobytes = map(int, found.stdout.split())
+        assert segments == -(-frames // 16)
+        return kilobytes << 10
+
+    # Of an hour's frames: as they are decoded, in grey, and each crop with its flow.
+    each = 320 * 240 * 3 // 2, 128 * 171, 112 * 112 * 3, 112 * 112 * 2 * 4
+    growth = peak(1200) - peak(240)
+    assert growth < (1200 - 240) * min(each)
+
+
+PEAK = """
+import re, sys
+from pathlib import Path
+import numpy as np
+from aicl_fast.video import Transform, extract_features
+
+class Network:
+    frames, size, width, weights_hash, precision = 16, 112, 4, "", "fp32"
+    def __call__(self, clips):
+        return np.zeros((len(clips), 4), np.float32)
+
+features = extract_features(sys.argv[1], Network(), Network(), fps=1/3, algorithm="dis",
+                            transform=Transform(128, 112), batch=4, workers=2)
+print(len(features), re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+"""
 
 
 def test_what_goes_wrong_in_a_thread_is_raised(make_clip: MakeClip, fake_network: Fake) -> None:
