@@ -33,7 +33,7 @@ class Detector:
         device: ``cpu`` or ``cuda``; None is where the file runs, the CPU if both are possible.
         precision: what products are computed in, where that is chosen at load (OpenVINO, torch).
         threads: threads of the engine; None takes every core.
-        pin_threads: tie threads to cores (OpenVINO).
+        pin_threads: tie threads to cores (ONNX Runtime on the CPU, OpenVINO).
         providers: ONNX Runtime execution providers by name or (name, options); those of a GPU run on
             ``device``. None follows ``device``.
         segments: T to sample recordings to, for a file that was exported with a range of T; None is the
@@ -72,20 +72,36 @@ class Detector:
             pin_threads=pin_threads,
             providers=providers,
         )
-        self._segments = self.config.data.segments if segments is None else segments
-        low, _, high = self._engine.info.segments
-        if not low <= self._segments <= high:
+        try:
+            self.segments = self.config.data.segments if segments is None else segments
+        except DataError:
             self._engine.close()
-            raise DataError(
-                f"segments: {self.path} takes {low if low == high else f'{low} to {high}'} segments, got "
-                f"{segments}. Export with another --segments, or leave the argument out."
-            )
+            raise
         self.decode_config = decode if decode is not None else self.config.decode
 
     @property
     def engine(self) -> Engine:
         """What runs the network."""
         return self._engine
+
+    @property
+    def segments(self) -> int:
+        """T, which recordings are sampled to. Of a file that was exported with a range of T it may be set.
+
+        Raises:
+            DataError: a T that the file does not allow.
+        """
+        return self._segments
+
+    @segments.setter
+    def segments(self, length: int) -> None:
+        low, _, high = self._engine.info.segments
+        if not low <= length <= high:
+            raise DataError(
+                f"segments: {self.path} takes {low if low == high else f'{low} to {high}'} segments, got "
+                f"{length}. Export with another --segments, or leave the argument out."
+            )
+        self._segments = length
 
     def close(self) -> None:
         """Give back what the engine holds. The detector cannot be called afterwards."""

@@ -13,9 +13,10 @@ from aicl_fast.dataset import Dataset
 from aicl_fast.detections import Detections
 from aicl_fast.detector import Detector
 from aicl_fast.engines import EngineOutputs
-from aicl_fast.errors import DataError
+from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.evaluate import mean_average_precision
 from aicl_fast.features import Floats, sample_indices
+from aicl_fast.metadata import Range
 
 
 class Tolerance(NamedTuple):
@@ -40,6 +41,13 @@ TOLERANCES: dict[str, Tolerance] = {
 
 BATCH = 8
 """Videos compared at a time."""
+
+_BLOCK = 5
+"""Timed runs of one file at a stretch."""
+_WARM = 3
+"""Runs before them that do not count."""
+_PAUSE = 0.05
+"""Seconds after which an engine's threads are at rest, with room to spare."""
 
 
 @dataclass(frozen=True)
@@ -94,14 +102,50 @@ def compare_detectors(
     Args:
         detectors: two or more; the first is the reference.
         dataset: its test videos are the features, and mAP is measured on them; None takes random features.
-        runs: timed runs of each, in turn, so that all see the same machine.
+        runs: timed runs of each, in turns, so that all see the same machine.
         seed: of the random features.
     Returns:
         One :class:`Parity` a detector, in their order.
     Raises:
-        DataError: fewer than two, or their features, T or classes differ.
+        DataError: fewer than two, their features or classes differ, or no T is possible for all.
+        ConfigError: a negative seed.
     """
+    if seed < 0:
+        raise ConfigError(f"--seed: expected 0 or more, got {seed}.")
     _check_comparable(detectors)
+    length = common_segments([each.engine.info.segments for each in detectors], detectors[0].segments)
+    before = [each.segments for each in detectors]
+    try:
+        for each in detectors:
+            each.segments = length
+        return _compared(detectors, dataset, runs, seed, progress)
+    finally:
+        for each, own in zip(detectors, before, strict=True):
+            each.segments = own
+
+
+def common_segments(allowed: Sequence[Range], wanted: int) -> int:
+    """The T nearest to ``wanted`` that all files allow.
+
+    Raises:
+        DataError: there is none.
+    """
+    low, high = max(each.min for each in allowed), min(each.max for each in allowed)
+    if low > high:
+        raise DataError(
+            f"segments: expected a T that all files allow, got {', '.join(map(str, allowed))}. Export with "
+            "a range of --segments, or the same T."
+        )
+    return min(max(wanted, low), high)
+
+
+def _compared(
+    detectors: Sequence[Detector],
+    dataset: Dataset | None,
+    runs: int,
+    seed: int,
+    progress: Callable[[int, int], None] | None,
+) -> list[Parity]:
     videos = _features(detectors[0], dataset, seed)
     found: list[list[EngineOutputs]] = [[] for _ in detectors]
     for start in range(0, len(videos), BATCH):
@@ -154,7 +198,6 @@ def _check_comparable(detectors: Sequence[Detector]) -> None:
         for name, mine, theirs in (
             ("features a segment", first.config.data.input_width, other.config.data.input_width),
             ("classes", first.classes, other.classes),
-            ("segments (T)", first.config.data.segments, other.config.data.segments),
         ):
             if mine != theirs:
                 raise DataError(
@@ -167,25 +210,32 @@ def _features(detector: Detector, dataset: Dataset | None, seed: int) -> list[Fl
     if dataset is None:
         rng = np.random.default_rng(seed)
         # Features of a ReLU network: not negative, about 1.
-        return list(np.abs(rng.standard_normal((BATCH, data.segments, data.input_width), np.float32)))
+        shape = (BATCH, detector.segments, data.input_width)
+        return list(np.abs(rng.standard_normal(shape, np.float32)))
     found = []
     for name in dataset.videos["test"]:
         features = dataset.features("test", name)
-        found.append(features[sample_indices(len(features), data.segments)])
+        found.append(features[sample_indices(len(features), detector.segments)])
     return found
 
 
 def _latencies(detectors: Sequence[Detector], features: Floats, runs: int) -> list[float]:
-    for detector in detectors:
-        for _ in range(3):
-            detector.engine(features)
-    times = np.empty((runs, len(detectors)))
-    for run in range(runs):
-        for number, detector in enumerate(detectors):
-            start = time.perf_counter()
-            detector.engine(features)
-            times[run, number] = time.perf_counter() - start
-    return [float(value) for value in np.median(times, axis=0)]
+    """Median seconds of each, in blocks: an engine's threads spin on after a run, on the cores of the next.
+
+    Before a block, the others have come to rest and this one is warm.
+    """
+    times: list[list[float]] = [[] for _ in detectors]
+    while len(times[0]) < runs:
+        count = min(_BLOCK, runs - len(times[0]))
+        for detector, found in zip(detectors, times, strict=True):
+            time.sleep(_PAUSE)
+            for _ in range(_WARM):
+                detector.engine(features)
+            for _ in range(count):
+                start = time.perf_counter()
+                detector.engine(features)
+                found.append(time.perf_counter() - start)
+    return [float(np.median(each)) for each in times]
 
 
 def _mean_average(detector: Detector, dataset: Dataset) -> float:

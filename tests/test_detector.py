@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -244,3 +245,46 @@ def test_the_gpu_that_was_asked_for(tiny_model: Path, monkeypatch: pytest.Monkey
     ):
         with pytest.raises(ModelError, match=words):
             Detector(path, **options)
+
+
+def test_threads_are_tied_to_cores(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    import aicl_fast.engines.ort as ort
+
+    seen: list[tuple[int, str]] = []
+    real = onnxruntime.InferenceSession
+    key = "session.intra_op_thread_affinities"
+
+    def session(path: str, options: object, providers: object) -> object:
+        tied = ""
+        with contextlib.suppress(RuntimeError):  # it was not set
+            tied = options.get_session_config_entry(key)
+        seen.append((options.intra_op_num_threads, tied))
+        return real(path, providers=providers)
+
+    monkeypatch.setattr(ort, "_cores", lambda: [2, 3, 7])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    for threads, pin in (
+        (None, None),
+        (2, None),
+        (None, True),
+        (None, False),
+        (2, True),
+        (1, True),
+        (4, True),
+    ):
+        Detector(detector.path, threads=threads, pin_threads=pin)
+    # ONNX Runtime counts cores from one, and the caller's thread is not its own.
+    assert seen == [(0, ""), (2, ""), (3, "4;8"), (3, ""), (2, "4"), (1, ""), (4, "4;8;3")]
+
+
+def test_tied_threads_find_the_same(detector: Detector) -> None:
+    tied = Detector(detector.path, threads=2, pin_threads=True)
+    assert tied(*_streams(40)).labels.tolist() == detector(*_streams(40)).labels.tolist()
+
+
+def test_the_length_may_be_set_within_the_range(detector: Detector) -> None:
+    with pytest.raises(DataError, match="takes 32 segments, got 31"):
+        detector.segments = 31
+    assert detector.segments == 32

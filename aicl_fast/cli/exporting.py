@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -40,8 +40,9 @@ def run_export(
         return
     if data is not None and not verify:
         raise ConfigError("--data: is what --verify runs on; give both, or neither.")
-    _check_verify(chosen, verify=verify)
     check_combination(chosen)
+    if verify:
+        _check_verify(model, chosen, data)
     if refit is not None:
         target = _refit(model, file, chosen, refit)
     else:
@@ -54,13 +55,29 @@ def run_export(
         run_parity([str(model), str(written)], data, threads=None, runs=20, seed=0)
 
 
-def run_parity(models: Sequence[str], data: Path | None, threads: int | None, runs: int, seed: int) -> None:
-    """``aicl-fast parity``; raises ``typer.Exit(1)`` past tolerance."""
+def run_parity(
+    models: Sequence[str],
+    data: Path | None,
+    threads: int | None,
+    runs: int,
+    seed: int,
+    *,
+    device: str | None = None,
+    providers: Sequence[str] | None = None,
+    pin_threads: bool | None = None,
+) -> None:
+    """``aicl-fast parity``; raises ``typer.Exit(1)`` past tolerance.
+
+    ``device`` is of every file; the other options are of the files whose engines have them.
+    """
     from aicl_fast.dataset import Dataset
     from aicl_fast.export.parity import compare_detectors
 
-    detectors = [_open(text, threads) for text in models]
+    options = {"threads": threads, "providers": providers or None, "pin_threads": pin_threads}
+    detectors: list[Detector] = []
     try:
+        for text in models:
+            detectors += [_open(text, device, options)]
         dataset = None if data is None else Dataset.open(data, detectors[0].config, splits=("test",))
         with progress("comparing") as bar:
             results = compare_detectors(detectors, dataset, runs=runs, seed=seed, progress=bar)
@@ -90,7 +107,7 @@ def parity_table(title: str, results: Sequence[Parity]) -> Table:
         verdict = "reference" if result is first else "ok" if result.passed else "FAILS"
         table.add_row(
             f"{result.name}, {result.engine} {result.precision}: {verdict}",
-            "" if result is first else f"≤ {result.tolerance.absolute:.0e}",
+            "" if result is first else f"≤ {result.tolerance.absolute:.2g}",
             "",
             "",
             average,
@@ -104,17 +121,18 @@ def parity_table(title: str, results: Sequence[Parity]) -> Table:
     return table
 
 
-def _open(text: str, threads: int | None) -> Detector:
+def _open(text: str, device: str | None, options: dict[str, Any]) -> Detector:
     """A model file, or ``engine:file`` to say what runs it."""
     from aicl_fast.detector import Detector
-    from aicl_fast.engines import ENGINES
+    from aicl_fast.engines import ENGINES, options_of
 
     engine, colon, file = text.partition(":")
-    if colon and engine in ENGINES:
-        return Detector(file, engine=engine, threads=threads)
-    if Path(text).suffix == ".engine":
-        return Detector(text)
-    return Detector(text, threads=threads)
+    if not colon or engine not in ENGINES:
+        engine, file = None, text
+    has = options_of(file, engine)
+    return Detector(
+        file, engine=engine, device=device, **{name: options[name] for name in options if name in has}
+    )
 
 
 def _export_i3d(
@@ -152,10 +170,11 @@ def _print_size(target: Path) -> None:
     out.print(f"{target}: {size / 1e6:.1f} MB", highlight=False, soft_wrap=True)
 
 
-def _check_verify(options: ExportOptions, *, verify: bool) -> None:
+def _check_verify(weights: Path, options: ExportOptions, data: Path | None) -> None:
     """What cannot be verified here is refused before it is built."""
-    if not verify:
-        return
+    from aicl_fast.dataset import Dataset
+    from aicl_fast.weights import load_model
+
     if options.format == "onnx" and options.precision == "bf16":
         raise ConfigError(
             "--verify: ONNX Runtime has no bfloat16 convolution on a CPU. Export without --verify, then "
@@ -167,6 +186,15 @@ def _check_verify(options: ExportOptions, *, verify: bool) -> None:
         from aicl_fast.engines.tensorrt import Cuda
 
         Cuda(0).close()
+    _, config = load_model(weights)
+    length, sizes = config.data.segments, options.segments
+    if sizes is not None and not sizes.min <= length <= sizes.max:
+        raise ConfigError(
+            f"--verify: {weights} runs at its own T, {length}, which --segments {sizes} leaves out. Export "
+            "with a range that has it in, or without --verify."
+        )
+    if data is not None:
+        Dataset.open(data, config, splits=("test",))
 
 
 def _refit(model: Path, file: Path | None, options: ExportOptions, old: Path) -> Path:

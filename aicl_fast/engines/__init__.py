@@ -46,7 +46,7 @@ def open_engine(
             run on both).
         precision: what products are computed in, where that is chosen at load (OpenVINO, torch).
         threads: threads within an operation, of an engine on the CPU; None takes every core.
-        pin_threads: tie these threads to cores (OpenVINO); None leaves that to the engine.
+        pin_threads: tie these threads to cores (ONNX Runtime, OpenVINO); None leaves that to the engine.
         providers: ONNX Runtime execution providers by name or (name, options), in order of preference; those
             of a GPU run on ``device``. None follows ``device``.
     Raises:
@@ -74,7 +74,7 @@ def open_engine(
         from aicl_fast.engines.ort import OnnxRuntimeEngine
 
         chosen_providers = _providers(providers, device, index)
-        return OnnxRuntimeEngine(target, threads=threads, providers=chosen_providers)
+        return OnnxRuntimeEngine(target, threads=threads, pin_threads=pin_threads, providers=chosen_providers)
     if chosen == "openvino":
         from aicl_fast.engines.openvino import OpenVinoEngine
 
@@ -93,6 +93,17 @@ def open_engine(
     return TorchEngine(target, device=device or "cpu", precision=precision, threads=threads)
 
 
+def options_of(path: str | os.PathLike[str], engine: str | None = None) -> frozenset[str]:
+    """The options of :func:`open_engine` that a file's engine has: ``threads``, ``precision``, …
+
+    Raises:
+        DataError: no such file.
+        ModelError: not a model of ours.
+    """
+    own = _own_engine(require_file(path, "model file"))
+    return frozenset(_OPTIONS.get(own if engine is None else engine, ()))
+
+
 def _own_engine(path: Path) -> str:
     if is_container(path):
         return "openvino" if read_container(path).kind == "openvino" else "tensorrt"
@@ -107,7 +118,7 @@ def _own_engine(path: Path) -> str:
 
 
 _OPTIONS = {
-    "onnxruntime": {"threads", "providers"},
+    "onnxruntime": {"threads", "pin_threads", "providers"},
     "openvino": {"threads", "pin_threads", "precision"},
     "tensorrt": set[str](),
     "torch": {"precision", "threads"},

@@ -27,6 +27,7 @@ class OnnxRuntimeEngine(Engine):
     Args:
         path: written by ``aicl-fast export``.
         threads: threads within an operation; None lets ONNX Runtime take every core.
+        pin_threads: tie each but the caller's own to a core; None is ONNX Runtime's own choice.
         providers: execution providers by name or (name, options), in order of preference; None is the CPU.
     Raises:
         DataError: no such file.
@@ -42,10 +43,13 @@ class OnnxRuntimeEngine(Engine):
         path: str | os.PathLike[str],
         *,
         threads: int | None = None,
+        pin_threads: bool | None = None,
         providers: Sequence[Provider] | None = None,
     ) -> None:
         self.path = require_file(path, "model file")
-        self._session, metadata = open_session(self.path, threads=threads, providers=providers)
+        self._session, metadata = open_session(
+            self.path, threads=threads, pin_threads=pin_threads, providers=providers
+        )
         self.info = parse_info(metadata, self.path)
 
     def run(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
@@ -59,7 +63,11 @@ class OnnxRuntimeEngine(Engine):
 
 
 def open_session(
-    path: Path, *, threads: int | None = None, providers: Sequence[Provider] | None = None
+    path: Path,
+    *,
+    threads: int | None = None,
+    pin_threads: bool | None = None,
+    providers: Sequence[Provider] | None = None,
 ) -> tuple[Any, str | None]:
     """Load an ONNX file.
 
@@ -85,8 +93,13 @@ def open_session(
         )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    if pin_threads is not None:
+        # Where it is not told how many, ONNX Runtime ties them by itself.
+        threads = len(_cores()) if threads is None else threads
     if threads is not None:
         options.intra_op_num_threads = threads
+    if pin_threads and threads is not None and threads > 1:
+        options.add_session_config_entry("session.intra_op_thread_affinities", _affinities(threads))
     try:
         session: Any = onnxruntime.InferenceSession(str(path), options, providers=wanted)
     except Exception as error:  # ONNX Runtime raises bare classes of its own for damaged files
@@ -110,3 +123,16 @@ def open_session(
             "its driver, or choose the CPU."
         )
     return session, session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+
+
+def _cores() -> list[int]:
+    """The processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _affinities(threads: int) -> str:
+    """A core for each thread but the caller's, as ONNX Runtime counts them: from one."""
+    cores = _cores()
+    return ";".join(str(cores[number % len(cores)] + 1) for number in range(1, threads))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -207,7 +208,6 @@ def test_weights_without_torch(tiny_model: Path) -> None:
         ({"device": "gpu"}, "expected cpu, cuda or cuda:N, got 'gpu'"),
         ({"engine": "openvino", "device": "cuda"}, "OpenVINO runs on the CPU here"),
         ({"precision": "bf16"}, "precision: is not an option of the onnxruntime engine; it is of openvino"),
-        ({"pin_threads": True}, "pin_threads: is not an option of the onnxruntime engine"),
         ({"device": "cuda"}, "no CUDAExecutionProvider"),
     ],
 )
@@ -687,6 +687,47 @@ def test_parity(tiny_model: Path, tiny_dataset: Path, tmp_path: Path) -> None:
         compare_detectors(detectors[:1])
 
 
+def test_parity_is_of_a_length_that_all_take(tiny_model: Path, tmp_path: Path) -> None:
+    sizes = {"any": Range(8, 32, 64), "short": Range(16, 16, 16), "long": Range(40, 48, 64)}
+    files = {
+        name: Detector(export_model(tiny_model, tmp_path / f"{name}.onnx", ExportOptions(segments=each)))
+        for name, each in sizes.items()
+    }
+    for names, length in ((("any", "short"), 16), (("any", "long"), 40), (("long", "any"), 48)):
+        detectors = [files[name] for name in names]
+        before = [each.segments for each in detectors]
+        results = compare_detectors(detectors, runs=1)
+        assert all(each.passed for each in results)
+        assert max(each.where[1] for each in results[1].differences if len(each.where) > 1) < length
+        assert [each.segments for each in detectors] == before
+    with pytest.raises(DataError, match="expected a T that all files allow, got 16, 40:48:64"):
+        compare_detectors([files["short"], files["long"]])
+
+
+def test_latencies_are_taken_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    import aicl_fast.export.parity as parity
+
+    order: list[str] = []
+    detectors: Any = [SimpleNamespace(engine=lambda _, name=name: order.append(name)) for name in "ab"]
+    monkeypatch.setattr(time, "sleep", lambda seconds: order.append("rest"))
+    parity._latencies(detectors, np.zeros(1, np.float32), 7)
+    assert order == [*("rest", *"a" * 8), *("rest", *"b" * 8), *("rest", *"a" * 5), *("rest", *"b" * 5)]
+
+
+@pytest.mark.parametrize("precision", TOLERANCES)
+def test_the_table_shows_the_tolerance_that_holds(precision: str) -> None:
+    from aicl_fast.cli.exporting import parity_table
+    from aicl_fast.export.parity import Parity
+
+    made = [
+        Parity(name, precision, "onnxruntime", (), TOLERANCES[precision], 1.0, None, None) for name in "ab"
+    ]
+    (shown,) = [cell for cell in parity_table("", made).columns[1].cells if cell]
+    assert float(str(shown).removeprefix("≤ ")) == TOLERANCES[precision].absolute
+
+
 def test_differences_say_where(expected: EngineOutputs) -> None:
     other = EngineOutputs(*(each.copy() for each in expected))
     other.scores[3, 17, 2] += 0.25
@@ -753,6 +794,45 @@ def test_export_command(run, tiny_model: Path, tiny_dataset: Path, tmp_path: Pat
     assert (status, "--batch: expected one size" in err) == (2, True)
     status, _, err = run("export", tiny_model, "--refit", "old.engine")
     assert (status, "--refit: is for --format tensorrt" in err) == (2, True)
+
+
+def test_what_cannot_be_verified_is_refused_first(run, tiny_model: Path, tmp_path: Path) -> None:
+    for options, words in (
+        (["--segments", "64"], "runs at its own T, 32, which --segments 64 leaves out"),
+        (["-d", tmp_path / "none"], "the data set folder does not exist"),
+    ):
+        status, _, err = run("export", tiny_model, "-o", "m.onnx", "--verify", *options)
+        assert (status, words in " ".join(err.split())) == (2, True)
+        assert not (tmp_path / "m.onnx").exists()
+    status, _, _ = run("export", tiny_model, "-o", "m.onnx", "--verify", "--segments", "16:64:128")
+    assert status == 0
+    status, _, err = run("parity", tiny_model, "m.onnx", "--seed", "-1")
+    assert (status, "--seed: expected 0 or more, got -1" in err) == (2, True)
+
+
+def test_parity_with_options(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file gets those that its engine has."""
+    import aicl_fast.detector as detector
+    from aicl_fast.cli.exporting import run_parity
+
+    given: dict[str, Any] = {}
+    real = detector.open_engine
+
+    def spy(path: Any, *, engine: str | None, **options: Any) -> Any:
+        given[str(engine)] = {name: value for name, value in options.items() if value is not None}
+        return real(path, engine=engine, **options)
+
+    monkeypatch.setattr(detector, "open_engine", spy)
+    onnx = tiny_model.with_suffix(".onnx")
+    models = [str(tiny_model), f"onnxruntime:{onnx}", f"openvino:{onnx}"]
+    provider = "CPUExecutionProvider"
+    run_parity(models, None, 2, 1, 0, device="cpu", providers=[provider], pin_threads=True)
+    both = {"threads": 2, "pin_threads": True, "device": "cpu"}
+    assert given == {
+        "None": {"threads": 2, "device": "cpu"},
+        "onnxruntime": {**both, "providers": [provider]},
+        "openvino": both,
+    }
 
 
 def test_info_command(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

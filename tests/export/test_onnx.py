@@ -26,8 +26,8 @@ from aicl_fast.export.onnx import (  # noqa: E402
     check_interface,
     export_onnx,
     model_info,
-    set_metadata,
     parse_range,
+    set_metadata,
 )
 from aicl_fast.kernels import topk_pool  # noqa: E402
 from aicl_fast.metadata import METADATA_KEY, Range  # noqa: E402
