@@ -36,6 +36,9 @@ __all__ = [
     "save_detections",
 ]
 
+__version__ = "0.1.0"
+# pyproject.toml says the same, which a test checks: the source runs without an installation too.
+
 _HOME = {
     "Config": "config",
     "Detection": "detections",
@@ -49,10 +52,6 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("aicl-fast")
     if name in _HOME:
         value = getattr(importlib.import_module(f"aicl_fast.{_HOME[name]}"), name)
         globals()[name] = value

@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from aicl_fast.bench.arguments import program
 from aicl_fast.bench.record import write_result
 from aicl_fast.files import read_json
 
@@ -30,4 +31,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from aicl_fast.bench.arguments import count, program
 from aicl_fast.bench.record import write_result
 from aicl_fast.cli.demo import run_demo
 from aicl_fast.files import read_json
@@ -22,7 +23,7 @@ from aicl_fast.files import read_json
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the demo with its ablation and record the rows."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=count, default=3)
     parser.add_argument("--folder", type=Path, default=Path("runs/demo"))
     parser.add_argument("--no-ablate", action="store_true", help="the method's own losses only")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting")
@@ -36,4 +37,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -8,8 +8,9 @@ vectorised, as one writes it who knows NumPy well.
 
 Each round times every contender once, in one process and on one thread, so that a busy moment hits all of
 them, and what is counted there is the thread's own processor time, which waiting for a processor does not
-add to. Tables have medians over the rounds, and a ratio is the median of the rounds' own ratios. A call is
-the whole of it: from score arrays to a `Detections`. The baselines stop at plain arrays or lists.
+add to. Tables have medians over the rounds, and a ratio is the median of the rounds' own ratios, with its
+bootstrap interval; batches and cold starts have medians alone, on the wall. A call is the whole of it: from
+score arrays to a `Detections`. The baselines stop at plain arrays or lists.
 
 The videos are made here, from a seed: a class's score is a random walk between segments, smoothed until the
 number of proposals is near the one asked for.
@@ -33,6 +34,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aicl_fast.bench import textbook_decode
+from aicl_fast.bench.arguments import count, program
+from aicl_fast.bench.measure import median_interval
 from aicl_fast.bench.record import write_result
 from aicl_fast.config import PRESETS, DecodeConfig, NmsMode
 from aicl_fast.decode import Backend, available_backends, decode, decode_batch
@@ -146,7 +149,7 @@ def measure_calls(rounds: int) -> list[dict[str, Any]]:
             contenders |= {backend: call_ours(config, backend) for backend in available_backends()}
             check_agreement(videos, config)
             seconds = time_rounds(contenders, videos, rounds)
-            times: dict[tuple[str, str], float] = {}
+            times: dict[tuple[str, str], list[float]] = {}
             for slow in ("textbook", "naive"):
                 if slow == "naive":
                     if naive is None:
@@ -161,14 +164,18 @@ def measure_calls(rounds: int) -> list[dict[str, Any]]:
                     again = seconds
                 for backend in available_backends():
                     pairs = zip(again[slow], again[backend], strict=True)
-                    times[slow, backend] = statistics.median(a / b for a, b in pairs)
+                    times[slow, backend] = [a / b for a, b in pairs]
             row: dict[str, Any] = {
                 "nms": mode,
                 "classes": classes_present,
+                # Asked for, which tells the row from others, and made.
+                "target": proposals,
                 "proposals": statistics.mean(count_proposals(video, config) for video in videos),
             }
             row |= {f"{name}_us": statistics.median(values) * 1e6 for name, values in seconds.items()}
-            row |= {f"{backend}_x_{slow}": ratio for (slow, backend), ratio in times.items()}
+            for (slow, backend), ratios in times.items():
+                row[f"{backend}_x_{slow}"] = statistics.median(ratios)
+                row[f"{backend}_x_{slow}_interval"] = list(median_interval(ratios))
             rows.append(row)
     return rows
 
@@ -249,7 +256,7 @@ def measure_cold(rounds: int) -> list[dict[str, Any]]:
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
-    names = list(rows[0])
+    names = [name for name in rows[0] if not name.endswith("_interval")]
     text = [[f"{row[n]:.3g}" if isinstance(row[n], float) else str(row[n]) for n in names] for row in rows]
     widths = [max(len(line[i]) for line in [names, *text]) for i in range(len(names))]
     lines = [
@@ -263,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print tables, and write them as JSON when asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--json", type=Path, help="also write the results here")
-    parser.add_argument("--rounds", type=int, default=40, help="rounds of every measurement (40)")
+    parser.add_argument("--rounds", type=count, default=40, help="rounds of every measurement (40)")
     options = parser.parse_args(arguments)
     parts = {
         "one_call": measure_calls(options.rounds),
@@ -277,4 +284,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

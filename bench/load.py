@@ -22,9 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from aicl_fast.bench.arguments import count
+from aicl_fast.bench.arguments import program as run_program
 from aicl_fast.bench.measure import Timing
 from aicl_fast.bench.models import Subject, given_subject, subject
 from aicl_fast.bench.record import write_result
+from aicl_fast.detector import Detector
 from aicl_fast.errors import AiclError
 from aicl_fast.export.formats import ExportOptions, export_model
 
@@ -90,22 +93,25 @@ def programs(what: Subject, threads: int, folder: Path) -> dict[str, list[str]]:
         data.append(str(path))
     python = [sys.executable, "-c"]
     onnx = folder / "load.onnx"
-    export_model(what.weights, onnx)
     weights = str(what.weights.resolve())
     found = {
         "import numpy": [*python, _IMPORT.format("numpy")],
         IMPORT: [*python, _IMPORT.format("aicl_fast")],
         BASELINE: [*python, _TEXTBOOK, weights, *data, str(threads)],
-        "Detector, ONNX Runtime": [*python, _DETECTOR, str(onnx), *data, str(threads)],
     }
-    try:
-        openvino = folder / "load.openvino"
-        export_model(what.weights, openvino, ExportOptions("openvino"))
-        found["Detector, OpenVINO"] = [*python, _DETECTOR, str(openvino), *data, str(threads)]
-    except AiclError as error:
-        print(f"left out: {str(error).splitlines()[0]}", file=sys.stderr)
+    for name, format_, path in (
+        ("Detector, ONNX Runtime", "onnx", onnx),
+        ("Detector, OpenVINO", "openvino", folder / "load.openvino"),
+    ):
+        try:
+            export_model(what.weights, path, ExportOptions(format_))
+            # It opens here, or it would fail there.
+            with Detector(path, threads=threads):
+                found[name] = [*python, _DETECTOR, str(path), *data, str(threads)]
+        except (AiclError, ImportError) as error:
+            print(f"{name}: left out, {(str(error).splitlines() or [''])[0]}", file=sys.stderr)
     program = Path(sys.executable).with_name("aicl-fast")
-    if program.is_file():
+    if program.is_file() and "Detector, ONNX Runtime" in found:
         options = ["--rgb", data[0], "--flow", data[1], "--threads", str(threads)]
         found[COMMAND] = [str(program), "detect", str(onnx), *options]
     return found
@@ -191,8 +197,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", type=Path, help="weights beside their exported file, of one's own")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=count, default=7)
+    parser.add_argument("--threads", type=count, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     what = subject("thumos14") if options.model is None else given_subject(options.model.resolve())
@@ -208,4 +214,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -5,16 +5,20 @@ Clocks are read and never set. What cannot be read here is left out.
 
 from __future__ import annotations
 
+import atexit
+import functools
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from aicl_fast.bench.measure import Clock, device_events, wall
-from aicl_fast.errors import UnavailableError
+from aicl_fast.errors import ConfigError, UnavailableError
 
 _SYSTEM = Path("/sys")
+_DEVICES = Path("/dev")
 _GPU_FIELDS = {
     "driver_version": "driver",
     "clocks.sm": "sm_clock_mhz",
@@ -22,8 +26,10 @@ _GPU_FIELDS = {
     "temperature.gpu": "temperature_c",
     "power.draw": "power_w",
 }
-_HARMLESS = 0x1
-"""The reason for low clocks that an idle GPU gives."""
+_REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
+"""What holds the clocks down; the second name is of drivers before 2023."""
+_HARMLESS = 0x1 | 0x2
+"""The reasons for low clocks that an idle GPU gives, and one whose clocks somebody has set."""
 
 
 def state() -> dict[str, Any]:
@@ -45,12 +51,27 @@ def require(device: str) -> None:
     """Stop where the device is not.
 
     Raises:
-        UnavailableError: ``cuda`` was asked for and torch finds none.
+        UnavailableError: ``cuda`` was asked for and torch finds none, or is not there.
+        ConfigError: neither ``cpu`` nor ``cuda``.
     """
-    import torch
-
-    if device != "cpu" and not torch.cuda.is_available():
+    if device.partition(":")[0] not in ("cpu", "cuda"):
+        raise ConfigError(f"--device: expected cpu or cuda, got {device!r}.")
+    try:
+        import torch
+    except ImportError as error:
+        raise UnavailableError(
+            f"torch cannot be imported ({error}): pip install 'aicl-fast[train]'"
+        ) from error
+    if device == "cpu":
+        return
+    if not torch.cuda.is_available():
         raise UnavailableError("there is no CUDA device here.")
+    watch()
+
+
+def has_gpu() -> bool:
+    """Whether the system has an NVIDIA GPU, asked without torch."""
+    return any(_DEVICES.glob("nvidia[0-9]*"))
 
 
 def on_gpu() -> bool:
@@ -172,12 +193,47 @@ def _gpu_state() -> dict[str, Any]:
             found[name] = text if name == "driver" else float(text)
         except ValueError:
             continue  # "[N/A]"
-    # The older name is of drivers before 2023.
-    for field in ("clocks_event_reasons.active", "clocks_throttle_reasons.active"):
+    seen = watch()
+    if seen.masks:
+        held = [bool(mask & ~_HARMLESS) for mask in seen.masks]
+        return {**found, "throttled": any(held), "throttled_share": round(sum(held) / len(held), 3)}
+    for field in _REASONS:
         for text in _ask_gpu(field):
             if text.startswith("0x"):
                 return {**found, "throttled": bool(int(text, 16) & ~_HARMLESS)}
     return found
+
+
+class Watch:
+    """Reads, each second until the process ends, what holds a GPU's clocks down: one program says it all."""
+
+    def __init__(self) -> None:
+        self.masks: list[int] = []
+        self.thread = threading.Thread(target=self._read, daemon=True, name="throttling")
+        self.thread.start()
+
+    def _read(self) -> None:
+        for field in _REASONS:
+            command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader", "--id=0", "-l", "1"]
+            try:
+                process = subprocess.Popen(
+                    command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+                )
+            except OSError:
+                return
+            atexit.register(process.kill)
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("0x"):
+                    self.masks.append(int(line, 16))
+            if self.masks:
+                return
+
+
+@functools.cache
+def watch() -> Watch:
+    """The one of this process, started when it is first asked for."""
+    return Watch()
 
 
 def _ask_gpu(fields: str) -> list[str]:

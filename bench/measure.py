@@ -1,4 +1,4 @@
-"""Timing that survives a noisy machine: contenders take turns in one process; ratios are of the same turn."""
+"""Timing beside other work: contenders take turns in one process; ratios are of the same turn."""
 
 from __future__ import annotations
 
@@ -20,6 +20,13 @@ LEVEL = 0.95
 _DRAWS = 2000
 PAUSE = 0.005
 """Seconds after which an engine's threads have stopped spinning."""
+FILL = 0.005
+"""Seconds that a turn of a short call is filled up to, by repeating it: below, it is mostly noise."""
+_MOST_CALLS = 1000
+_SLEEP_CYCLES = 400_000
+"""Of a GPU's clock, a fifth of a millisecond: longer than a graph takes to be launched."""
+_KEEP_EVERY = 5.0
+"""Seconds between two intermediate results."""
 _STEADY = 1.1
 """Warm-up ends when the last three calls lie within this factor of one another …"""
 _WARM_CALLS, _WARM_SECONDS = 30, 3.0
@@ -34,10 +41,15 @@ def wall(call: Call) -> float:
 
 
 def device_events(call: Call) -> float:
-    """Seconds between two events on the current CUDA stream, around what the call launches."""
+    """Seconds between two events on the current CUDA stream, around what the call launches.
+
+    Of a graph's replay they are the device's own: it is launched while the device waits.
+    """
     import torch
 
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    if replays_a_graph(call):
+        torch.cuda._sleep(_SLEEP_CYCLES)  # type: ignore[no-untyped-call]
     begin.record()
     call()
     end.record()
@@ -45,17 +57,25 @@ def device_events(call: Call) -> float:
     return float(begin.elapsed_time(end)) * 1e-3
 
 
+def replays_a_graph(call: Call) -> bool:
+    """Whether a call is ``replay`` of a CUDA graph, or a function that holds one."""
+    held = [cell.cell_contents for cell in getattr(call, "__closure__", None) or ()]
+    return any(type(each).__name__ == "CUDAGraph" for each in (*held, getattr(call, "__self__", None)))
+
+
 @dataclass(frozen=True)
 class Timing:
     """One contender's times.
 
     Attributes:
-        seconds: of every turn.
+        seconds: a call, of every turn.
         baseline: the baseline's seconds in the same turns.
+        calls: in a turn, of which its time is the mean.
     """
 
     seconds: Sequence[float]
     baseline: Sequence[float]
+    calls: int = 1
 
     @property
     def median(self) -> float:
@@ -80,15 +100,16 @@ class Timing:
     def row(self) -> dict[str, Any]:
         """What is recorded: milliseconds by quantile, and the ratio, each with its interval."""
         ordered = np.sort(np.array(self.seconds)) * 1e3
+        # A mean of several calls says nothing of the slowest.
+        tail = {"p90_ms": 0.9, "p99_ms": 0.99, "max_ms": 1.0} if self.calls == 1 else {}
         return {
             "p50_ms": float(np.quantile(ordered, 0.5)),
             "p50_ms_interval": list(median_interval(ordered)),
-            "p90_ms": float(np.quantile(ordered, 0.9)),
-            "p99_ms": float(np.quantile(ordered, 0.99)),
-            "max_ms": float(ordered[-1]),
+            **{name: float(np.quantile(ordered, share)) for name, share in tail.items()},
             "times_faster": self.ratio,
             "times_faster_interval": list(self.interval()),
             "turns": len(ordered),
+            "calls_a_turn": self.calls,
             "drift": self.drift,
         }
 
@@ -109,6 +130,8 @@ def take_turns(
     seed: int = 0,
     clock: Clock = wall,
     pause: float = 0.0,
+    fill: float = 0.0,
+    keep: Callable[[dict[str, Timing]], None] | None = None,
 ) -> dict[str, Timing]:
     """Time every contender once a turn, in an order drawn anew each turn, until the time is up.
 
@@ -122,20 +145,55 @@ def take_turns(
         clock: what times a call.
         pause: seconds before each call, for contenders with threads of their own, which spin on for a while
             after their work and would take a core from the next.
+        fill: seconds that a turn of each contender takes at least, by as many calls.
+        keep: is given what there is every few seconds, between turns.
     """
-    for call in contenders.values():
-        _warm_up(call, clock)
+    calls = {name: _calls(fill, _warm_up(call, clock)) for name, call in contenders.items()}
+    timed = {name: _repeated(call, calls[name]) for name, call in contenders.items()}
     rng = np.random.default_rng(seed)
     names = list(contenders)
     times: dict[str, list[float]] = {name: [] for name in names}
-    stop = time.perf_counter() + seconds
+    kept = time.perf_counter()
+    stop = kept + seconds
+
+    def found() -> dict[str, Timing]:
+        return {name: Timing(times[name], times[baseline], calls[name]) for name in names}
+
     while time.perf_counter() < stop or len(times[baseline]) < least:
         for number in rng.permutation(len(names)):
             name = names[number]
             if pause:
                 time.sleep(pause)
-            times[name].append(clock(contenders[name]))
-    return {name: Timing(times[name], times[baseline]) for name in names}
+            times[name].append(clock(timed[name]) / calls[name])
+        if keep is not None and time.perf_counter() > kept + _KEEP_EVERY:
+            keep(found())
+            kept = time.perf_counter()
+    return found()
+
+
+def sustained(call: Call, seconds: float) -> float:
+    """Calls a second, one right after the other, for so long and twice at least."""
+    done, start = 0, time.perf_counter()
+    while done < 2 or time.perf_counter() < start + seconds:
+        call()
+        done += 1
+    return done / (time.perf_counter() - start)
+
+
+def _calls(fill: float, once: float) -> int:
+    """How many calls fill a turn."""
+    return max(1, min(_MOST_CALLS, round(fill / max(once, 1e-9)))) if fill else 1
+
+
+def _repeated(call: Call, times: int) -> Call:
+    if times == 1:
+        return call
+
+    def run() -> None:
+        for _ in range(times):
+            call()
+
+    return run
 
 
 def rotating(call: Callable[[Input], object], inputs: Sequence[Input]) -> Call:
@@ -150,12 +208,14 @@ def rotating(call: Callable[[Input], object], inputs: Sequence[Input]) -> Call:
     return run
 
 
-def _warm_up(call: Call, clock: Clock) -> None:
+def _warm_up(call: Call, clock: Clock) -> float:
+    """Seconds of the fastest call."""
     taken: list[float] = []
     while len(taken) < _WARM_CALLS and sum(taken) < _WARM_SECONDS:
         taken.append(clock(call))
         last = taken[-3:]
         if len(last) == 3 and max(last) < _STEADY * min(last):
-            return
+            return min(taken)
     if len(taken) < 2:  # however long it takes: a first call is never timed
-        clock(call)
+        taken.append(clock(call))
+    return min(taken)

@@ -25,13 +25,14 @@ from aicl_fast.features import Array, Floats
 from aicl_fast.train.synthetic import SETTINGS, SyntheticConfig, write_synthetic
 from aicl_fast.train.trainer import train
 from aicl_fast.train.watch import prepare_watch
-from aicl_fast.weights import load_model
+from aicl_fast.weights import load_model, save_model
 
 FOLDER = Path("runs/bench")
 """Where models are kept between runs."""
 DEMO = Path("runs/demo")
 """Where `make demo` leaves its own, which is taken if it is there."""
 SIZED = SyntheticConfig(train_videos=40, test_videos=20, strength=1.5, background=0.3)
+_SIZED_MB = 240
 _SIZED_TRAINING = ("steps=40", "batch_size=4", "lr=3e-4", "eval_every=40")
 
 Recording = tuple[Array, Array]
@@ -98,6 +99,8 @@ def demo_subject(folder: Path = FOLDER, device: str = "cpu") -> Subject:
 def thumos_subject(folder: Path = FOLDER, device: str = "cpu") -> Subject:
     """A trained model of THUMOS14's size and synthetic test recordings."""
     root = folder / "thumos14"
+    if not (root / "data" / SETTINGS).is_file():
+        sys.stderr.write(f"writing synthetic recordings to {root / 'data'}, once: some {_SIZED_MB} MB\n")
     write_synthetic(root / "data", SIZED)
     config = load_config("thumos14", file=root / "data" / SETTINGS, overrides=list(_SIZED_TRAINING))
     dataset = Dataset.open(root / "data", config)
@@ -158,5 +161,7 @@ def _trained(root: Path, dataset: Dataset, device: str) -> Path:
     if weights.is_file() and load_model(weights)[1] == dataset.config:
         return weights
     sys.stderr.write(f"training the {root.name} model, once\n")
-    train(dataset, root / "run", device=device, overwrite=True)
+    # Its curves concern nobody, and writing them would need TensorBoard.
+    found = train(dataset, device=device)
+    save_model(weights, found.net, found.config)
     return weights

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aicl_fast import Detector
+from aicl_fast.bench.arguments import count, program
 from aicl_fast.bench.record import write_result
 from aicl_fast.dataset import Dataset
 from aicl_fast.errors import AiclError
@@ -186,8 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", type=Path, default=Path("runs/demo/model.safetensors"))
     parser.add_argument("--data", type=Path, default=Path("runs/demo/data"))
-    parser.add_argument("--videos", type=int, default=32, help="that calibrate")
-    parser.add_argument("--seeds", type=int, default=5, help="draws of these videos")
+    parser.add_argument("--videos", type=count, default=32, help="that calibrate")
+    parser.add_argument("--seeds", type=count, default=5, help="draws of these videos")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     rows, left_out = measure(options.model, options.data, options.videos, options.seeds)
@@ -213,4 +214,4 @@ def _versions() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -4,8 +4,8 @@
 
 A block that begins with ``<!-- quote: demo-accuracy.json accuracy -->`` and ends with ``<!-- end -->`` is
 replaced by the table that the named function makes of the named file under ``bench/results/``. Of a file with
-several suites it takes the one that the table's name begins with. Times of a machine that others took most of
-are left out, with a sentence. A test runs the same and finds nothing to change.
+several suites it takes the one that the table's name begins with. Times of a busy machine are left out, with
+a sentence. A test runs the same and finds nothing to change.
 """
 
 from __future__ import annotations
@@ -18,15 +18,22 @@ from typing import Any
 
 import numpy as np
 
-from aicl_fast.bench.compare import joined
-from aicl_fast.bench.record import RESULTS
-from aicl_fast.errors import ConfigError
-from aicl_fast.files import read_json, write_text
+from aicl_fast.bench.arguments import program
+from aicl_fast.bench.compare import joined, usable
+from aicl_fast.bench.record import RESULTS, read_result
+from aicl_fast.errors import ConfigError, DataError
+from aicl_fast.files import write_text
 
 TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
 """What engines are called in tables."""
-_TIMED = frozenset(("p50_ms", "native_us", "milliseconds", "eager"))
+_TIMED = frozenset(("p50_ms", "native_us", "milliseconds", "kernels"))
 """What rows that hold times have one of."""
+_BUSY_BEFORE, _BUSY_WITH_IT = 1.2, 2.0
+"""Load a core from which a machine is busy: of the minute before a suite, and with the suite itself."""
+_STEADY = (0.8, 1.25)
+"""The drift of a row that is not marked."""
+_FEW = 100
+"""Turns below which one in a hundred cannot be told."""
 BLOCK = re.compile(r"(<!-- quote: (\S+) (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -51,17 +58,19 @@ def accuracy(result: Mapping[str, Any]) -> list[str]:
 
 def detect(result: Mapping[str, Any]) -> list[str]:
     """Features to detections, one recording at a time: latency and ratio by file, with the file's mAP."""
+    rows = [row for row in result["rows"] if row.get("batch", 1) == 1]
+    tails = [_tail(row) for row in rows]
+    tail, line = (" p99, ms |", "---:|") if any(tails) else ("", "")
     lines = [
         "One recording of THUMOS14's size (T 750, 2 x 1024 features, 20 classes), features to detections:",
         "",
-        "| | p50, ms | p99, ms | times the textbook's speed | mAP, % |",
-        "|---|---:|---:|---:|---:|",
+        f"| | p50, ms |{tail} times the textbook's speed | mAP, % |",
+        f"|---|---:|---:|---:|{line}",
     ]
-    for row in result["rows"]:
-        if row.get("batch", 1) == 1:
-            times = f"{row['p50_ms']:.1f} | {row['p99_ms']:.1f} | {_ratio(row)}"
-            lines.append(f"| {row['pipeline']} | {times} | {_percent(row.get('mAP'))} |")
-    return lines
+    for row, last in zip(rows, tails, strict=True):
+        times = [f"{row['p50_ms']:.1f}", *([last] if any(tails) else []), _ratio(row)]
+        lines.append(f"| {row['pipeline']}{_mark(row)} | {' | '.join(times)} | {_percent(row.get('mAP'))} |")
+    return [*lines, *_drifted(rows)]
 
 
 def detect_batches(result: Mapping[str, Any]) -> list[str]:
@@ -76,9 +85,15 @@ def detect_batches(result: Mapping[str, Any]) -> list[str]:
     ]
     for name in dict.fromkeys(row["pipeline"] for row in rows):
         own = {row["batch"]: row for row in rows if row["pipeline"] == name}
-        cells = [f"{own[b]['videos_per_second']:.1f} ({own[b]['times_faster']:.2f}x)" for b in batches]
-        lines.append(f"| {name} | {_percent(own[batches[0]]['mAP'])} | {' | '.join(cells)} |")
-    return lines
+        cells = [
+            f"{own[b]['videos_per_second']:.1f} ({own[b]['times_faster']:.2f}x){_mark(own[b])}"
+            if b in own
+            else ""
+            for b in batches
+        ]
+        accuracy = next(iter(own.values())).get("mAP")
+        lines.append(f"| {name} | {_percent(accuracy)} | {' | '.join(cells)} |")
+    return [*lines, *_drifted(rows)]
 
 
 def engines(result: Mapping[str, Any], subject: str = "thumos14") -> list[str]:
@@ -87,7 +102,7 @@ def engines(result: Mapping[str, Any], subject: str = "thumos14") -> list[str]:
     if not rows:
         raise ConfigError(f"engines: no row is of the {subject} model.")
     batches = sorted({row["batch"] for row in rows})
-    headings = [f"batch {batch}, ms (ratio)" for batch in batches]
+    headings = [f"batch {batch}, ms (ratio, its interval)" for batch in batches]
     lines = [
         "Features to scores, milliseconds and times the textbook network's speed on the same batch:",
         "",
@@ -97,13 +112,13 @@ def engines(result: Mapping[str, Any], subject: str = "thumos14") -> list[str]:
     for name in dict.fromkeys((row["engine"], row["format"], row["precision"]) for row in rows):
         own = {row["batch"]: row for row in rows if (row["engine"], row["format"], row["precision"]) == name}
         first = next(iter(own.values()))
-        cells = [f"{own[batch]['p50_ms']:.1f} ({own[batch]['times_faster']:.2f}x)" for batch in batches]
-        share = own[batches[-1]]["share_of_floor"]
+        cells = [_cell(own[batch]) if batch in own else "" for batch in batches]
+        share = own.get(batches[-1], {}).get("share_of_floor")
         lines.append(
-            f"| {TITLES.get(name[0], name[0])} | {name[2]} | {_percent(first['mAP'])} | {' | '.join(cells)} "
-            f"| {'' if share is None else f'{100 * share:.0f} %'} |"
+            f"| {TITLES.get(name[0], name[0])} | {name[2]} | {_percent(first.get('mAP'))} "
+            f"| {' | '.join(cells)} | {'' if share is None else f'{100 * share:.0f} %'} |"
         )
-    return lines
+    return [*lines, *_drifted(rows)]
 
 
 def engines_demo(result: Mapping[str, Any]) -> list[str]:
@@ -122,10 +137,10 @@ def load(result: Mapping[str, Any]) -> list[str]:
     for row in result["rows"]:
         parts = [f"{row[name]:.0f}" if name in row else "" for name in ("import_ms", "open_ms", "first_ms")]
         lines.append(
-            f"| {row['program']} | {row['p50_ms']:.0f} | {' | '.join(parts)} | {row['peak_mb']:.0f} "
-            f"| {_ratio(row)} |"
+            f"| {row['program']}{_mark(row)} | {row['p50_ms']:.0f} | {' | '.join(parts)} "
+            f"| {row['peak_mb']:.0f} | {_ratio(row)} |"
         )
-    return lines
+    return [*lines, *_drifted(result["rows"])]
 
 
 def kernels(result: Mapping[str, Any]) -> list[str]:
@@ -158,8 +173,9 @@ def kernels(result: Mapping[str, Any]) -> list[str]:
             ours = row["kernels"]
             lines += [
                 "",
-                f"{row['case']}: p50 {ours['p50_ms'] * 1e3:.0f} µs, p99 {ours['p99_ms'] * 1e3:.0f} µs, "
-                f"{ours['times_faster']:.1f}x the textbook.",
+                f"{row['case']}: p50 {ours['p50_ms'] * 1e3:.0f} µs"
+                + (f", p99 {ours['p99_ms'] * 1e3:.0f} µs" if _tail(ours) else "")
+                + f", {ours['times_faster']:.1f}x the textbook.",
             ]
     return lines
 
@@ -172,19 +188,29 @@ def decode(result: Mapping[str, Any]) -> list[str]:
         "| NMS | proposals | C++, µs | numba, µs | C++ over textbook NumPy | C++ over the naive twin |",
         "|---|---:|---:|---:|---:|---:|",
     ]
-    lines += [
-        f"| {row['nms']} | {row['proposals']:.0f} | {row['native_us']:.0f} | {row['numba_us']:.0f} "
-        f"| {row['native_x_textbook']:.0f}x | {row['native_x_naive']:.0f}x |"
-        for row in result["rows"]
-    ]
-    cold = {row["backend"]: row["seconds"] for row in result["cold_start"]}
-    return [
-        *lines,
-        "",
-        "Cold start, import to first result: "
-        + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in cold.items())
-        + ".",
-    ]
+    for row in result["rows"]:
+        times = [f"{row[name]:.0f}" if name in row else "" for name in ("native_us", "numba_us")]
+        ratios = [
+            f"{row[name]:.0f}x" if name in row else "" for name in ("native_x_textbook", "native_x_naive")
+        ]
+        lines.append(f"| {row['nms']} | {row['proposals']:.0f} | {' | '.join(times + ratios)} |")
+    if not any("native_us" in row for row in result["rows"]):
+        # Without the compiled decoder, what there is to say of numba's.
+        lines += ["", "The C++ decoder was not compiled there; numba over textbook NumPy: "
+                  + ", ".join(f"{row['numba_x_textbook']:.0f}x" for row in result["rows"]
+                              if "numba_x_textbook" in row) + "."]  # fmt: skip
+    cold = {row["backend"]: row["seconds"] for row in result.get("cold_start", [])}
+    return (
+        lines
+        if not cold
+        else [
+            *lines,
+            "",
+            "Cold start, import to first result: "
+            + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in cold.items())
+            + ".",
+        ]
+    )
 
 
 def evaluate(result: Mapping[str, Any]) -> list[str]:
@@ -229,8 +255,12 @@ def train(result: Mapping[str, Any]) -> list[str]:
         "| | ms | times the textbook's speed |",
         "|---|---:|---:|",
     ]
-    lines += [f"| {row['step']} | {row['p50_ms']:.0f} | {_ratio(row)} |" for row in result["rows"]]
-    return lines
+    for row in result["rows"]:
+        if "failed" in row:
+            lines.append(f"| {row['step']} | not timed: {row['failed']} |  |")
+        else:
+            lines.append(f"| {row['step']}{_mark(row)} | {row['p50_ms']:.0f} | {_ratio(row)} |")
+    return [*lines, *_drifted(result["rows"])]
 
 
 def video(result: Mapping[str, Any]) -> list[str]:
@@ -243,8 +273,36 @@ def video(result: Mapping[str, Any]) -> list[str]:
     ]
     for row in result["rows"]:
         speed = f"{row['segments_per_second']:.2f} | {_ratio(row)}"
-        lines.append(f"| {row['stage']} | {row['way']} | {row['batch']} | {speed} |")
-    return lines
+        lines.append(f"| {row['stage']} | {row['way']}{_mark(row)} | {row['batch']} | {speed} |")
+    for row in result["rows"]:
+        if "network_share" in row:
+            parts = ("decode", "decoding"), ("flow", "flow by DIS"), ("network", "the two networks")
+            said = ", ".join(f"{what} {100 * row[f'{name}_share']:.0f} %" for name, what in parts)
+            lines += ["", f"Of the whole, {row['way']}: {said}."]
+    return [*lines, *_drifted(result["rows"])]
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    """Milliseconds, and the ratio with its interval."""
+    low, high = row["times_faster_interval"]
+    return f"{row['p50_ms']:.1f} ({row['times_faster']:.2f}x, {low:.2f} to {high:.2f}){_mark(row)}"
+
+
+def _tail(row: Mapping[str, Any]) -> str:
+    """The 99th percentile, where there were turns enough for one."""
+    return f"{row['p99_ms']:.1f}" if "p99_ms" in row and row.get("turns", _FEW) >= _FEW else ""
+
+
+def _mark(row: Mapping[str, Any]) -> str:
+    """A dagger, where the machine was not the same from the first third of the turns to the last."""
+    return "" if _STEADY[0] <= row.get("drift", 1.0) <= _STEADY[1] else " †"
+
+
+def _drifted(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not any(_mark(row) for row in rows):
+        return []
+    limits = f"under {_STEADY[0]:g} or over {_STEADY[1]:g} times"
+    return ["", f"† In the last third of its turns it took {limits} what it took in the first."]
 
 
 def _ratio(row: Mapping[str, Any]) -> str:
@@ -294,12 +352,12 @@ def part(result: Mapping[str, Any], suite: str, source: str) -> Mapping[str, Any
     """One suite's record, of a file with one or several.
 
     Raises:
-        ConfigError: it is not in the file, or was not measured; with the reason.
+        ConfigError: it is not in the file, or nothing of it was measured; with the reason.
     """
     if "suites" not in result:
         return result
     found = joined(suite, result["suites"]) or {"status": "not measured", "reason": "it was not run"}
-    if found["status"] != "measured":
+    if not usable(found):
         raise ConfigError(f"{source}: '{suite}' is {found['status']}: {found['reason']}")
     return {**result, **found}
 
@@ -320,21 +378,53 @@ def quoted(text: str, results: Path, source: str = "document") -> str:
         opening, file, table, _, closing = match.groups()
         if table not in TABLES:
             raise ConfigError(f"{source}: there is no table '{table}'; there are {', '.join(TABLES)}.")
-        result = part(read_json(results / file, "result file"), table.partition("-")[0], file)
+        result = part(read_result(results / file), table.partition("-")[0], file)
         reason = busy(result)
         if reason:
             return f"{opening}{reason}\n{closing}"
-        lines = TABLES[table](result)
+        lines = made(table, result, file)
         where = f"{result['device']}, {result['cores']} cores, {result['date']}, commit {result['commit']}"
         return "\n".join([f"{opening}{lines[0]}", *lines[1:], "", f"Measured on {where}.", closing])
 
     return BLOCK.sub(fill, text)
 
 
+def made(table: str, result: Mapping[str, Any], source: str) -> list[str]:
+    """A table's lines; of a suite that was stopped, with a sentence that says so.
+
+    Args:
+        table: its name.
+        result: one suite's record.
+        source: the file's name, for messages.
+    Raises:
+        DataError: the record lacks what the table shows.
+    """
+    try:
+        lines = TABLES[table](result)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise DataError(
+            f"{source}: the table '{table}' cannot be made of this record ({type(error).__name__}: {error})."
+        ) from error
+    if result.get("status") == "cut off":
+        lines = [*lines, "", f"This is a part: {result['reason']}."]
+    return lines
+
+
 def busy(result: Mapping[str, Any]) -> str:
-    """Why times are left out of a document: more waited than twice the cores. Empty if they are not."""
-    load, cores = result.get("load_average") or 0.0, result.get("cores") or 1
-    if load <= 2 * cores or not any(_TIMED.intersection(row) for row in result["rows"]):
+    """Why times are left out of a document: other programs waited for the cores. Empty if they are not.
+
+    What counts is the minute before the suite. Older records have only the load at its end, in which its own
+    threads are.
+    """
+    cores = result.get("cores") or 1
+    after = result.get("load_average") or 0.0
+    before = result.get("load_before", after) or 0.0
+    if not any(_TIMED.intersection(row) for row in result["rows"]):
+        return ""
+    load = before if before > _BUSY_BEFORE * cores else after
+    if before <= _BUSY_BEFORE * cores and after <= _BUSY_WITH_IT * cores:
         return ""
     return (
         f"Left out: the machine was busy while this was measured (load average {load:.1f} on {cores} cores). "
@@ -350,4 +440,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
 import os
 import platform
@@ -13,16 +14,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aicl_fast import __version__
 from aicl_fast.bench import machine
-from aicl_fast.files import write_json
+from aicl_fast.errors import DataError
+from aicl_fast.files import read_json, write_json
 
 SCHEMA = 1
 _PACKAGES = (
-    "aicl-fast", "numpy", "numba", "pandas", "onnx", "onnxruntime", "torch", "triton", "openvino", "nncf",
+    "numpy", "numba", "pandas", "onnx", "onnxruntime", "torch", "triton", "openvino", "nncf",
     "tensorrt", "tensorrt-rtx-cu13-libs",
 )  # fmt: skip
 RESULTS = Path(__file__).resolve().parent / "results"
 """Where results are kept."""
+STATUSES = ("measured", "not measured", "cut off", "failed")
+"""Of a suite in a file of several."""
 UNKNOWN = "unknown"
 """The commit, where there is neither git nor AICL_COMMIT."""
 HEADER = ("schema", "suite", "device", "cores", "system", "versions", "commit", "date")
@@ -31,26 +36,72 @@ HEADER = ("schema", "suite", "device", "cores", "system", "versions", "commit", 
 
 def environment() -> dict[str, Any]:
     """Device, system, versions, commit, date and command of this process."""
-    versions = {"python": platform.python_version()}
+    return {
+        "schema": SCHEMA,
+        "device": device_name(),
+        "cores": os.cpu_count(),
+        # What else the machine was doing, to read times by; the suite's own threads are in it.
+        "load_average": load_average(),
+        # A GPU's driver, clocks and reasons for throttling are in it.
+        "machine": machine.state(),
+        **_constants(),
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+        "command": " ".join([_program(), *map(_without_folder, sys.argv[1:])]),
+    }
+
+
+@functools.cache
+def _constants() -> dict[str, Any]:
+    """What stays while a process runs, and starts others to be found out: a suite writes after every row."""
+    versions = {"python": platform.python_version(), "aicl-fast": __version__}
     for name in _PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
     return {
-        "schema": SCHEMA,
-        "device": device_name(),
-        "cores": os.cpu_count(),
-        # What else the machine was doing, to read times by; ratios are of the same turns.
-        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        # Read as the measuring ends; a GPU's driver, clocks and reasons for throttling are in it.
-        "machine": machine.state(),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": versions,
         "commit": _commit(),
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
-        "command": " ".join([_program(), *map(_without_folder, sys.argv[1:])]),
     }
+
+
+def load_average() -> float | None:
+    """Of the last minute; None where the system has none."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def read_result(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A recorded file of one or several suites.
+
+    Raises:
+        DataError: no such file, not JSON, or not what ``results.schema.json`` describes: rows that are no
+            objects, a suite without its status, or without the reason why it was not measured.
+    """
+    result = read_json(path, "result file")
+    if not isinstance(result, dict):
+        raise DataError(f"{path}: expected a result file, an object; got a {type(result).__name__}.")
+    suites = result.get("suites", {})
+    if not isinstance(suites, dict):
+        raise DataError(f"{path}: suites: expected an object, got a {type(suites).__name__}.")
+    if not suites:
+        _require_rows(f"{path}", result)
+    for name, part in suites.items():
+        where = f"{path}: {name}"
+        status = part.get("status") if isinstance(part, dict) else None
+        if status not in STATUSES:
+            raise DataError(f"{where}: expected a status of {', '.join(STATUSES)}, got {status!r}.")
+        if status != "measured" and not isinstance(part.get("reason"), str):
+            raise DataError(f"{where}: is {status} and does not say the reason.")
+        if status == "measured" or "rows" in part:
+            _require_rows(where, part)
+    return result
+
+
+def _require_rows(where: str, part: Mapping[str, Any]) -> None:
+    rows = part.get("rows")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{where}: expected rows, a list of objects. Is it a file of `aicl-fast bench`?")
 
 
 def device_name() -> str:

@@ -16,11 +16,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aicl_fast.bench.compare import joined
-from aicl_fast.bench.quote import BLOCK, TABLES, busy, part, quoted
-from aicl_fast.bench.record import RESULTS
+from aicl_fast.bench.arguments import program
+from aicl_fast.bench.compare import joined, usable
+from aicl_fast.bench.quote import BLOCK, TABLES, busy, made, part, quoted
+from aicl_fast.bench.record import RESULTS, read_result
 from aicl_fast.errors import AiclError, ConfigError, UnavailableError
-from aicl_fast.files import atomic_path, read_json, write_text
+from aicl_fast.files import atomic_path, write_text
 
 _ROOT = RESULTS.parents[1]
 
@@ -40,8 +41,7 @@ def target(result: Mapping[str, Any], name: str) -> str:
 
 def has(result: Mapping[str, Any], table: str) -> bool:
     """Whether a file with several suites holds what a table shows."""
-    suite = joined(table.partition("-")[0], result.get("suites", {}))
-    return bool(suite.get("status") == "measured")
+    return usable(joined(table.partition("-")[0], result.get("suites", {})))
 
 
 def redirected(text: str, file: str, results: Path = RESULTS) -> str:
@@ -52,13 +52,13 @@ def redirected(text: str, file: str, results: Path = RESULTS) -> str:
         file: a result file with several suites.
         results: the folder of result files.
     """
-    result = read_json(results / file, "result file")
+    result = read_result(results / file)
     kind = target(result, file)
 
     def turn(match: re.Match[str]) -> str:
         whole, earlier, table = match[0], match[2], match[3]
         path = results / earlier
-        other = target(read_json(path, "result file"), earlier) if path.is_file() else kind
+        other = target(read_result(path), earlier) if path.is_file() else kind
         if other != kind or not has(result, table):
             return whole
         return whole.replace(f"quote: {earlier} ", f"quote: {file} ", 1)
@@ -95,7 +95,8 @@ def picture(result: Mapping[str, Any], file: str, path: Path) -> None:
             (row for row in rows if (row["engine"], row["precision"]) == key), key=lambda row: row["batch"]
         )
         batches = [row["batch"] for row in own]
-        label = f"{key[0]}, {key[1]} ({100 * own[0]['mAP']:.1f})" if own[0]["mAP"] else f"{key[0]}, {key[1]}"
+        accuracy = own[0].get("mAP")
+        label = ", ".join(key) + (f" ({100 * accuracy:.1f})" if accuracy else "")
         style = {"marker": "o", "markersize": 3, "linewidth": 1.2, "label": label}
         latency.plot(batches, [row["p50_ms"] for row in own], **style)
         throughput.plot(batches, [row["videos_per_second"] for row in own], **style)
@@ -119,7 +120,7 @@ def picture(result: Mapping[str, Any], file: str, path: Path) -> None:
         loc="center left",
         bbox_to_anchor=(1, 0.5),
     )
-    _draw_ladder(rungs, [row for row in ladder if row["batch"] == 1])
+    _draw_ladder(rungs, [row for row in ladder if row["batch"] == 1] or ladder)
     where = f"{result['device']}, {result['cores']} cores, {result['date']}, commit {result['commit']}"
     figure.supxlabel(f"{where}.", fontsize=7)
     with atomic_path(path) as temporary:
@@ -155,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("file", type=Path, help="a result file of `aicl-fast bench all`")
     parser.add_argument("--write", action="store_true", help="fill README.md, docs/ and bench/ from it")
     options = parser.parse_args(arguments)
-    result = read_json(options.file, "result file")
+    result = read_result(options.file)
     if "suites" not in result:
         raise ConfigError(f"{options.file}: holds one suite; expected a file of `aicl-fast bench all`.")
     for name, found in result["suites"].items():
@@ -164,8 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for table in (name for name in TABLES if has(result, name)):
         try:
             found = part(result, table.partition("-")[0], options.file.name)
-            lines = [busy(found)] if busy(found) else TABLES[table](found)
-        except ConfigError as error:
+            lines = [busy(found)] if busy(found) else made(table, found, options.file.name)
+        except AiclError as error:
             lines = [str(error)]
         print("\n".join(lines), "\n")
     if not options.write:
@@ -194,4 +195,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    program(main)

@@ -1,12 +1,13 @@
-"""What a segment of video costs, stage by stage: decoding, optical flow, and the network of each stream.
+"""What a segment of video costs: decoding, optical flow, the network, and all of it from file to features.
 
     python -m aicl_fast.bench.video --json bench/results/video-cpu.json
     python -m aicl_fast.bench.video --weights rgb_imagenet.pt --batch 1,8
 
 A row is one way through one stage, at one batch of segments. Without weights they are random: the network's
 speed is the same. The baseline of the stage *network* is float32 torch as one writes it, BatchNorm apart and
-channels first. Every contender's features are compared with its before anything is timed. The stages *decode*
-and *flow* are in ``video_file.py``.
+channels first. Every contender's features are compared with its before anything is timed. The stages
+*decode*, *flow* and *whole* are in ``video_file.py``. A stage whose packages are not here is left out, with
+the reason.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from aicl_fast.bench import machine
+from aicl_fast.bench.arguments import batches, count, program, seconds
 from aicl_fast.bench.measure import take_turns
 from aicl_fast.bench.record import write_result
 from aicl_fast.errors import AiclError, ModelError, UnavailableError
@@ -33,9 +36,10 @@ from aicl_fast.export.i3d import TOLERANCES, export_i3d, random_clips
 from aicl_fast.features import Floats
 from aicl_fast.video.i3d import FLOW_BOUND, I3D, DeployedI3D
 from aicl_fast.video.i3d_weights import load_i3d
-from aicl_fast.video.networks import SegmentNetwork, open_network
+from aicl_fast.video.networks import FRAMES, SegmentNetwork, Stream, open_network
 
 BASELINE = "torch eager, fp32"
+STREAMS: tuple[Stream, ...] = ("rgb", "flow")
 Clips = npt.NDArray[Any]
 Extract = Callable[[Clips], Floats]
 
@@ -50,6 +54,8 @@ class Subject:
         threads: of the CPU.
         device: ``cpu`` or ``cuda``.
         seconds: for each batch of each stage.
+        turns: of each contender, at least.
+        pairs: of frames, between which the stage *flow* computes it.
         compiled: measure torch.compile, which takes minutes to compile, too.
     """
 
@@ -59,6 +65,8 @@ class Subject:
     device: str
     seconds: float
     compiled: bool
+    turns: int = 5
+    pairs: int = FRAMES
 
 
 class PlainI3D:
@@ -92,7 +100,7 @@ def measure_network(subject: Subject) -> list[dict[str, Any]]:
                 {name: partial(call, clips) for name, call in contenders.items()},
                 BASELINE,
                 seconds=subject.seconds,
-                least=5,
+                least=subject.turns,
             )
             for name, timing in timings.items():
                 rows.append(
@@ -112,20 +120,33 @@ def decode_stage(subject: Subject) -> list[dict[str, Any]]:
     """A file to frames; needs PyAV and OpenCV, which the network does not."""
     from aicl_fast.bench.video_file import measure_decode
 
-    return measure_decode(subject.seconds)
+    return measure_decode(subject.seconds, least=subject.turns)
 
 
 def flow_stage(subject: Subject) -> list[dict[str, Any]]:
     """Frames to optical flow; needs PyAV and OpenCV, too."""
     from aicl_fast.bench.video_file import measure_flow
 
-    return measure_flow(subject.seconds, subject.threads)
+    return measure_flow(subject.seconds, subject.threads, pairs=subject.pairs, least=subject.turns)
+
+
+def whole_stage(subject: Subject) -> list[dict[str, Any]]:
+    """A file to features; needs them, too."""
+    from aicl_fast.bench.video_file import measure_whole
+
+    with tempfile.TemporaryDirectory() as folder:
+        networks: dict[str, Any] = {}
+        for stream in STREAMS:
+            weights = random_weights(Path(folder, f"i3d-{stream}.pt"), stream)
+            networks[stream] = open_network(weights, device=subject.device, threads=subject.threads)
+        return measure_whole(networks, subject.seconds, subject.threads, least=subject.turns)
 
 
 STAGES: Mapping[str, Callable[[Subject], list[dict[str, Any]]]] = {
     "decode": decode_stage,
-    "flow": flow_stage,
     "network": measure_network,
+    "whole": whole_stage,
+    "flow": flow_stage,
 }
 """A function a stage, each giving rows with ``stage`` and ``way``."""
 
@@ -200,10 +221,10 @@ def check(contenders: Mapping[str, Extract], clips: Clips, exact: str = "fp32") 
     return found
 
 
-def random_weights(path: Path) -> Path:
-    """Untrained RGB weights whose activations neither vanish nor explode."""
+def random_weights(path: Path, stream: Stream = "rgb") -> Path:
+    """Untrained weights whose activations neither vanish nor explode."""
     torch.manual_seed(0)
-    net = I3D("rgb")
+    net = I3D(stream)
     for unit in net.modules():
         if isinstance(unit, nn.Conv3d):
             nn.init.kaiming_normal_(unit.weight)
@@ -216,31 +237,56 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--weights", type=Path, help="of I3D (.npz, .pt, .safetensors); random if left out")
     parser.add_argument("--stage", choices=STAGES, action="append", help="may be repeated; all if left out")
-    parser.add_argument("--batch", default="1,4", help="segments a run, separated by commas")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--batch", type=batches, default=(1, 4), help="segments a run (1,4)")
+    parser.add_argument("--threads", type=count, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--compile", action="store_true", help="torch.compile too, which takes minutes")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each batch of each stage")
+    parser.add_argument("--seconds", type=seconds, default=60.0, help="of each batch of each stage (60)")
+    parser.add_argument("--turns", type=count, default=5, help="of each way, however long they take (5)")
+    parser.add_argument(
+        "--pairs", type=count, default=FRAMES, help="of frames, for the flow between them (a segment's)"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
+    machine.require(options.device)
     torch.set_num_threads(options.threads)
-    batches = tuple(int(each) for each in options.batch.split(","))
-    rows = []
+    rows: list[dict[str, Any]] = []
+    left_out: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         weights = options.weights or random_weights(Path(folder, "i3d-rgb.pt"))
-        subject = Subject(weights, batches, options.threads, options.device, options.seconds, options.compile)
-        for stage in options.stage or STAGES:
-            rows += STAGES[stage](subject)
-    for row in rows:
-        low, high = row["times_faster_interval"]
-        print(
-            f"{row['stage']:8} {row['way']:22} batch {row['batch']:2}  p50 {row['p50_ms']:8.1f} ms  "
-            f"{row['segments_per_second']:6.2f}/s  {row['times_faster']:5.2f}x  ({low:.2f} to {high:.2f})"
-        )
-    if options.json is not None:
+        subject = Subject(
+            weights, options.batch, options.threads, options.device, options.seconds, options.compile,
+            options.turns, options.pairs,
+        )  # fmt: skip
         about = options.weights.name if options.weights else "random weights"
-        write_result(options.json, "video", rows, threads=options.threads, weights=about)
+        for stage in options.stage or STAGES:
+            try:
+                found = STAGES[stage](subject)
+            except ModuleNotFoundError as error:
+                if error.name not in ("av", "cv2"):
+                    raise
+                left_out.append({"stage": stage, "why": f"{error.name} is not installed"})
+                print(f"{stage}: left out, {left_out[-1]['why']}")
+                continue
+            for row in found:
+                show(row)
+            rows += found
+            if options.json is not None:
+                more = {"threads": options.threads, "weights": about, "left_out": left_out}
+                write_result(options.json, "video", rows, **more)
+    if not rows:
+        raise UnavailableError("no stage can be measured: " + "; ".join(each["why"] for each in left_out))
+
+
+def show(row: dict[str, Any]) -> None:
+    """One line."""
+    low, high = row["times_faster_interval"]
+    print(
+        f"{row['stage']:8} {row['way']:22} batch {row['batch']:2}  p50 {row['p50_ms']:8.1f} ms  "
+        f"{row['segments_per_second']:6.2f}/s  {row['times_faster']:5.2f}x  ({low:.2f} to {high:.2f})",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

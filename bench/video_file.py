@@ -1,13 +1,16 @@
-"""The stages of the suite ``video`` that come before the network: decoding a file, and optical flow.
+"""The stages of the suite ``video`` that read files: decoding, optical flow, and all of it to features.
 
 The baseline of *decode* is OpenCV's reader, one frame after another, with the same resizing and crop. That
 of *flow* is TV-L1 between one pair of frames after another, with OpenCV's own threads; DIS computes another
-flow, and how far its vectors are from TV-L1's is recorded in pixels.
+flow, and how far its vectors are from TV-L1's is recorded in pixels. That of *whole* is the same reader, flow
+(DIS) and networks one after the other, and tells the share of each; beside it, all at the same time.
 """
 
 from __future__ import annotations
 
+import statistics
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,12 +23,14 @@ import numpy as np
 from aicl_fast.bench.measure import take_turns
 from aicl_fast.errors import AiclError
 from aicl_fast.features import Floats
+from aicl_fast.video.extract import Extraction, Network
 from aicl_fast.video.flow import Flow, FlowAlgorithm, Gray, gray
 from aicl_fast.video.networks import FRAMES
 from aicl_fast.video.reader import Image, read_frames
 from aicl_fast.video.transform import Array, Transform
 
 READER, PAIRWISE = "OpenCV's reader", "TV-L1, pair by pair"
+IN_TURN, AT_ONCE = "one after the other", "at the same time"
 SIZE = (640, 360)
 _SAME_PICTURE = 3.0
 """Grey levels that two programs' pictures may differ by in the mean: they convert colours differently."""
@@ -48,7 +53,7 @@ def make_clip(path: Path, segments: int, size: tuple[int, int] = SIZE) -> Path:
     return path
 
 
-def measure_decode(seconds: float, *, segments: int = 8) -> list[dict[str, Any]]:
+def measure_decode(seconds: float, *, segments: int = 8, least: int = 5) -> list[dict[str, Any]]:
     """A file to cropped frames."""
     transform = Transform()
 
@@ -71,14 +76,16 @@ def measure_decode(seconds: float, *, segments: int = 8) -> list[dict[str, Any]]
             "as read here": lambda: list(read_frames(clip, transform=prepared)),
         }
         apart = check_frames(contenders)
-        timings = take_turns(contenders, READER, seconds=seconds, least=5)
+        timings = take_turns(contenders, READER, seconds=seconds, least=least)
     return [
         {"stage": "decode", "way": name, **_speed(timing, segments), "apart_levels": apart[name]}
         for name, timing in timings.items()
     ]
 
 
-def measure_flow(seconds: float, threads: int, *, pairs: int = FRAMES) -> list[dict[str, Any]]:
+def measure_flow(
+    seconds: float, threads: int, *, pairs: int = FRAMES, least: int = 5
+) -> list[dict[str, Any]]:
     """A segment's grey frames to flow."""
     with tempfile.TemporaryDirectory() as folder:
         clip = make_clip(Path(folder, "clip.mp4"), -(-(pairs + 1) // FRAMES))
@@ -86,11 +93,82 @@ def measure_flow(seconds: float, threads: int, *, pairs: int = FRAMES) -> list[d
     with ThreadPoolExecutor(threads) as pool:
         contenders = _flows(frames, pool)
         apart = check_flow(contenders)
-        timings = take_turns(contenders, PAIRWISE, seconds=seconds, least=5)
+        timings = take_turns(contenders, PAIRWISE, seconds=seconds, least=least)
     return [
         {"stage": "flow", "way": name, **_speed(timing, pairs / FRAMES), "apart_pixels": apart[name]}
         for name, timing in timings.items()
     ]
+
+
+def measure_whole(
+    networks: Mapping[str, Network], seconds: float, threads: int, *, segments: int = 2, least: int = 5
+) -> list[dict[str, Any]]:
+    """A file to the features of both streams.
+
+    Args:
+        networks: by stream.
+        seconds: of the turns.
+        threads: that compute flow.
+        segments: of the file.
+        least: turns.
+    Raises:
+        AiclError: the two ways' features differ.
+    """
+    spent: dict[str, list[float]] = {"decode": [], "flow": [], "network": []}
+
+    def in_turn() -> tuple[Floats, Floats]:
+        moments = [time.perf_counter()]
+        transform = Transform()
+        images = list(read_frames(clip, transform=transform.resized))
+        moments.append(time.perf_counter())
+        flow, grey = Flow("dis"), [gray(image) for image in images]
+        # The last frame has no next one: its flow is the one before, again.
+        flows = list(map(flow, grey, grey[1:]))
+        flows.append(flows[-1])
+        moments.append(time.perf_counter())
+        found = []
+        for network, frames in ((networks["rgb"], images), (networks["flow"], flows)):
+            cropped = np.stack([transform.cropped(frame) for frame in frames])
+            found.append(network(cropped.reshape(segments, FRAMES, *cropped.shape[1:])))
+        moments.append(time.perf_counter())
+        for part, begin, end in zip(spent.values(), moments, moments[1:], strict=False):
+            part.append(end - begin)
+        return found[0], found[1]
+
+    def at_once() -> tuple[Floats, Floats]:
+        found = extraction(clip)
+        assert found.rgb is not None
+        assert found.flow is not None
+        return found.rgb, found.flow
+
+    extraction = Extraction(
+        networks["rgb"], networks["flow"], algorithm="dis", batch=segments, workers=threads
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        clip = make_clip(Path(folder, "clip.mp4"), segments)
+        check_features(in_turn(), at_once())
+        timings = take_turns({IN_TURN: in_turn, AT_ONCE: at_once}, IN_TURN, seconds=seconds, least=least)
+    total = sum(statistics.median(part) for part in spent.values())
+    shares = {f"{name}_share": statistics.median(part) / total for name, part in spent.items()}
+    return [
+        {"stage": "whole", "way": name, **_speed(timing, segments), **(shares if name == IN_TURN else {})}
+        for name, timing in timings.items()
+    ]
+
+
+def check_features(expected: tuple[Floats, Floats], found: tuple[Floats, Floats]) -> None:
+    """The same network has seen the same pictures.
+
+    Raises:
+        AiclError: it has not; times would mean nothing.
+    """
+    for name, ours, theirs in zip(("rgb", "flow"), found, expected, strict=True):
+        apart = np.abs(ours - theirs).max() / np.abs(theirs).max() if ours.shape == theirs.shape else np.inf
+        if not apart <= 1e-2:
+            raise AiclError(
+                f"{AT_ONCE}: its {name} features differ by {apart:.1e} of the largest, so its times mean "
+                "nothing"
+            )
 
 
 def check_frames(contenders: Mapping[str, Callable[[], list[Array]]]) -> dict[str, float]:

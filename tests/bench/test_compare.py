@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from aicl_fast.bench import compare
-from aicl_fast.errors import ConfigError
+from aicl_fast.bench.measure import Timing
+from aicl_fast.bench.record import RESULTS as RECORDED
+from aicl_fast.errors import ConfigError, DataError
 
 
 def result(ratio: float, spread: float = 0.1, mAP: float = 0.8, **more: Any) -> dict[str, Any]:
@@ -39,6 +42,39 @@ def test_noise_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "better" in capsys.readouterr().out
 
 
+def test_a_small_loss_is_not_worse_however_narrow_the_intervals(tmp_path: Path) -> None:
+    assert compared(tmp_path, result(2.0, 0.001), result(1.92, 0.001)) == 0
+    assert compared(tmp_path, result(2.0, 0.001), result(1.88, 0.001)) == 1
+
+
+def simulated(seed: int, change: float = 1.0) -> dict[str, Any]:
+    """A run of 120 figures of few turns on a noisy machine, every one ``change`` times as fast."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number in range(120):
+        turns = (5, 15, 50)[number % 3]
+        baseline, ours = np.exp(rng.normal(0, 0.15, (2, turns)))
+        timing = Timing(list(ours / change), list(baseline))
+        rows.append({"step": str(number), **timing.row()})
+    return {"device": "a chip", "suite": "train", "rows": rows}
+
+
+def test_the_same_measured_twice_is_not_worse() -> None:
+    """By 95 % intervals that do not meet, some of every hundred would be."""
+    verdicts = [
+        change.verdict
+        for seed in range(4)
+        for change in compare.changes(simulated(2 * seed), simulated(2 * seed + 1))
+    ]
+    assert len(verdicts) == 4 * 120
+    assert sum(verdict != "same" for verdict in verdicts) <= 2
+    # What lost a third is still found where there were turns to tell it by.
+    found = compare.changes(simulated(0), simulated(1, change=0.6))
+    worse = [change.row for change in found if change.verdict == "worse"]
+    assert sum(int(row.rpartition(" ")[2]) % 3 == 2 for row in worse) >= 35
+    assert not [change for change in found if change.verdict == "better"]
+
+
 def test_less_accurate_is_worse_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compared(tmp_path, result(2.0), result(4.0, mAP=0.78)) == 1
     assert "mAP 0.8 -> 0.78" in capsys.readouterr().out
@@ -52,6 +88,94 @@ def test_a_ratio_without_an_interval_may_lose_a_tenth(tmp_path: Path) -> None:
 
     assert compared(tmp_path, decode(100), decode(93)) == 0
     assert compared(tmp_path, decode(100), decode(88)) == 1
+
+
+RESULTS = [
+    path
+    for path in sorted(RECORDED.glob("*.json"))
+    if not path.name.startswith(("ablate", "quantisation", "kernels-aot"))
+]
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.name)
+def test_a_recorded_file_is_no_worse_than_itself(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare.main([str(path), str(path)]) == 0
+    assert " figures compared, 0 worse" in capsys.readouterr().out
+
+
+def test_cases_of_as_many_classes_are_told_apart(tmp_path: Path) -> None:
+    def decode(*ratios: float, named: bool = True) -> dict[str, Any]:
+        rows = [
+            {"nms": "hard", "classes": 1, "proposals": made, "native_x_textbook": ratio}
+            | ({"target": target} if named else {})
+            for target, made, ratio in zip((100, 500), (100.0, 500.25), ratios, strict=True)
+        ]
+        return {"device": "a chip", "suite": "decode", "rows": rows}
+
+    assert compared(tmp_path, decode(100, 300), decode(100, 300)) == 0
+    assert compared(tmp_path, decode(100, 300, named=False), decode(100, 300)) == 0
+    assert compared(tmp_path, decode(100, 300, named=False), decode(100, 200)) == 1
+    double = decode(100, 300)
+    double["rows"][1]["target"] = 100
+    with pytest.raises(DataError, match="decode: two rows are of hard 1 100"):
+        compared(tmp_path, double, double)
+
+
+def test_what_is_lost_is_worse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = {"family": "fusion", "case": "B 1", "eager_replay_ratio": 3.0, "correct": True}
+    two = {"family": "mining", "case": "B 1", "eager_replay_ratio": 3.0, "correct": True}
+    three = {"family": "pooling", "case": "B 1", "eager_replay_ratio": 3.0, "correct": True}
+
+    def whole(*rows: dict[str, Any], **train: Any) -> dict[str, Any]:
+        suites = {"kernels": {"status": "measured", "rows": list(rows)}, "train": train}
+        return {"device": "a chip", "suites": suites}
+
+    rows = [{"step": "ours", "times_faster": 2.0}]
+    before = whole(one, two, three, status="measured", rows=rows)
+    wrong = {**one, "correct": False}
+    failed = {"family": "mining", "case": "B 1", "correct": False, "failed": "no registers"}
+    assert compared(tmp_path, before, whole(wrong, failed, status="failed", reason="it broke")) == 1
+    told = capsys.readouterr().out
+    assert "worse   kernels: fusion B 1 gives wrong results" in told
+    assert "worse   kernels: mining B 1 failed: no registers" in told
+    assert "worse   kernels: pooling B 1 is missing" in told
+    assert "worse   train is failed: it broke" in told
+    assert "4 worse" in told
+    # What never worked is not lost.
+    broken = whole(failed, wrong, three, status="failed", reason="it broke")
+    assert compared(tmp_path, broken, broken) == 0
+    # Half of a suite is compared as far as it goes.
+    half = {"status": "cut off", "reason": "not finished in 9 s", "rows": rows}
+    assert compared(tmp_path, before, whole(one, two, three, **half)) == 0
+    assert compared(tmp_path, before, whole(one, two, three, **{**half, "rows": []})) == 1
+
+
+@pytest.mark.parametrize(
+    ("suite", "row", "worse"),
+    [
+        ("evaluate", {"evaluator": "loop", "aicl_fast_times_faster": 15.0}, {"aicl_fast_times_faster": 9.0}),
+        (
+            "kernels",
+            {"family": "fusion", "case": "B", "compiled_call_ratio": 2.0},
+            {"compiled_call_ratio": 1.0},
+        ),
+        (
+            "kernels",
+            {"family": "latency", "case": "B", "kernels": {"times_faster": 9.0}},
+            {"kernels": {"times_faster": 4.0}},
+        ),
+        ("load", {"program": "p", "times_faster": 2.0, "peak_mb": 100.0}, {"peak_mb": 150.0}),
+        ("accuracy", {"name": "all", "seed": 1, "mAP": [0.8], "average_mAP": 0.8}, {"average_mAP": 0.7}),
+    ],
+)
+def test_every_kind_of_figure_is_compared(
+    tmp_path: Path, suite: str, row: dict[str, Any], worse: dict[str, Any]
+) -> None:
+    def of(found: dict[str, Any]) -> dict[str, Any]:
+        return {"device": "a chip", "suite": suite, "rows": [found]}
+
+    assert compared(tmp_path, of(row), of(row)) == 0
+    assert compared(tmp_path, of(row), of({**row, **worse})) == 1
 
 
 def test_whole_runs_are_compared_suite_by_suite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,3 +210,6 @@ def test_files_with_nothing_in_common(tmp_path: Path) -> None:
     other = {"device": "a chip", "suite": "accuracy", "rows": []}
     with pytest.raises(ConfigError, match="no suite in common"):
         compared(tmp_path, result(1.0), other)
+    nothing = {"device": "a chip", "suite": "engines", "rows": []}
+    with pytest.raises(ConfigError, match="no figure in common"):
+        compared(tmp_path, nothing, nothing)

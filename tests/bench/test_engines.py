@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 from pathlib import Path
@@ -103,6 +102,34 @@ def test_a_program_that_fails_says_why(tiny_model: Path, tmp_path: Path, monkeyp
         load.measure(what, 1, 1, tmp_path)
 
 
+def test_a_gpus_float32_is_judged_as_tf32(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "TextbookDetector", lambda net, config, device: None)
+    what = detect.given_subject(tiny_model.with_suffix(".onnx"))
+    each = engines.Contender("torch", "safetensors", "fp32", None, 1.0, 1.0, 0.5)  # type: ignore[arg-type]
+    for error, device, right in ((2e-3, "cpu", 0), (2e-3, "cuda", 1), (6e-3, "cuda", 0)):
+        monkeypatch.setattr(engines, "apart", lambda *_, error=error: error)
+        assert len(engines.agreeing(what, [each], device)[0]) == right
+
+
+def test_the_textbook_has_the_accuracy_of_float32_or_none() -> None:
+    def weights(precision: str, average: float) -> engines.Contender:
+        return engines.Contender("torch", "safetensors", precision, None, 1.0, 1.0, average)  # type: ignore[arg-type]
+
+    assert engines.exact_accuracy([weights("bf16", 0.4), weights("fp32", 0.5)]) == 0.5
+    assert engines.exact_accuracy([weights("bf16", 0.4)]) is None
+
+
+def test_a_program_that_cannot_run_here_is_left_out(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(load.sys.modules, "onnxruntime", None)
+    what = detect.given_subject(tiny_model.with_suffix(".onnx"))
+    found = load.programs(what, 1, tmp_path)
+    assert load.BASELINE in found
+    assert not {"Detector, ONNX Runtime", load.COMMAND} & set(found)
+    assert "Detector, ONNX Runtime: left out, " in capsys.readouterr().err
+
+
 def test_a_file_with_other_scores_is_not_timed(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,12 +179,6 @@ def test_work_is_counted(tiny_config: Config) -> None:
     assert operations == 2 * 2 * data.segments * (convolutions + heads)
     results = data.segments * (classes + 2) + classes
     assert moved == 4 * (2 * (data.segments * both + results) + convolutions + heads)
-
-
-@pytest.mark.parametrize("text", ["", "1,,2", "0", "eight", "-1"])
-def test_batches_that_are_none(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="expected sizes such as 1,8,64"):
-        engines.parse_batches(text)
 
 
 def test_weights_are_expected_beside_a_model(tiny_model: Path, tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import stat
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from aicl_fast.bench import machine
-from aicl_fast.bench.measure import Timing, median_interval, rotating, take_turns, wall
+from aicl_fast.bench import machine, measure
+from aicl_fast.bench.measure import Timing, median_interval, rotating, sustained, take_turns, wall
+from aicl_fast.errors import ConfigError, UnavailableError
 
 
 class FakeClock:
@@ -67,6 +70,84 @@ def test_a_call_that_never_steadies_is_not_warmed_up_for_ever() -> None:
     clock = FakeClock({"a": [float(1 + number % 2) * 0.01 for number in range(1000)]})
     take_turns({"a": lambda: "a"}, "a", seconds=0.0, least=1, clock=clock)
     assert len(clock.order) == 31
+
+
+def test_a_short_call_fills_its_turn() -> None:
+    count = {"short": 0, "long": 0}
+    kept: list[dict[str, Timing]] = []
+
+    def call(name: str) -> object:
+        count[name] += 1
+        return name
+
+    def clock(run: object) -> float:
+        before = dict(count)
+        run()  # type: ignore[operator]
+        times = {"short": 0.001, "long": 0.02}
+        return sum(times[name] * (count[name] - before[name]) for name in count)
+
+    calls = {name: lambda name=name: call(name) for name in count}  # type: ignore[misc]
+    timings = take_turns(calls, "long", seconds=0.0, least=4, clock=clock, fill=0.005, keep=kept.append)
+    assert timings["short"].seconds == pytest.approx([0.001] * 4)
+    assert timings["short"].ratio == pytest.approx(20.0)
+    # Three to warm up, and four turns of five calls.
+    assert count == {"short": 3 + 4 * 5, "long": 3 + 4}
+    short, long = (timings[name].row() for name in ("short", "long"))
+    assert (short["calls_a_turn"], long["calls_a_turn"]) == (5, 1)
+    assert "p99_ms" not in short
+    assert "p99_ms" in long
+    assert not kept
+
+
+def test_what_there_is_is_handed_on_while_turns_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "_KEEP_EVERY", 0.0)
+    turns: list[int] = []
+    clock = FakeClock({"a": [0.1] * 40})
+    take_turns(
+        {"a": lambda: "a"}, "a", seconds=0.0, least=3, clock=clock,
+        keep=lambda found: turns.append(len(found["a"].seconds)),
+    )  # fmt: skip
+    assert turns == [1, 2, 3]
+
+
+def test_back_to_back_calls_are_counted() -> None:
+    assert 10 < sustained(lambda: time.sleep(0.01), 0.1) < 100.0
+    assert sustained(lambda: time.sleep(0.02), 0.0) < 50.0
+
+
+def test_a_graph_is_launched_while_the_device_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    order: list[str] = []
+
+    class Event:
+        def __init__(self, **_: object) -> None: ...
+
+        def record(self) -> None:
+            order.append("event")
+
+        def synchronize(self) -> None: ...
+
+        def elapsed_time(self, other: object) -> float:
+            return 2.0
+
+    class CUDAGraph:
+        def replay(self) -> None:
+            order.append("replay")
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: order.append("sleep"))
+    graph = CUDAGraph()
+
+    def holds_it() -> None:
+        graph.replay()
+
+    for call in (graph.replay, holds_it):
+        order.clear()
+        assert measure.device_events(call) == 2e-3
+        assert order == ["sleep", "event", "replay", "event"]
+    order.clear()
+    measure.device_events(lambda: order.append("launch"))
+    assert order == ["event", "launch", "event"]
 
 
 def test_inputs_rotate() -> None:
@@ -130,6 +211,45 @@ def test_a_throttled_gpu_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     answers["clocks_throttle_reasons.active"] = ["0x0000000000000001"]
     assert machine.state()["gpu"]["throttled"] is False
+
+
+def test_throttling_is_read_all_the_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of drivers before 2023, which refuse the newer name; clocks that somebody has set do not count."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        "#!/bin/sh\n"
+        'case "$1" in *throttle_reasons*) ;; *) echo unknown field; exit 2;; esac\n'
+        "echo 0x0000000000000000; echo 0x0000000000000024; echo 0x0000000000000002; echo 0x0000000000000001\n"
+    )
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    seen = machine.Watch()
+    seen.thread.join(10)
+    assert seen.masks == [0, 0x24, 2, 1]
+    monkeypatch.setattr(machine, "watch", lambda: seen)
+    monkeypatch.setattr(machine, "on_gpu", lambda: True)
+    gpu = machine.state()["gpu"]
+    assert (gpu["throttled"], gpu["throttled_share"]) == (True, 0.25)
+    seen.masks[1] = 0
+    assert machine.state()["gpu"]["throttled"] is False
+
+
+def test_a_device_is_cpu_or_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    machine.require("cpu")
+    with pytest.raises(UnavailableError, match="there is no CUDA device here"):
+        machine.require("cuda:1")
+    with pytest.raises(ConfigError, match="expected cpu or cuda, got 'gpu'"):
+        machine.require("gpu")
+
+
+def test_a_gpu_is_seen_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_DEVICES", tmp_path)
+    (tmp_path / "nvidiactl").touch()
+    assert not machine.has_gpu()
+    (tmp_path / "nvidia0").touch()
+    assert machine.has_gpu()
 
 
 def test_rates_of_this_processor() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
 from aicl_fast.bench import video
-from aicl_fast.errors import AiclError
+from aicl_fast.errors import AiclError, ConfigError, UnavailableError
 from aicl_fast.video.networks import SegmentInfo, SegmentNetwork, SegmentOutputs
 
 
@@ -51,3 +53,30 @@ def test_a_row_a_way_and_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     for row in rows:
         assert row["stage"] == "network"
         assert row["segments_per_second"] == pytest.approx(1e3 * row["batch"] / row["p50_ms"])
+
+
+def test_a_stage_without_its_packages_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(_: video.Subject) -> list[dict[str, Any]]:
+        raise ModuleNotFoundError("No module named 'av'", name="av")
+
+    row = {"stage": "network", "way": "ours", "batch": 1, "p50_ms": 1.0, "segments_per_second": 1.0,
+           "times_faster": 1.0, "times_faster_interval": [1.0, 1.0]}  # fmt: skip
+    monkeypatch.setattr(video, "STAGES", {"network": lambda _: [row], "decode": lacking})
+    monkeypatch.setattr(video, "random_weights", lambda path: path)
+    out = tmp_path / "x.json"
+    video.main(["--threads", "1", "--json", str(out)])
+    found = json.loads(out.read_text())
+    assert found["rows"] == [row]
+    monkeypatch.setattr(video, "STAGES", {"decode": lacking})
+    with pytest.raises(UnavailableError, match="no stage can be measured: av is not installed"):
+        video.main(["--threads", "1"])
+
+
+def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UnavailableError, match="there is no CUDA device"):
+        video.main(["--device", "cuda"])
+    with pytest.raises(ConfigError, match="expected cpu or cuda, got 'tpu'"):
+        video.main(["--device", "tpu"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,9 @@ pytest.importorskip("av")
 pytest.importorskip("cv2")
 
 from aicl_fast.bench import video_file
+from aicl_fast.bench.quote import TABLES
 from aicl_fast.errors import AiclError
+from aicl_fast.video.networks import SegmentInfo, SegmentNetwork, SegmentOutputs, Stream
 
 
 def test_decoding() -> None:
@@ -37,6 +41,43 @@ def test_flow(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows[2]["apart_pixels"] == pytest.approx(rows[3]["apart_pixels"], abs=1e-3)
     assert 0 < rows[2]["apart_pixels"] < 2
     assert rows[0]["frames_per_second"] == pytest.approx(2e3 / rows[0]["p50_ms"])
+
+
+class Means(SegmentNetwork):
+    """A few pixels of each clip."""
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__(Path(stream), SegmentInfo(stream, ""))
+
+    def run(self, clips) -> SegmentOutputs:
+        means = clips[:, 0, :3, :3].mean((1, 2))
+        return SegmentOutputs(means, means)
+
+
+def test_the_whole() -> None:
+    networks = {"rgb": Means("rgb"), "flow": Means("flow")}
+    rows = video_file.measure_whole(networks, 0.0, 2, segments=1, least=1)
+    assert [(row["stage"], row["way"]) for row in rows] == [
+        ("whole", video_file.IN_TURN),
+        ("whole", video_file.AT_ONCE),
+    ]
+    shares = [rows[0][f"{name}_share"] for name in ("decode", "flow", "network")]
+    assert sum(shares) == pytest.approx(1)
+    # These networks are nothing.
+    assert shares[1] > shares[2]
+    assert "flow_share" not in rows[1]
+    (line,) = [
+        line for line in TABLES["video"]({"rows": rows, "threads": 2}) if line.startswith("Of the whole")
+    ]
+    assert line.startswith("Of the whole, one after the other: decoding ")
+
+
+def test_a_whole_with_other_features_is_not_timed() -> None:
+    features = np.ones((1, 4), np.float32)
+    video_file.check_features((features, features), (features, features))
+    for other in (features * 2, features[:, :2]):
+        with pytest.raises(AiclError, match="its flow features differ by"):
+            video_file.check_features((features, features), (features, other))
 
 
 def test_only_what_agrees_is_timed() -> None:
