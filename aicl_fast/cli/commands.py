@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from aicl_fast.cli.console import note_missing, out, progress, result_table
+from aicl_fast.cli.console import err, note_missing, out, progress, result_table
 from aicl_fast.config import Config, load_config
 from aicl_fast.errors import ConfigError, UnavailableError
 from aicl_fast.files import write_json
@@ -38,6 +38,11 @@ def run_train(
 
     from aicl_fast.train.trainer import train
 
+    def starting(step: int) -> None:
+        if main and resume:
+            where = f"going on from step {step}" if step else "starting anew, no checkpoint is there"
+            err.print(f"{folder}: {where}", highlight=False, soft_wrap=True)
+
     with progress("reading", show=main) as reading, progress("training", show=main) as bar:
         result = train(
             dataset,
@@ -46,6 +51,7 @@ def run_train(
             resume=resume,
             overwrite=overwrite,
             reading=reading,
+            starting=starting,
             training=lambda step, steps, loss: bar(step, steps, f"loss {loss:.3f}"),
         )
     if not main:

@@ -91,6 +91,19 @@ def test_from_data_to_metrics(tiny_dataset: Path, tmp_path: Path) -> None:
     assert "train.steps" in text
 
 
+def test_a_resumed_run_says_where_it_starts(tiny_dataset: Path, tmp_path: Path) -> None:
+    settings = ["segments=32", "rgb_width=6", "flow_width=5", "embedding_width=8", "ramp_steps=0"]
+    options = [part for setting in settings for part in ("--set", setting)]
+    command = ["train", "-p", "demo", "-d", tiny_dataset, "-o", "run", *options, "--set", "steps=5"]
+    text = run(*command, "--resume", cwd=tmp_path)
+    assert "run: starting anew, no checkpoint is there" in text
+    text = run(*command[:-1], "steps=8", "--resume", cwd=tmp_path)
+    assert "run: going on from step 5" in text
+    text = run(*command, "--overwrite", cwd=tmp_path)
+    assert "starting anew" not in text
+    assert "going on" not in text
+
+
 def test_ways_to_name_recordings(tiny_model: Path, tiny_dataset: Path, tmp_path: Path) -> None:
     model = tiny_model.with_suffix(".onnx")
     folder = tiny_dataset / "features" / "test"
