@@ -167,6 +167,10 @@ def cases() -> Iterator[tuple[str, Callable[[], object]]]:
         (1, 750, wide, 512, 20, f8),
         (64, 750, wide, 512, 20, f8),
         (128, 50, wide, 1024, 200, bf16),
+        (1, 50, wide, 1024, 200, bf16),
+        (1, 50, wide, 1024, 200, f32),
+        (1, 50, wide, 512, 512, bf16),
+        (1, 50, (1000, 1000), 512, 512, f32),
         (1, 100, (57, 57), 128, 8, f32),
     ):
         name = f"network B {batch} T {length} De {de} C {classes} {_TYPES[dtype]}"

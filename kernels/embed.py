@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _FLOAT8 = torch.float8_e4m3fn
 _FLOAT8_MAX = 448.0
-_MAX_CLASSES = 1024  # the second kernel holds a row of classes; above this the reference runs
+_MAX_CLASSES = 512  # the second kernel holds a row of classes; above this the reference runs
 
 
 class TwoBranchEmbeddings(NamedTuple):
@@ -176,6 +176,12 @@ LAUNCHES: dict[str, tuple[EmbedLaunch, ...]] = {
         EmbedLaunch(4096, True, 128, 128, 128, num_warps=8, num_stages=4),
         EmbedLaunch(_ANY, False, 128, 256, 128, num_warps=8, num_stages=4),
     ),
+    # Sums of float8 products are kept in 14 bits, and so are raised to float32 after every step: a second
+    # set of results, which the large tile has no registers for.
+    "hopper_float8": (
+        EmbedLaunch(4096, True, 128, 128, 128, num_warps=8, num_stages=4),
+        EmbedLaunch(_ANY, False, 128, 128, 128, num_warps=8, num_stages=4),
+    ),
     # As Hopper; there float8 results pass through registers more often, and the large tile spills.
     "blackwell_float8": (
         EmbedLaunch(4096, True, 128, 128, 128, num_warps=8, num_stages=4),
@@ -199,8 +205,20 @@ class HeadsLaunch:
     """Launch settings of the second kernel: few rows a program, so that one video still fills the GPU."""
 
     block_m: int = 16
-    block_d: int = 64
-    num_warps: int = 4
+    weights: int = 8192
+    """Values of the classes' weights a step of De; every stage of them is in shared memory."""
+
+    def block_d(self, block_c: int) -> int:
+        """Values of De a step, a power of two."""
+        return max(16, min(64, self.weights // block_c))
+
+    def num_warps(self, block_c: int) -> int:
+        """A program holds its row of classes in registers."""
+        return max(4, block_c // 32)
+
+    def num_stages(self, block_c: int) -> int:
+        """Steps in flight."""
+        return 3 if block_c <= 64 else 2
 
 
 HEADS = HeadsLaunch()
@@ -209,8 +227,8 @@ HEADS = HeadsLaunch()
 def _launch(rows: int, x: Tensor) -> EmbedLaunch:
     found = capability(x.device)
     family = "hopper" if found in (90, 100, 103) else "ampere" if found in (80, 87) else "small"
-    if found in (100, 103) and x.dtype == _FLOAT8:
-        family = "blackwell_float8"
+    if family == "hopper" and x.dtype == _FLOAT8:
+        family = "hopper_float8" if found == 90 else "blackwell_float8"
     return next(launch for launch in LAUNCHES[family] if rows <= launch.max_rows)
 
 
@@ -229,6 +247,7 @@ def _half_product(
     PITCH: tl.constexpr,
     DE: tl.constexpr,
     TF32: tl.constexpr,
+    PROMOTE: tl.constexpr,
     BLOCK_K: tl.constexpr,
     STEPS: tl.constexpr,
 ):
@@ -249,7 +268,13 @@ def _half_product(
             m_w = m_w & (b_d < D)[:, None]
         b_x = tl.load(p_row + (tap - 1) * PITCH + b_d[None, :], mask=m_x, other=0.0)
         b_w = tl.load(p_out + tap * D + b_d[:, None], mask=m_w, other=0.0)
-        b_acc = tl.dot(b_x, b_w, b_acc, input_precision="tf32" if TF32 else None)
+        b_acc = tl.dot(
+            b_x,
+            b_w,
+            b_acc,
+            input_precision="tf32" if TF32 else None,
+            max_num_imprecise_acc=BLOCK_K if PROMOTE else None,
+        )
     return b_acc
 
 
@@ -278,6 +303,7 @@ def _embed_kernel(
     WITH_EDGE: tl.constexpr,
     WITH_SCALE: tl.constexpr,
     TF32: tl.constexpr,
+    PROMOTE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -306,12 +332,12 @@ def _embed_kernel(
     if part < 2:
         b_acc = _half_product(
             b_acc, p_x, p_rgb, b_row, b_t, b_out, rows, T,
-            D_RGB, 0, D_RGB + D_FLOW, DE, TF32, BLOCK_K, STEPS_RGB,
+            D_RGB, 0, D_RGB + D_FLOW, DE, TF32, PROMOTE, BLOCK_K, STEPS_RGB,
         )  # fmt: skip
     if (part >= 2) | ((part == 0) & (not SPLIT)):
         b_acc = _half_product(
             b_acc, p_x, p_flow, b_row, b_t, b_out, rows, T,
-            D_FLOW, D_RGB, D_RGB + D_FLOW, DE, TF32, BLOCK_K, STEPS_FLOW,
+            D_FLOW, D_RGB, D_RGB + D_FLOW, DE, TF32, PROMOTE, BLOCK_K, STEPS_FLOW,
         )  # fmt: skip
 
     stream = tl.where(part == 3, 0, part)
@@ -470,6 +496,7 @@ def _product(
         WITH_EDGE=edge is not None,
         WITH_SCALE=scale is not None,
         TF32=x.dtype == torch.float32,
+        PROMOTE=x.dtype == _FLOAT8,
         BLOCK_M=launch.block_m,
         BLOCK_N=launch.block_n,
         BLOCK_K=block_k,
@@ -553,6 +580,7 @@ def two_branch_infer_fwd(
         halves=halves,
         heads=(classify, actionness, shares, logits),
     )
+    block_c = max(16, next_power_of_2(classes))
     cas, scores = empty(batch, length, classes), empty(batch, length, classes)
     a, a_ca = empty(batch, length), empty(batch, length)
     _heads_kernel[(-(-rows // HEADS.block_m),)](
@@ -577,10 +605,11 @@ def two_branch_infer_fwd(
         WITH_EDGE=edge is not None,
         TF32=classify.dtype == torch.float32,
         BLOCK_M=HEADS.block_m,
-        BLOCK_D=HEADS.block_d,
-        BLOCK_C=max(16, next_power_of_2(classes)),
+        BLOCK_D=HEADS.block_d(block_c),
+        BLOCK_C=block_c,
         TILES_N=tiles_n,
-        num_warps=HEADS.num_warps,
+        num_warps=HEADS.num_warps(block_c),
+        num_stages=HEADS.num_stages(block_c),
     )
     return cas, scores, a, a_ca
 

@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 
 from aicl_fast.config import load_config  # noqa: E402
 from aicl_fast.kernels import embed  # noqa: E402
+from aicl_fast.kernels._triton import next_power_of_2  # noqa: E402
 from aicl_fast.kernels.embed import (  # noqa: E402
     pack_two_branch,
     two_branch_embed,
@@ -32,6 +33,7 @@ _CASES = [
     (1, 500, 30, 30, 24, 20, False),
     (1, 750, 128, 128, 64, 20, False),
     (1, 1000, 16, 16, 16, 20, True),
+    (1, 50, 16, 16, 40, 300, True),
 ]
 
 
@@ -137,6 +139,36 @@ def test_float8_products_on_a_gpu(case, halves: str, assert_close) -> None:
     expected = two_branch_infer_reference(x.double(), exact, net.gamma)
     for name, ours, theirs in zip(scores._fields, scores, expected, strict=True):
         assert_close(ours, theirs, _FLOAT8, name)
+
+
+@pytest.mark.gpu
+def test_sums_of_many_float8_products_are_float32(assert_close) -> None:
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("needs a CUDA device of compute capability 8.9")
+    net, x = _network((2, 63, 1024, 1024, 64, 5, False))
+    weights = pack_two_branch(net.state_dict(), torch.float8_e4m3fn, device="cuda", input_scale=1 / 64)
+    x = embed._as_float8(x.cuda(), weights)
+    embeddings = two_branch_embed(x, weights)
+    # What was rounded to float8, multiplied in float64: what is left is how products are added up.
+    own = replace(
+        weights,
+        rgb=weights.rgb.double(),
+        flow=weights.flow.double(),
+        bias=weights.bias.double(),
+        scale=weights.scale.double(),
+    )
+    expected = two_branch_embed_reference(x.double() * weights.input_scale, own)
+    for name, ours, theirs in zip(embeddings._fields, embeddings, expected, strict=True):
+        assert_close(ours, theirs.cpu(), 3e-3, name)
+
+
+def test_the_second_kernel_fits_for_any_number_of_classes() -> None:
+    for classes in range(1, embed._MAX_CLASSES + 1):
+        block_c = max(16, next_power_of_2(classes))
+        step, stages = embed.HEADS.block_d(block_c), embed.HEADS.num_stages(block_c)
+        # float32 weights and both halves of the embedding, in the shared memory of the smallest GPU.
+        assert 4 * step * (block_c + 2 * embed.HEADS.block_m) * stages <= 101_376
+        assert step >= 16
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float8_e4m3fn], ids=str)
