@@ -126,12 +126,11 @@ def _open(text: str, device: str | None, options: dict[str, Any]) -> Detector:
     from aicl_fast.detector import Detector
     from aicl_fast.engines import ENGINES, options_of
 
-    engine, colon, file = text.partition(":")
-    if not colon or engine not in ENGINES:
-        engine, file = None, text
+    before, colon, after = text.partition(":")
+    engine, file = (before, after) if colon and before in ENGINES else (None, text)
     has = options_of(file, engine)
     return Detector(
-        file, engine=engine, device=device, **{name: options[name] for name in options if name in has}
+        file, engine=engine, device=device, **{name: options[name] for name in has & set(options)}
     )
 
 
