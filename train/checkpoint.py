@@ -202,8 +202,9 @@ def _check_data(before: dict[str, str], now: dict[str, str], path: Path) -> None
 
 def _check_same(stored: Config, config: Config, path: Path) -> None:
     before, now = stored.to_dict(), config.to_dict()
+    scheduled = not _same_schedules(stored, config)
     for name in _FREE:
-        if name == "steps" and not _same_schedules(stored, config):
+        if name == "steps" and scheduled:
             continue
         before["train"].pop(name, None)
         now["train"].pop(name, None)
@@ -214,9 +215,10 @@ def _check_same(stored: Config, config: Config, path: Path) -> None:
         elif before[section] != values:
             differing.append(section)
     if differing:
+        hint = " A schedule runs over all steps, so they cannot change midway." * ("train.steps" in differing)
         raise ModelError(
             f"{path}: the run was started with other settings: {', '.join(differing)} differ. Go on with the "
-            "same ones, or start another run in another folder."
+            f"same ones, or start another run in another folder.{hint}"
         )
 
 

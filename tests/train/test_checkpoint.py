@@ -140,12 +140,13 @@ def test_other_data_is_named(tiny_dataset: Path, tiny_config: Config, tmp_path: 
     refused("their numbers of segments")
 
 
+@pytest.mark.parametrize("schedule", [{"lr_schedule": "cosine"}, {"ramp_steps": "all", "warmup_steps": 0}])
 def test_the_steps_of_a_schedule_do_not_change(
-    tiny_dataset: Path, tiny_config: Config, tmp_path: Path
+    tiny_dataset: Path, tiny_config: Config, tmp_path: Path, schedule: dict[str, Any]
 ) -> None:
-    train(_open(tiny_dataset, tiny_config, lr_schedule="cosine"), tmp_path)
-    longer = _open(tiny_dataset, tiny_config, lr_schedule="cosine", steps=14)
-    with pytest.raises(ModelError, match=r"started with other settings: train\.steps differ"):
+    train(_open(tiny_dataset, tiny_config, **schedule), tmp_path)
+    longer = _open(tiny_dataset, tiny_config, **schedule, steps=14)
+    with pytest.raises(ModelError, match=r"other settings: train\.steps differ.*A schedule runs over all"):
         train(longer, tmp_path, resume=True)
 
 
