@@ -7,9 +7,11 @@ They are stored uncompressed, so that a data set larger than memory can be mappe
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -24,6 +26,11 @@ from aicl_fast.features import Floats, check_features, check_lengths
 from aicl_fast.files import atomic_path, require_file
 
 FORMAT = 1
+_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, struct.error, ValueError, LookupError, OSError, EOFError, RuntimeError,
+    MemoryError, OverflowError,
+)  # fmt: skip
+"""What reading an archive with wrong bytes in it raises."""
 
 
 @dataclass(frozen=True)
@@ -240,16 +247,22 @@ def _from_json(text: str, source: Path) -> dict[str, Any]:
                 f"this version reads format {FORMAT}. Upgrade aicl_fast."
             )
         recipe = Recipe(**{field.name: document[field.name] for field in fields(Recipe)})
-        if not (recipe.fps > 0 and recipe.stride >= 1):
-            raise ValueError(f"fps {recipe.fps}, stride {recipe.stride}")
+        if not (math.isfinite(recipe.fps) and recipe.fps > 0):
+            raise ValueError(f"fps {recipe.fps}")
+        for name in ("stride", "frames_per_segment", "frames"):
+            if not (isinstance(document[name], int) and document[name] >= 1):
+                raise ValueError(f"{name} {document[name]}")
+        for field in fields(Recipe)[3:]:
+            if not isinstance(document[field.name], str):
+                raise TypeError(f"{field.name} {document[field.name]}")
         origin = (str(document["source"]["name"]), int(document["source"]["bytes"]))
         return {
             "video": str(document["video"]),
-            "frames": int(document["frames"]),
+            "frames": document["frames"],
             "recipe": recipe,
             "source": origin,
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(
@@ -264,7 +277,7 @@ def _open(path: str | os.PathLike[str]) -> tuple[Path, dict[str, Any], set[str]]
         with zipfile.ZipFile(target) as archive:
             names = {name.removesuffix(".npy") for name in archive.namelist()}
             text = _member(archive, "meta") if "meta" in names else None
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError) as error:
+    except _DAMAGE as error:
         raise _unreadable(target, error) from error
     if text is None or text.dtype.kind != "U" or text.ndim:
         raise DataError(
@@ -278,7 +291,7 @@ def _read(path: Path, name: str) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             return _member(archive, name)
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError) as error:
+    except _DAMAGE as error:
         raise _unreadable(path, error) from error
 
 
@@ -304,7 +317,7 @@ def _mapped(path: Path, name: str) -> Any:
             if fortran or dtype.hasobject:
                 return _member(archive, name)
             return np.memmap(path, dtype, "r", file.tell(), shape)
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError) as error:
+    except _DAMAGE as error:
         raise _unreadable(path, error) from error
 
 

@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,7 +168,16 @@ def test_what_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value", "words"),
-    [("format", 2, "has format 2.*Upgrade"), ("fps", 0, "cannot be read"), ("frames", "x", "cannot be read")],
+    [
+        ("format", 2, "has format 2.*Upgrade"),
+        ("fps", 0, "cannot be read"),
+        ("fps", float("inf"), "cannot be read"),
+        ("frames", "x", "cannot be read"),
+        ("frames", float("inf"), "cannot be read"),
+        ("frames", -4, "cannot be read"),
+        ("stride", 1.5, "cannot be read"),
+        ("transform", 3, "cannot be read"),
+    ],
 )
 def test_what_a_file_says_of_itself_is_checked(tmp_path: Path, key: str, value: object, words: str) -> None:
     path = tmp_path / "clip.npz"
@@ -196,6 +206,28 @@ def test_cut_off_and_changed_files(tmp_path: Path, mapped: bool) -> None:
         archive.writestr("meta.npy", b"nonsense")
     with pytest.raises(DataError, match="cannot be read as a features file"):
         load_video_features(path, mapped=mapped)
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_wrong_bytes_in_the_archive(tmp_path: Path, mapped: bool, save: Any) -> None:
+    """Whatever stands in the archive's own records, it is read or refused."""
+    path = tmp_path / "clip.npz"
+    save_video_features(path, some())
+    with np.load(path) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    save(path, **arrays)
+    whole = path.read_bytes()
+    directory = whole.index(b"PK\x01\x02")
+    refused = 0
+    for place in range(directory, len(whole)):
+        for value in (0, 9, 255):
+            path.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
+            try:
+                load_video_features(path, mapped=mapped)
+            except DataError:
+                refused += 1
+    assert refused > 100
 
 
 # --- data sets -------------------------------------------------------------------------------------------
