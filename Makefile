@@ -6,7 +6,10 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-# The interpreter on a machine with a GPU, with torch, triton, numba, onnx and pytest already in it.
+# The interpreter on a machine with a GPU, with its packages already in it. Needed are torch, triton, numba and
+# safetensors; onnx, onnxscript and onnxruntime for files in those formats; pytest for the tests (pytest-xdist and
+# hypothesis for all of them, several at a time); pandas, seglearn, av and opencv for what they measure. What is
+# not there is named before anything starts, and left out.
 GPU_PYTHON ?= python3
 
 .PHONY: help install demo test lint types check bench gpu view clean
@@ -16,7 +19,7 @@ help:
 	@echo "make test    lint, types and tests"
 	@echo "make lint | types | check    one of those (check: the tests alone)"
 	@echo "make bench   every benchmark of this processor, into one file; again goes on where it was"
-	@echo "make gpu     on a GPU machine: kernel tests, sanitizer, benchmarks (installs nothing); twice is all"
+	@echo "make gpu     on a GPU machine: benchmarks, tests, sanitizer (installs nothing); three times is all"
 	@echo "make clean   remove what was built"
 
 install: $(STAMP)
@@ -36,9 +39,10 @@ lint: $(STAMP)
 
 # The five folders install as one package; this is a view of them that looks the same without an installation.
 view:
-	@rm -rf build/view && mkdir -p build/view/aicl_fast
+	@rm -rf build/view && mkdir -p build/view/aicl_fast/kernels
 	@for file in aicl_fast/*; do ln -s "$(CURDIR)/$$file" build/view/aicl_fast/; done
-	@for room in kernels export train bench; do ln -s "$(CURDIR)/$$room" build/view/aicl_fast/$$room; done
+	@for file in kernels/*; do ln -s "$(CURDIR)/$$file" build/view/aicl_fast/kernels/; done
+	@for room in export train bench; do ln -s "$(CURDIR)/$$room" build/view/aicl_fast/$$room; done
 
 types: $(STAMP) view
 	cd build/view && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml -p aicl_fast
@@ -49,15 +53,26 @@ check: $(STAMP)
 
 test: lint types check
 
-# Both write <device>-<date>.json, suite by suite, to $OUT where it is set, else to bench/results.
+# Both write <device>-<date>.json, suite by suite, to $OUT where it is set, else to bench/results. A record of
+# another commit is replaced by `make bench REPLACE=1` only.
+RECORD = --out "$(or $(OUT),bench/results)" $(if $(REPLACE),--replace)
 bench: $(STAMP)
-	$(BIN)/aicl-fast bench all --out $(or $(OUT),bench/results)
+	$(BIN)/aicl-fast bench all $(RECORD)
+
+# The compiled decoder, where there is a compiler and pybind11; else numba decodes.
+DECODER := $(addprefix kernels/native/,python.cpp decode.cpp aicl_decode.cpp)
+build/gpu/_native.so: $(DECODER) $(wildcard kernels/native/*.h*)
+	@mkdir -p $(@D)
+	@$(CXX) -O3 -shared -fPIC -std=c++17 -ffp-contract=off -fvisibility=hidden -pthread -DAICL_DECODE_STATIC \
+	  '-DAICL_FAST_VERSION="$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)"' \
+	  $$($(GPU_PYTHON) -m pybind11 --includes) $(DECODER) -o $@
 
 # Where the history did not travel: AICL_COMMIT=$(git rev-parse --short=12 HEAD) make gpu. Without it nothing is
 # taken up. -P keeps the source folder off the path.
 gpu: view
-	PYTHONPATH=$(CURDIR)/build/view $(GPU_PYTHON) -P -m aicl_fast.bench.all --device cuda \
-	  --out $(or $(OUT),bench/results)
+	@$(MAKE) --no-print-directory build/gpu/_native.so && cp build/gpu/_native.so build/view/aicl_fast/kernels/ \
+	  || echo "the decoder is not compiled: numba decodes"
+	PYTHONPATH="$(CURDIR)/build/view" $(GPU_PYTHON) -P -m aicl_fast.bench.all --device cuda $(RECORD)
 
 clean:
 	rm -rf build dist .venv .pytest_cache .mypy_cache .ruff_cache
