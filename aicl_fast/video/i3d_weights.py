@@ -52,6 +52,12 @@ def load_i3d(path: str | os.PathLike[str], *, stream: Stream | None = None) -> I
             f"{target}: is not I3D: it lacks {' and '.join(missing)}. Expected the PyTorch port's state dict "
             "(rgb_imagenet.pt, flow_imagenet.pt) or the arrays of the Flax layout (.npz)."
         )
+    for name in (_STEM, _HEAD):
+        if state[name].ndim != 5:
+            raise ModelError(
+                f"{target}: {name} has shape {tuple(state[name].shape)}; expected a convolution of three "
+                "dimensions, which has five."
+            )
     found: Stream = "flow" if state[_STEM].shape[1] == 2 else "rgb"
     if stream not in (None, found):
         raise ModelError(f"{target}: holds weights of the {found} stream, not of {stream!r}.")
@@ -74,6 +80,11 @@ def load_i3d(path: str | os.PathLike[str], *, stream: Stream | None = None) -> I
         raise ModelError(
             f"{target}: {len(wrong)} parameters are missing, unknown or of another shape than I3D's: "
             f"{listed}. Expected the weights of the two-stream inflated Inception-v1."
+        )
+    broken = [name for name in own if name in state and not state[name].isfinite().all()]
+    if broken:
+        raise ModelError(
+            f"{target}: {broken[0]} holds NaN or infinite values. Copy or download the weights again."
         )
     net.load_state_dict(state, strict=False)
     return net.eval()

@@ -375,14 +375,18 @@ def open_network(
         threads: of the CPU; None takes every core. torch has one number for the whole process.
     Raises:
         DataError: no such file.
-        ModelError: not I3D, damaged, of the other stream, or a device or precision that is not for it.
+        ModelError: not I3D, damaged, of the other stream, or a device, precision or number of threads that
+            is not for it.
         UnavailableError: what runs it, or the device, is not here.
     """
     if stream not in (None, *get_args(Stream)):
         raise ModelError(f"stream: expected rgb or flow, got {stream!r}.")
     kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda") or (number and (kind == "cpu" or not number.isdigit())):
+    digits = number.isascii() and number.isdigit()
+    if kind not in ("cpu", "cuda") or (number and (kind == "cpu" or not digits)):
         raise ModelError(f"device: expected cpu, cuda or cuda:N, got {device!r}.")
+    if threads is not None and threads < 1:
+        raise ModelError(f"threads: expected at least 1, got {threads}.")
     target = require_file(path, "network")
     network: SegmentNetwork
     if target.suffix in TORCH_SUFFIXES:

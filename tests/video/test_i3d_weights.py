@@ -109,6 +109,14 @@ def save(change):
         ),
         (save(lambda s: {k: v for k, v in s.items() if "5c" not in k}), r"\d+ parameters are missing.*, …\."),
         (save(lambda s: s | {"more": torch.zeros(1)}), r"unknown or of another shape than I3D's: more"),
+        (
+            save(lambda s: s | {"Conv3d_1a_7x7.conv3d.weight": torch.zeros(())}),
+            r"Conv3d_1a_7x7\.conv3d\.weight has shape \(\); expected",
+        ),
+        (
+            save(lambda s: s | {"Mixed_4b.b0.bn.bias": torch.full((192,), torch.nan)}),
+            r"Mixed_4b\.b0\.bn\.bias holds NaN",
+        ),
         (save(lambda s: {"fc.weight": torch.zeros(2, 2)}), "is not I3D: it lacks Conv3d_1a_7x7"),
         (save(lambda s: s | {"epoch": 3}), "is not a state dict of tensors"),
         (save(lambda s: [1, 2]), "is not a state dict of tensors"),

@@ -186,9 +186,11 @@ def test_what_cannot_be_opened(tmp_path: Path, weights: Path) -> None:
         open_network(weights, stream="depth")
     with pytest.raises(ModelError, match=r"precision: expected fp32 or bf16 for .* on cpu, got 'fp16'"):
         open_network(weights, precision="fp16")
-    for device in ("tpu", "cpu:1", "cuda:x"):
+    for device in ("tpu", "cpu:1", "cuda:x", "cuda:²"):
         with pytest.raises(ModelError, match=f"device: expected cpu, cuda or cuda:N, got '{device}'"):
             open_network(weights, device=device)
+    with pytest.raises(ModelError, match="threads: expected at least 1, got 0"):
+        open_network(weights, threads=0)
     strange = tmp_path / "m.tflite"
     strange.write_bytes(b"")
     with pytest.raises(ModelError, match=r"expected weights of I3D \(\.npz, .* or an exported network"):
