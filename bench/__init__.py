@@ -1,7 +1,8 @@
 """What is measured, how, and the recorded results (``results/``). Each suite is a module with a ``main``.
 
-Every suite takes turns between contenders and a baseline in one process, and records ratios: they survive a
-noisy machine, times do not. ``record.py`` says what each result file holds of where it comes from.
+Every suite takes turns between contenders and a baseline and records ratios, which a slower clock leaves as
+they are; other programs on the cores do not. ``record.py`` says what each result file holds of where it comes
+from.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ SUITES = {
     "train": "a training step against the textbook's",
     "evaluate": "mAP of real detections against textbook evaluators",
     "load": "start-up and memory of fresh processes against the textbook's script",
-    "video": "segments of video a second, stage by stage: I3D by every engine against eager float32 torch",
+    "video": "segments of video a second, by stage and from file to features; I3D by every engine",
     "kernels": "each Triton kernel against eager and compiled torch (needs a GPU)",
     "accuracy": "the demo's mAP over seeds and losses",
 }

@@ -173,13 +173,16 @@ def run(
     if part.is_file():
         recorded = read_json(part, "part")
         found |= {name: value for name, value in recorded.items() if name not in (*HEADER, *_VERDICT)}
+    if not found.get("rows"):
+        found.pop("rows", None)
     if code == 0 and "rows" in found:
         return {"status": "measured", **found}
     if code == _ABSENT:
         return {"status": "not measured", "reason": last, **found}
     if code is None:
         return {"status": "cut off", "reason": f"not finished in {seconds:.0f} s", **found}
-    return {"status": "failed", "reason": last or f"exit status {code}", **found}
+    why = f"exit status {code}" if code else "it recorded no rows"
+    return {"status": "failed", "reason": last if code and last else why, **found}
 
 
 def watched(
@@ -276,7 +279,7 @@ def _tests(json: Path, arguments: Sequence[str]) -> int:
         command += ["-n", "8", "--dist", "loadscope"]
     row: dict[str, Any] = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
     failed: list[str] = []
-    row["failed"] = failed
+    row["failed_tests"] = failed
     start = time.perf_counter()
     written = start
     with subprocess.Popen(

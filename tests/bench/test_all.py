@@ -284,6 +284,20 @@ def test_half_a_suite_is_given_to_the_next_run_and_never_lost(
     monkeypatch.setattr(runner, "watched", watched)
 
 
+def test_a_suite_that_records_nothing_has_failed(
+    steps: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(command: Any, seconds: float, environment: Any = None) -> Any:
+        Path(command[command.index("--json") + 1]).write_text(json.dumps({"rows": []}))
+        return 0, ["done"]
+
+    monkeypatch.setattr(runner, "watched", nothing)
+    assert runner.main(["--out", str(tmp_path / "out"), "--only", "first"]) == 1
+    part = read(tmp_path / "out")["suites"]["first"]
+    assert (part["status"], part["reason"]) == ("failed", "it recorded no rows")
+    assert "rows" not in part
+
+
 def test_what_has_no_time_left_is_not_started(
     steps: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,8 +356,8 @@ def test_tests_that_are_stopped_keep_what_passed(
     assert 1 <= first["tests"] < 3
     assert first["failures"] == 0
     assert (last["tests"], last["failures"]) == (3, 1)
-    assert len(last["failed"]) == 1
-    assert last["failed"][0].endswith("test_c")
+    assert len(last["failed_tests"]) == 1
+    assert last["failed_tests"][0].endswith("test_c")
 
 
 def test_nothing_is_started_when_the_time_is_up(steps: list[list[str]], tmp_path: Path) -> None:
