@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
 from aicl_fast.errors import ConfigError, UnavailableError
 
@@ -52,26 +52,6 @@ class Ranks:
         if self.world > 1:
             distributed.all_reduce(value)
         return value
-
-    def sum_gradients(self, net: nn.Module) -> None:
-        """Give every process the sum of their gradients.
-
-        A parameter that no loss reaches has no gradient in any process, and keeps none.
-        """
-        if self.world == 1:
-            return
-        gradients = [p.grad for p in net.parameters() if p.grad is not None]
-        # One call for all: the network is small, and latency counts for more than overlap.
-        total = self.sum(torch.cat([gradient.reshape(-1) for gradient in gradients]))
-        parts = torch.split(total, [gradient.numel() for gradient in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
-
-    def start_alike(self, net: nn.Module) -> None:
-        """Give every process the main one's weights and buffers."""
-        if self.world > 1:
-            for value in net.state_dict().values():
-                distributed.broadcast(value, src=0)
 
 
 def training_device(name: str) -> torch.device:

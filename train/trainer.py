@@ -158,8 +158,7 @@ def _run(
     checkpoint = latest_checkpoint(folder / "checkpoints") if folder is not None and resume else None
     if checkpoint is not None:
         load_checkpoint(checkpoint, state, config)
-    ranks.start_alike(net)
-    loss = make_loss(net, config)
+    loss = make_loss(net, config, ranks)
     log = RunLog(folder if ranks.is_main else None, config.evaluate.tious, after=state.step)
     started_at = state.step
     if starting is not None:
@@ -187,10 +186,9 @@ def _run(
 
         outputs, terms = loss(features, labels, None if gamma is None else torch.tensor(gamma, device=device))
         optimizer.zero_grad(set_to_none=True)
-        # Weighted so, the processes' losses and gradients add up to the whole batch's mean.
+        # Weighted so, the processes' losses add up to the whole batch's mean. Their gradients are averaged.
         weight = len(mine) / len(batch)
-        (terms.total * weight).backward()  # type: ignore[no-untyped-call]
-        ranks.sum_gradients(net)
+        (terms.total * (weight * ranks.world)).backward()  # type: ignore[no-untyped-call]
         if settings.clip_norm:
             nn.utils.clip_grad_norm_(net.parameters(), settings.clip_norm)
         optimizer.step()
@@ -237,25 +235,50 @@ def _run(
     return TrainResult(final.cpu(), config, step, result, accuracy, state.history, started_at)
 
 
-def make_loss(net: TwoBranchNet, config: Config) -> Loss:
-    """The forward pass and the losses of one batch as one function, compiled as configured.
+class _Step(nn.Module):
+    """The forward pass and the losses. Only the total carries a gradient."""
+
+    def __init__(self, net: TwoBranchNet, config: Config) -> None:
+        super().__init__()
+        self.net, self.config = net, config
+        self.device_type = next(net.parameters()).device.type
+        self.mixed = config.train.precision == "bfloat16"
+
+    def forward(self, features: Tensor, labels: Tensor, gamma: Tensor | None) -> tuple[Outputs, LossTerms]:
+        with torch.autocast(self.device_type, torch.bfloat16, enabled=self.mixed):
+            outputs = self.net(features)
+        if self.mixed:
+            outputs = Outputs(*(value.float() for value in outputs))
+        terms = aicl_loss(outputs, labels, self.config, selection_gamma=gamma)
+        shown = [term.detach() for term in terms]
+        return Outputs(*(value.detach() for value in outputs)), LossTerms(*shown[:-1], total=terms.total)
+
+
+def make_loss(net: TwoBranchNet, config: Config, ranks: Ranks | None = None) -> Loss:
+    """The forward pass and the losses of one batch as one function, compiled and distributed as configured.
 
     Nothing in it waits for the device: it compiles without a graph break and can be captured in a CUDA graph.
     """
     net.winograd = config.train.convolution == "winograd"
-    device = next(net.parameters()).device
-    mixed = config.train.precision == "bfloat16"
-
-    def loss(features: Tensor, labels: Tensor, gamma: Tensor | None) -> tuple[Outputs, LossTerms]:
-        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-            outputs = net(features)
-        if mixed:
-            outputs = Outputs(*(value.float() for value in outputs))
-        return outputs, aicl_loss(outputs, labels, config, selection_gamma=gamma)
-
+    step: nn.Module = _Step(net, config)
+    alone = ranks is None or ranks.world == 1
+    if not alone:
+        device = next(net.parameters()).device
+        losses = config.loss
+        off = 0 in (
+            losses.weight_agnostic,
+            losses.weight_contrast,
+            losses.weight_modality,
+            losses.weight_consistency,
+        )
+        step = nn.parallel.DistributedDataParallel(
+            step,
+            device_ids=[device] if device.type == "cuda" else None,
+            find_unused_parameters=off,
+        )
     if config.train.compile:
-        return cast(Loss, torch.compile(loss, fullgraph=True))
-    return loss
+        return cast(Loss, torch.compile(step, fullgraph=alone))
+    return step
 
 
 @torch.no_grad()
