@@ -49,9 +49,22 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_the_example_finds_what_python_finds(program: Path, tmp_path: Path) -> None:
-    config = load_config("thumos14")
-    classes, length, n = config.model.num_classes, config.data.segments, 900
+@pytest.mark.parametrize(
+    ("preset", "decoding"),
+    [
+        ("thumos14", {}),
+        ("thumos14", {"nms": "hard", "nms_across_classes": True, "max_detections": 50, "upscale": 3}),
+        ("demo", {"thresholds": [0.15, 0.4, 0.55], "video_score_weight": 0.5, "nms_sigma": 0.7}),
+    ],
+    ids=["thumos14", "hard", "demo"],
+)
+def test_the_example_finds_what_python_finds(
+    program: Path, tmp_path: Path, preset: str, decoding: dict[str, object]
+) -> None:
+    config = load_config(preset).with_values({f"decode.{name}": value for name, value in decoding.items()})
+    classes, length = config.model.num_classes, config.data.segments
+    if not config.classes:
+        config = config.with_classes([f"class {number}" for number in range(classes)])
     rng = np.random.default_rng(0)
     curves = np.cumsum(rng.normal(0, 0.05, (length, classes)), 0, dtype=np.float64)
     scores = (1 / (1 + np.exp(-curves))).astype(np.float32)
@@ -60,15 +73,15 @@ def test_the_example_finds_what_python_finds(program: Path, tmp_path: Path) -> N
     plan = np.concatenate([[classes], scores.ravel(), video, [0.25]]).astype(np.float32)
     path = tmp_path / "m.engine"
     write_container(path, "tensorrt-rtx", ModelInfo(config, weights="x"), {}, {"plan": plan.tobytes()})
-    lines = subprocess.run([program, path, str(n)], capture_output=True, text=True, check=True).stdout.split(
-        "\n"
-    )
-    found = np.array([line.split() for line in lines if line], np.float64)
-    wanted = decode(
-        scores, video, num_segments=n, classes=config.classes, config=config.decode, data=config.data
-    )
-    assert len(found) == len(wanted) > 0
-    names = np.array(config.classes)[found[:, 0].astype(int)]
-    np.testing.assert_array_equal(names, wanted.labels)
-    np.testing.assert_allclose(found[:, 1], wanted.scores, rtol=0, atol=1e-12)
-    np.testing.assert_array_equal(found[:, 2:], wanted.segments)
+    lengths = (900, 333)
+    done = subprocess.run([program, path, *map(str, lengths)], capture_output=True, text=True, check=True)
+    for n, lines in zip(lengths, done.stdout.rstrip("\n").split("\n\n"), strict=True):
+        found = np.array([line.split() for line in lines.split("\n")], np.float64)
+        wanted = decode(
+            scores, video, num_segments=n, classes=config.classes, config=config.decode, data=config.data
+        )
+        assert len(found) == len(wanted) > 0
+        names = np.array(config.classes)[found[:, 0].astype(int)]
+        np.testing.assert_array_equal(names, wanted.labels)
+        np.testing.assert_allclose(found[:, 1], wanted.scores, rtol=0, atol=1e-12)
+        np.testing.assert_array_equal(found[:, 2:], wanted.segments)

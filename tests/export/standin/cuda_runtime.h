@@ -7,9 +7,18 @@ using cudaStream_t = struct CUstream_st*;
 enum cudaError_t { cudaSuccess };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
 
+inline int allocated = 0;
+
 template <class T>
 cudaError_t cudaMalloc(T** pointer, std::size_t size) {
+  ++allocated;
   *pointer = static_cast<T*>(std::malloc(size));
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaFree(void* pointer) {
+  --allocated;
+  std::free(pointer);
   return cudaSuccess;
 }
 
