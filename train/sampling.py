@@ -103,13 +103,17 @@ class Videos:
             rows = np.concatenate(
                 [self._starts[i] + sample for i, sample in zip(indices, samples, strict=True)]
             )
-            drawn = self._flat[torch.from_numpy(rows).to(self._flat.device)]
-            return drawn.view(len(indices), self.length, -1).to(self.device, non_blocking=True)
+            drawn = self._flat[_send(torch.from_numpy(rows), self._flat.device)]
+            return _send(drawn, self.device).view(len(indices), self.length, -1)
         videos = [
             np.concatenate([stream[sample] for stream in self._streams[i]], axis=1)
             for i, sample in zip(indices, samples, strict=True)
         ]
-        return torch.from_numpy(np.stack(videos)).to(self.device)
+        return _send(torch.from_numpy(np.stack(videos)), self.device)
+
+    def labels_of(self, indices: Sequence[int]) -> Tensor:
+        """(B, C) on the device: these videos' labels."""
+        return self.labels[_send(torch.tensor(indices), self.device)]
 
     def _video(self, index: int) -> Floats:
         if self._flat is not None:
@@ -117,6 +121,13 @@ class Videos:
             video: Floats = self._flat[start : start + self.counts[index]].cpu().numpy()
             return video
         return np.concatenate(self._streams[index], axis=1)
+
+
+def _send(values: Tensor, device: torch.device) -> Tensor:
+    """The values on the device, without waiting for what it is still at."""
+    if values.device == device:
+        return values
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 class BatchOrder:

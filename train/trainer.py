@@ -182,9 +182,10 @@ def _run(
         # A process left without a video in a short last batch runs one at no weight, to stay in step.
         indices, drawn = (mine, samples[share]) if mine else (batch[:1], samples[:1])
         features = videos.gather(indices, drawn)
-        labels = videos.labels[indices]
+        labels = videos.labels_of(indices)
 
-        outputs, terms = loss(features, labels, None if gamma is None else torch.tensor(gamma, device=device))
+        selection = None if gamma is None else torch.full((), gamma, device=device)
+        outputs, terms = loss(features, labels, selection)
         optimizer.zero_grad(set_to_none=True)
         # Weighted so, the processes' losses add up to the whole batch's mean. Their gradients are averaged.
         weight = len(mine) / len(batch)
