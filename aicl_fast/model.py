@@ -37,6 +37,21 @@ class Outputs(NamedTuple):
     """(B, T, C) fused score. No gradient flows back through it."""
 
 
+def _at_least_float32(value: Tensor) -> Tensor:
+    return value.float() if value.element_size() < 4 else value
+
+
+def conv3_rows(x: Tensor, conv: nn.Conv1d) -> Tensor:
+    """A kernel-3 convolution of (B, T, D) as (B, T, De), contiguous where the backend keeps channels last.
+
+    As a picture of one row, (B, T, D) is what a convolution calls channels last: it is read as it lies, where
+    one over (B, D, T) copies it and leaves (B, De, T).
+    """
+    picture = x.contiguous().transpose(1, 2).unsqueeze(2)  # (B, D, 1, T)
+    weight = conv.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+    return functional.conv2d(picture, weight, conv.bias, padding=(0, 1)).squeeze(2).transpose(1, 2)
+
+
 class TwoBranchNet(nn.Module):
     """AICL's network: three kernel-3 convolutions to embeddings, three kernel-1 heads.
 
@@ -96,7 +111,7 @@ class TwoBranchNet(nn.Module):
         self.input_scale.copy_(torch.where(deviation > 1e-6, 1 / deviation.clamp_min(1e-6), 1.0))
 
     def forward(self, x: Tensor) -> Outputs:
-        """Run B videos.
+        """Run B videos. Under autocast the products are narrow, and all but the embeddings is float32.
 
         Args:
             x: (B, T, D) features: the streams that the model reads side by side, rgb first.
@@ -112,6 +127,9 @@ class TwoBranchNet(nn.Module):
             logit_flow = self._head(self.actionness_flow, e_flow).squeeze(2)
         if self.modal == "flow":
             logit_rgb = logit_flow
+        if torch.is_autocast_enabled(x.device.type):
+            # Ranking needs more than a narrow type's values: sigmoids tie there, and reach 1.
+            cas, logit_rgb, logit_flow = (_at_least_float32(v) for v in (cas, logit_rgb, logit_flow))
         scores, a, a_ca = score_fusion(cas, logit_rgb, logit_flow, self.gamma)
         return Outputs(
             E=e,
@@ -127,6 +145,8 @@ class TwoBranchNet(nn.Module):
 
     def _embed_direct(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """E, E_rgb and E_flow as (B, T, De) views of what the convolutions leave as (B, De, T)."""
+        if x.is_cuda and isinstance(self.embed, nn.Conv1d):
+            return self._embed_rows(x)
         x = x.transpose(1, 2)
         e = self.embed(x).relu().transpose(1, 2)
         if self.modal != "flow":
@@ -134,6 +154,11 @@ class TwoBranchNet(nn.Module):
         if self.modal != "rgb":
             e_flow = self.embed_flow(x[:, -self.flow_width :]).relu().transpose(1, 2)
         return e, (e_flow if self.modal == "flow" else e_rgb), e_flow
+
+    def _embed_rows(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, but (B, T, De) in memory too: no copy before or after on a GPU."""
+        own = [conv3_rows(x[..., part], getattr(self, name)).relu() for name, part in self._streams().items()]
+        return conv3_rows(x, self.embed).relu(), own[0], own[-1]
 
     def _embed_winograd(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The same with half the products; under autocast these are what is narrow."""
@@ -163,7 +188,7 @@ class TwoBranchNet(nn.Module):
 
     def _head(self, conv: nn.Conv1d, e: Tensor) -> Tensor:
         """(B, T, outputs) of a kernel-1 convolution, computed the way ``e`` lies in memory."""
-        if self.winograd:
+        if self.winograd or e.is_cuda:  # where embeddings are (B, T, De) in memory too
             return functional.linear(e, conv.weight[..., 0], conv.bias)
         result: Tensor = conv(e.transpose(1, 2)).transpose(1, 2)
         return result
