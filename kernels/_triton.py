@@ -20,16 +20,25 @@ if TYPE_CHECKING:
 
 # mypy: disable-error-code="no-untyped-def"
 
+
+def _switched_on(name: str) -> bool:
+    """Whether an environment variable does not say 0, false, off or no."""
+    return os.environ.get(name, "").strip().lower() not in ("0", "false", "off", "no")
+
+
 # Both are read at every call, so a test may set them; the environment gives their first value.
-ENABLED = importlib.util.find_spec("triton") is not None and os.environ.get("AICL_FAST_TRITON", "1") != "0"
-"""Whether kernels are used at all. ``AICL_FAST_TRITON=0`` turns them off."""
+ENABLED = importlib.util.find_spec("triton") is not None and _switched_on("AICL_FAST_TRITON")
+"""Whether kernels are used at all. ``AICL_FAST_TRITON=0`` (or false, off, no) turns them off."""
 INTERPRET = os.environ.get("TRITON_INTERPRET", "0") == "1"
 """Whether CPU tensors go to the kernels, which Triton's interpreter then runs."""
 
 MAX_LENGTH = 4096
 """Segments that a program holds at once, in the operations that rank along T."""
 
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.bool)  # bool: masks
+MAX_BATCH = 65_535
+"""Videos that a launch takes where a grid's second dimension counts them."""
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def operation(name: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
@@ -55,15 +64,25 @@ def operation(name: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
     return register
 
 
-def use_kernels(*tensors: Tensor) -> bool:
-    """Whether these inputs are for the kernels: all on CUDA (or interpreting), none in float64, none empty.
+def use_kernels(*tensors: Tensor, masks: Sequence[Tensor] = ()) -> bool:
+    """Whether these inputs are for the kernels: on one CUDA device (or interpreting), none in float64, none
+    empty.
 
     Decided from the inputs alone, so that ``torch.compile`` folds it away.
+
+    Args:
+        tensors: values, of a float type.
+        masks: bool.
     """
     if not ENABLED:
         return False
-    for tensor in tensors:
-        if not (tensor.is_cuda or INTERPRET) or tensor.dtype not in _DTYPES or tensor.numel() == 0:
+    device = tensors[0].device
+    if any(tensor.dtype not in _DTYPES for tensor in tensors):
+        return False
+    if any(mask.dtype != torch.bool for mask in masks):
+        return False
+    for tensor in (*tensors, *masks):
+        if not (tensor.is_cuda or INTERPRET) or tensor.device != device or tensor.numel() == 0:
             return False
     return True
 
@@ -94,8 +113,9 @@ class _Kernel:
     the names in a kernel's body (``tl`` among them) in the module's globals.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], general: Sequence[str] = ()) -> None:
         self.function = function
+        self.general = list(general)
         self.__doc__ = function.__doc__
         self._jitted: Any = None
 
@@ -105,7 +125,7 @@ class _Kernel:
             import triton
             import triton.language
 
-            self._jitted = triton.jit(self.function)
+            self._jitted = triton.jit(self.function, do_not_specialize=self.general)
             namespace = self.function.__globals__
             namespace["tl"] = triton.language
             for name, value in list(namespace.items()):
@@ -120,6 +140,15 @@ class _Kernel:
 def kernel(function: Callable[..., Any]) -> Any:
     """Mark a Triton kernel, or a function that kernels call; ``kernel[grid](...)`` launches it."""
     return _Kernel(function)
+
+
+def kernel_general_in(*names: str) -> Callable[[Callable[..., Any]], Any]:
+    """As :func:`kernel`, compiled once for all values of these integers.
+
+    Triton compiles anew for a value of 1 and for multiples of 16: what the width of an access hangs on gains
+    by it, a mere count does not.
+    """
+    return lambda function: _Kernel(function, names)
 
 
 def jitted(marked: Any) -> Any:

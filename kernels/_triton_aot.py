@@ -120,7 +120,8 @@ def _network(
     if widths[0] != 1024:
         state |= {"input_mean": torch.rand(sum(widths)), "input_scale": torch.rand(sum(widths))}
     weights = pack_two_branch(state, dtype)
-    x = torch.empty(batch, length, sum(widths), dtype=dtype)
+    # Features come in bfloat16 where weights are float8, and are rounded on the way.
+    x = torch.zeros(batch, length, sum(widths), dtype=weights.classify.dtype)
     two_branch_infer(x, weights, 1 / 3)
     if batch > 1:
         two_branch_embed(x, weights)
@@ -233,7 +234,8 @@ def _source(launch: Launch) -> tuple[Any, dict[str, int]]:
     attributes: dict[tuple[int, ...], list[list[Any]]] = {}
     for at, parameter in enumerate(function.params):
         value = values[parameter.name]
-        if parameter.is_constexpr or value is None or (type(value) is int and value == 1):
+        special = not parameter.do_not_specialize
+        if parameter.is_constexpr or value is None or (special and type(value) is int and value == 1):
             signature[parameter.name] = "constexpr"
             constants[(at,)] = value
         elif isinstance(value, Tensor):
@@ -241,7 +243,7 @@ def _source(launch: Launch) -> tuple[Any, dict[str, int]]:
             attributes[(at,)] = [["tt.divisibility", 16]]
         elif isinstance(value, int):
             signature[parameter.name] = "i32"
-            if value % 16 == 0:
+            if special and value % 16 == 0:
                 attributes[(at,)] = [["tt.divisibility", 16]]
         else:
             signature[parameter.name] = "fp32"

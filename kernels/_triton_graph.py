@@ -7,6 +7,9 @@ can be tested.
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections import OrderedDict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +21,11 @@ from aicl_fast.kernels.embed import TwoBranchWeights, two_branch_infer
 from aicl_fast.kernels.pooling import topk_pool
 
 Floats = npt.NDArray[np.float32]
+
+_KEPT = 8
+"""Batch sizes whose buffers and graphs are kept: those that were used last."""
+_CAPTURE_LOCK = threading.Lock()
+"""One capture at a time in a process: warm-up compiles, and captures share the device's allocator."""
 
 
 class HostScores(NamedTuple):
@@ -74,18 +82,33 @@ class _Stage:
             self.step(runner, from_host)
             return
         if from_host not in self.graphs:
-            stream: Any = torch.cuda.Stream(runner.device)  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream(runner.device))
-            with torch.cuda.stream(stream):
-                for _ in range(3):  # compiles the kernels, which a capture must not
-                    self.step(runner, from_host)
-            torch.cuda.current_stream(runner.device).wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self.step(runner, from_host)
-            self.graphs[from_host] = graph
+            with _CAPTURE_LOCK:
+                self.graphs[from_host] = self._capture(runner, from_host)
         self.graphs[from_host].replay()
         torch.cuda.current_stream(runner.device).synchronize()
+
+    def _capture(self, runner: TwoBranchRunner, from_host: bool) -> Any:
+        """The graph of one step, captured on a stream of the runner's own device.
+
+        torch's own stream for captures is of the device that was current when it was first asked for.
+        """
+        stream: Any = torch.cuda.Stream(runner.device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(runner.device))
+        with torch.cuda.stream(stream):
+            for _ in range(3):  # compiles the kernels, which a capture must not
+                self.step(runner, from_host)
+        torch.cuda.current_stream(runner.device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may allocate meanwhile: only what this one does is an error of the capture.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            self.step(runner, from_host)
+        return graph
+
+    def close(self) -> None:
+        """Let go of the graphs, once nothing of them runs any more."""
+        if self.graphs:
+            torch.cuda.synchronize(self.features.device)
+            self.graphs.clear()
 
 
 class TwoBranchRunner:
@@ -97,7 +120,10 @@ class TwoBranchRunner:
         length: T, the segments of a video.
         topk: k of the top-k pooling.
 
-    Not safe to call from several threads at once: a batch size has one set of buffers.
+    Buffers and graphs of the eight batch sizes that were used last are kept.
+
+    Not safe to call from several threads at once: a batch size has one set of buffers. With the kernels
+    turned off every call lays out the weights anew: that is for comparing results, not times.
     """
 
     def __init__(self, weights: TwoBranchWeights, gamma: float, length: int, topk: int) -> None:
@@ -105,7 +131,7 @@ class TwoBranchRunner:
         self.device = weights.bias.device
         float8 = weights.rgb.dtype == torch.float8_e4m3fn
         self.dtype = torch.bfloat16 if float8 else weights.rgb.dtype
-        self._stages: dict[int, _Stage] = {}
+        self._stages: OrderedDict[int, _Stage] = OrderedDict()
 
     @torch.inference_mode()
     def __call__(self, features: Floats | Tensor, *, copy: bool = True) -> HostScores:
@@ -122,9 +148,19 @@ class TwoBranchRunner:
             raise ValueError(
                 f"features: expected shape (B, {self.length}, {width}), got {tuple(features.shape)}"
             )
-        stage = self._stages.get(len(features))
-        if stage is None:
-            stage = self._stages[len(features)] = _Stage(self, len(features))
+        guard = torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
+        with guard:
+            return self._run(self._stage(len(features)), features, copy)
+
+    def _stage(self, batch: int) -> _Stage:
+        if batch not in self._stages:
+            while len(self._stages) >= _KEPT:
+                self._stages.popitem(last=False)[1].close()
+            self._stages[batch] = _Stage(self, batch)
+        self._stages.move_to_end(batch)
+        return self._stages[batch]
+
+    def _run(self, stage: _Stage, features: Floats | Tensor, copy: bool) -> HostScores:
         from_host = isinstance(features, np.ndarray)
         if isinstance(features, np.ndarray):
             np.copyto(stage.host_features.numpy(), features)

@@ -18,11 +18,13 @@ import torch
 from torch import Tensor
 
 from aicl_fast.kernels._triton import (
+    MAX_BATCH,
     MAX_LENGTH,
     as_layout,
     empty_layout,
     is_planar,
     kernel,
+    kernel_general_in,
     next_power_of_2,
     operation,
     use_kernels,
@@ -87,7 +89,7 @@ def _softplus(x):
     return tl.maximum(x, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(x)))
 
 
-@kernel
+@kernel_general_in("B")
 def _contrast_fwd_kernel(
     p_e0,
     p_e1,
@@ -247,7 +249,7 @@ def _half_gradient(
     return b_out * gradient
 
 
-@kernel
+@kernel_general_in("B", "stride_n", "stride_b", "stride_h")
 def _contrast_bwd_kernel(
     p_e0,
     p_e1,
@@ -497,8 +499,10 @@ def segment_contrast(embedding: Tensor | Sequence[Tensor], mining: Mining, tau: 
     if not embeddings or any(other.shape != embeddings[0].shape for other in embeddings):
         shapes = [tuple(other.shape) for other in embeddings]
         raise ValueError(f"segment_contrast: expected embeddings of one shape (B, T, De), got {shapes}")
-    _, length, width = embeddings[0].shape
-    if use_kernels(*embeddings, *mining) and length <= MAX_LENGTH and width <= _MAX_WIDTH:
+    batch, length, width = embeddings[0].shape
+    fits = length <= MAX_LENGTH and width <= _MAX_WIDTH and batch <= MAX_BATCH
+    alike = all(other.dtype == embeddings[0].dtype for other in embeddings)
+    if fits and alike and use_kernels(*embeddings, masks=mining):
         losses = torch.cat(
             [
                 _kernel_losses(embeddings[i : i + _MAX_EMBEDDINGS], mining, tau)

@@ -21,7 +21,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from aicl_fast.kernels._triton import capability, kernel, next_power_of_2, operation, use_kernels
+from aicl_fast.kernels._triton import (
+    capability,
+    kernel,
+    kernel_general_in,
+    next_power_of_2,
+    operation,
+    use_kernels,
+)
 from aicl_fast.kernels.fusion import score_fusion_reference
 
 if TYPE_CHECKING:
@@ -127,7 +134,8 @@ def pack_two_branch(
 
     def matrix(own: Tensor, fused: Tensor) -> Tensor:
         both = torch.cat([own, fused]).transpose(1, 2)  # (2·De, 3, D)
-        return both.reshape(both.shape[0], -1).float().to(device=device, dtype=dtype).contiguous()
+        flat = both.reshape(both.shape[0], -1).float().to(device=device, dtype=dtype).contiguous()
+        return _for_products(flat)
 
     heads = [state[f"actionness_{name}.weight"].flatten() for name in ("rgb", "flow")]
     offsets = [state[f"actionness_{name}.bias"].flatten() for name in ("rgb", "flow")]
@@ -138,15 +146,24 @@ def pack_two_branch(
         edge=edge,
         scale=scale,
         input_scale=input_scale,
-        classify=state["classify.weight"]
-        .detach()
-        .squeeze(2)
-        .to(device=device, dtype=_plain(dtype))
-        .contiguous(),
+        classify=_for_products(
+            state["classify.weight"].detach().squeeze(2).to(device=device, dtype=_plain(dtype)).contiguous()
+        ),
         classify_bias=state["classify.bias"].detach().float().to(device),
         actionness=torch.stack(heads).detach().float().to(device),
         actionness_bias=torch.cat(offsets).detach().float().to(device),
     )
+
+
+def _for_products(weights: Tensor) -> Tensor:
+    """float32 weights on a GPU as the nearest tf32: its products leave the lowest 13 bits out unrounded."""
+    return _nearest_tf32(weights) if weights.is_cuda and weights.dtype == torch.float32 else weights
+
+
+def _nearest_tf32(values: Tensor) -> Tensor:
+    """float32 values with ten bits after the leading one; what has no finite nearest one stays as it is."""
+    nearest = ((values.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+    return torch.where(torch.isfinite(values) & torch.isfinite(nearest), nearest, values)
 
 
 def _plain(dtype: torch.dtype) -> torch.dtype:
@@ -224,12 +241,33 @@ class HeadsLaunch:
 HEADS = HeadsLaunch()
 
 
+@dataclass(frozen=True)
+class Float8Launch:
+    """Launch settings of the kernel that rounds features, which only streams."""
+
+    elements: int = 4096
+    num_warps: int = 8
+
+
+FLOAT8 = Float8Launch()
+
+
 def _launch(rows: int, x: Tensor) -> EmbedLaunch:
     found = capability(x.device)
     family = "hopper" if found in (90, 100, 103) else "ampere" if found in (80, 87) else "small"
     if family == "hopper" and x.dtype == _FLOAT8:
         family = "hopper_float8" if found == 90 else "blackwell_float8"
     return next(launch for launch in LAUNCHES[family] if rows <= launch.max_rows)
+
+
+@kernel
+def _float8_kernel(p_x, p_out, scale, count, MOST: tl.constexpr, BLOCK: tl.constexpr):
+    """One program: BLOCK values, divided, clipped and rounded."""
+    b_at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    b_x = tl.div_rn(tl.load(p_x + b_at, mask=b_at < count, other=0.0).to(tl.float32), scale)
+    b_clipped = tl.minimum(tl.maximum(b_x, -MOST), MOST)
+    b_out = tl.where(b_x != b_x, b_x, b_clipped)
+    tl.store(p_out + b_at, b_out.to(p_out.dtype.element_ty), mask=b_at < count)
 
 
 @kernel
@@ -278,7 +316,7 @@ def _half_product(
     return b_acc
 
 
-@kernel
+@kernel_general_in("rows")
 def _embed_kernel(
     p_x,
     p_rgb,
@@ -373,7 +411,7 @@ def _embed_kernel(
             tl.store(p_logits + (tile_n * 2 + stream - 1) * rows + b_row, b_logit, mask=m_row)
 
 
-@kernel
+@kernel_general_in("rows")
 def _heads_kernel(
     p_halves,
     p_bias,
@@ -634,6 +672,32 @@ def _(
     return empty(classify.shape[0]), empty(classify.shape[0]), empty(), empty()
 
 
+@operation("float8_features")
+def float8_features_fwd(x: Tensor, scale: float) -> Tensor:
+    """Launch the kernel that rounds features to float8."""
+    out = torch.empty(x.shape, dtype=_FLOAT8, device=x.device)
+    _float8_kernel[(-(-x.numel() // FLOAT8.elements),)](
+        x.contiguous(),
+        out,
+        scale,
+        x.numel(),
+        MOST=_FLOAT8_MAX,
+        BLOCK=FLOAT8.elements,
+        num_warps=FLOAT8.num_warps,
+    )
+    return out
+
+
+@float8_features_fwd.register_fake
+def _(x: Tensor, scale: float) -> Tensor:
+    return torch.empty(x.shape, dtype=_FLOAT8, device=x.device)
+
+
+def float8_features_reference(x: Tensor, scale: float) -> Tensor:
+    """Features over their scale, clipped to ±448 and rounded to float8, in plain torch."""
+    return (x.float() / scale).clamp(-_FLOAT8_MAX, _FLOAT8_MAX).to(_FLOAT8)
+
+
 def two_branch_embed_reference(x: Tensor, weights: TwoBranchWeights) -> TwoBranchEmbeddings:
     """What :func:`two_branch_embed` computes, in plain torch; float8 weights as float32."""
     compute = torch.float32 if weights.rgb.dtype == _FLOAT8 else weights.rgb.dtype
@@ -691,7 +755,8 @@ def _prepare(x: Tensor, weights: TwoBranchWeights, name: str) -> Tensor:
 def _as_float8(x: Tensor, weights: TwoBranchWeights) -> Tensor:
     if weights.rgb.dtype != _FLOAT8 or x.dtype == _FLOAT8:
         return x
-    return (x.float() / weights.input_scale).clamp(-_FLOAT8_MAX, _FLOAT8_MAX).to(_FLOAT8)
+    rounded: Tensor = float8_features_fwd(x.detach(), weights.input_scale)
+    return rounded
 
 
 def _on_kernels(x: Tensor, weights: TwoBranchWeights) -> bool:

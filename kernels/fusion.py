@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from aicl_fast.kernels._triton import (
+    MAX_BATCH,
     as_layout,
     empty_layout,
     is_planar,
@@ -285,7 +286,12 @@ def score_fusion(
         >>> scores.shape, a.shape
         (torch.Size([2, 750, 20]), torch.Size([2, 750]))
     """
-    if use_kernels(cas, logit_rgb, logit_flow) and cas.shape[-1] <= _MAX_CLASSES:
+    # The batch is looked at last: torch's exporter would fix the one that it traces with.
+    if (
+        cas.shape[-1] <= _MAX_CLASSES
+        and use_kernels(cas, logit_rgb, logit_flow)
+        and cas.shape[0] <= MAX_BATCH
+    ):
         scores, a, a_ca = score_fusion_fwd(cas, logit_rgb, logit_flow, gamma)
         return scores, a, a_ca
     return score_fusion_reference(cas, logit_rgb, logit_flow, gamma)

@@ -12,6 +12,7 @@ from aicl_fast.kernels._triton import (
     MAX_LENGTH,
     highest,
     kernel,
+    kernel_general_in,
     kth_key,
     next_power_of_2,
     operation,
@@ -73,7 +74,7 @@ def _above_median(b_x, b_row, m_t, T, ELEMENT: tl.constexpr, SHIFT: tl.constexpr
     return b_x > tl.expand_dims(b_median.to(ELEMENT).to(tl.float32), 1)
 
 
-@kernel
+@kernel_general_in("K", "B")
 def _mining_kernel(p_a, p_a_ca, p_masks, K, B, T, SHIFT: tl.constexpr, BLOCK_T: tl.constexpr):
     """One program: one video. Two medians are one search, then the four regions are another."""
     video = tl.program_id(0).to(tl.int64)

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from aicl_fast.kernels._triton import (
+    MAX_BATCH,
     MAX_LENGTH,
     as_layout,
     empty_layout,
     highest,
     is_planar,
-    kernel,
+    kernel_general_in,
     next_power_of_2,
     operation,
     order_key,
@@ -59,7 +60,7 @@ class PoolingBackwardLaunch:
 BACKWARD = PoolingBackwardLaunch()
 
 
-@kernel
+@kernel_general_in("k")
 def _pool_fwd_kernel(
     p_cas,
     p_scores,
@@ -94,7 +95,7 @@ def _pool_fwd_kernel(
     tl.store(p_selected + start + b_at, b_selected, mask=m_ct)
 
 
-@kernel
+@kernel_general_in("k")
 def _pool_bwd_kernel(
     p_d_pooled,
     p_selected,
@@ -228,7 +229,8 @@ def topk_pool(cas: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     if not 1 <= k <= cas.shape[1]:
         raise ValueError(f"topk_pool: k must be 1 to T = {cas.shape[1]}, got {k}")
-    if use_kernels(cas, scores) and cas.shape[1] <= MAX_LENGTH:
+    fits = cas.shape[1] <= MAX_LENGTH and len(cas) <= MAX_BATCH
+    if fits and use_kernels(cas, scores):
         pooled, selected = topk_pool_fwd(cas, scores.detach(), k)
         return pooled, selected
     return topk_pool_reference(cas, scores, k)

@@ -29,7 +29,7 @@ from aicl_fast.kernels import (  # noqa: E402
 from aicl_fast.kernels.contrast import segment_contrast_fwd  # noqa: E402
 from aicl_fast.kernels.embed import two_branch_embed_fwd, two_branch_infer_fwd  # noqa: E402
 from aicl_fast.kernels.fusion import score_fusion_fwd  # noqa: E402
-from aicl_fast.kernels.mining import mine_segments_fwd  # noqa: E402
+from aicl_fast.kernels.mining import mine_segments_fwd, mine_segments_reference  # noqa: E402
 from aicl_fast.kernels.pooling import topk_pool_fwd  # noqa: E402
 from aicl_fast.model import TwoBranchNet  # noqa: E402
 from aicl_fast.train.losses import aicl_loss  # noqa: E402
@@ -73,7 +73,10 @@ def test_without_triton_the_references_run() -> None:
     assert _python(code, TRITON_INTERPRET="1") == "False [[1.0, 1.0]]"
 
 
-@pytest.mark.parametrize(("switch", "launches"), [("0", "0"), ("1", "1")])
+@pytest.mark.parametrize(
+    ("switch", "launches"),
+    [("0", "0"), ("1", "1"), ("False", "0"), (" off", "0"), ("NO", "0"), ("", "1"), ("on", "1")],
+)
 def test_the_environment_turns_kernels_off(switch: str, launches: str) -> None:
     pytest.importorskip("triton")
     code = (
@@ -93,6 +96,44 @@ def test_float64_and_tensors_elsewhere_go_to_the_references(target32) -> None:
     assert not _triton.use_kernels(wide[:0])
     if target32.device.type == "cuda":
         assert not _triton.use_kernels(wide, wide.cpu())
+
+
+def test_what_kernels_cannot_take_together_goes_to_the_references(target32) -> None:
+    values, mask = torch.rand(1, 9, 2, device=target32.device), torch.ones(1, 9, device=target32.device) > 0
+    assert _triton.use_kernels(values, values, masks=[mask])
+    assert not _triton.use_kernels(values, mask)
+    assert not _triton.use_kernels(values, masks=[values])
+    # Another device of the same kind would be as wrong as this one.
+    assert not _triton.use_kernels(values, torch.empty(1, 9, 2, device="meta"))
+    assert not _triton.use_kernels(values, masks=[mask.to("meta")])
+
+
+class _NoKernels(TorchDispatchMode):
+    """Fails on an operation of ours."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function.namespace != "aicl_fast", function
+        return function(*args, **(kwargs or {}))
+
+
+def test_more_videos_than_a_grid_takes_go_to_the_references(target32) -> None:
+    many = target32.put(torch.rand(_triton.MAX_BATCH + 1, 2, 1))
+    masks = mine_segments_reference(many[..., 0], many[..., 0], 1)
+    with _NoKernels():
+        scores = score_fusion(many, many[..., 0], many[..., 0], 0.5)[0]
+        pooled = topk_pool(many, many, 1)[0]
+        loss = segment_contrast(many, masks, 0.1)
+    assert torch.equal(pooled, many.amax(1))
+    assert scores.shape == many.shape
+    assert torch.isfinite(loss)
+
+
+def test_embeddings_of_two_types_go_to_the_reference(target32) -> None:
+    embedding = target32.put(torch.rand(2, 30, 8))
+    masks = mine_segments(embedding[..., 0], embedding[..., 1], 3)
+    with _NoKernels():
+        losses = segment_contrast([embedding, embedding.double()], masks, 0.1)
+    torch.testing.assert_close(losses[0], losses[1])
 
 
 def _operations(device: torch.device) -> list[tuple[object, tuple[object, ...]]]:
