@@ -124,7 +124,7 @@ def contenders(what: Subject, folder: Path, threads: int, device: str) -> Iterat
             try:
                 if not path.is_file():
                     export_model(what.weights, path, _options(what, format_, precision))
-            except AiclError as error:
+            except Exception as error:  # of an exporter's own libraries, too: one format is not the others
                 yield LeftOut(format_, precision, _first_line(error, path))
                 continue
             settings: dict[str, Any] = {}

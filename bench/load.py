@@ -108,7 +108,7 @@ def programs(what: Subject, threads: int, folder: Path) -> dict[str, list[str]]:
             # It opens here, or it would fail there.
             with Detector(path, threads=threads):
                 found[name] = [*python, _DETECTOR, str(path), *data, str(threads)]
-        except (AiclError, ImportError) as error:
+        except Exception as error:  # of an exporter's or engine's own libraries, too
             print(f"{name}: left out, {(str(error).splitlines() or [''])[0]}", file=sys.stderr)
     program = Path(sys.executable).with_name("aicl-fast")
     if program.is_file() and "Detector, ONNX Runtime" in found:

@@ -178,7 +178,7 @@ def test_a_module_says_its_errors_in_a_line() -> None:
     command = [sys.executable, "-P", "-m", "aicl_fast.bench.all", "--only", "foo"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: --only: expected some of load, ")
+    assert done.stderr.startswith("error: --only: expected some of engines, ")
     assert len(done.stderr.splitlines()) == 1
 
 

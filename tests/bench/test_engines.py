@@ -102,6 +102,20 @@ def test_a_program_that_fails_says_why(tiny_model: Path, tmp_path: Path, monkeyp
         load.measure(what, 1, 1, tmp_path)
 
 
+def test_an_exporter_that_fails_leaves_out_its_format(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any) -> None:
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(engines, "FORMATS", {"onnx": ("fp32",)})
+    monkeypatch.setattr(engines, "export_model", failing)
+    what = detect.given_subject(tiny_model.with_suffix(".onnx"))
+    running, (left,) = engines.open_all(what, tmp_path, 1, "cpu")
+    assert [each.format for each in running] == ["safetensors"]
+    assert (left["format"], left["why"]) == ("onnx", "RuntimeError: no such operator")
+
+
 def test_a_gpus_float32_is_judged_as_tf32(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "TextbookDetector", lambda net, config, device: None)
     what = detect.given_subject(tiny_model.with_suffix(".onnx"))
