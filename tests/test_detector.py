@@ -172,20 +172,24 @@ def test_importing_the_package_is_light() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "torch"])
 def test_closing(tiny_model: Path, engine: str) -> None:
     pytest.importorskip(engine)
-    detector = Detector(tiny_model.with_suffix(".onnx"), engine=engine, threads=1)
+    path = tiny_model if engine == "torch" else tiny_model.with_suffix(".onnx")
+    detector = Detector(path, engine=engine, threads=1)
     detector(*_streams(10))
     runs = detector.engine
-    held = runs._session if engine == "onnxruntime" else next(iter(runs._compiled.values()))
+    if engine == "openvino":
+        held = next(iter(runs._compiled.values()))
+    else:
+        held = runs._session if engine == "onnxruntime" else runs._net
     gone = weakref.ref(held)
     del held
     with detector:
         assert gone() is not None
     assert gone() is None
     detector.close()
-    with pytest.raises(UnavailableError, match=r"model\.onnx: this engine is closed\. Open the file again"):
+    with pytest.raises(UnavailableError, match=rf"{path.name}: this engine is closed\. Open the file again"):
         detector(*_streams(10))
     with pytest.raises(UnavailableError, match="is closed"):
         runs.run(np.zeros((1, 32, 11), np.float32))

@@ -559,6 +559,18 @@ def parity(
     threads: Threads = None,
     runs: Annotated[int, typer.Option(min=1, help="Timed runs of each file.")] = 20,
     seed: Annotated[int, typer.Option(help="Of the random features.")] = 0,
+    device: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="cpu, cuda or cuda:N, of every file; each engine's own if left out."),
+    ] = None,
+    provider: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="ONNX Runtime's execution provider, in order of preference; may be repeated."),
+    ] = None,
+    pin_threads: Annotated[
+        Optional[bool],  # noqa: UP045
+        typer.Option("--pin-threads/--no-pin-threads", help="Tie the engines' threads to cores."),
+    ] = None,
 ) -> None:
     """Run the same features through several model files and compare outputs, mAP and latency.
 
@@ -572,7 +584,7 @@ def parity(
     """
     from aicl_fast.cli.exporting import run_parity
 
-    run_parity(models, data, threads, runs, seed)
+    run_parity(models, data, threads, runs, seed, device=device, providers=provider, pin_threads=pin_threads)
 
 
 @app.command()

@@ -87,6 +87,7 @@ class TorchEngine(Engine):
     def run(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
         """Run (B, T, D) float32 features. Calls from several threads take turns."""
         with self._lock:
+            self._check_open()
             if self._runner is not None:
                 with torch.cuda.device(self._device):
                     return EngineOutputs(*self._runner(features))
@@ -99,9 +100,9 @@ class TorchEngine(Engine):
         found = (outputs.A_score, pooled.softmax(1), outputs.A, outputs.A_ca)
         return EngineOutputs(*(output.contiguous().cpu().numpy() for output in found))
 
-    def close(self) -> None:
-        """Let go of the weights and the graphs."""
-        self._net = self._runner = None
+    def _free(self) -> None:
+        with self._lock:
+            self._net = self._runner = None
 
 
 def torch_device(name: str) -> torch.device:

@@ -225,3 +225,12 @@ def test_only_a_choice_by_the_test_videos_is_called_one() -> None:
     assert leak_note(chosen, []) == ""
     held_out = load_config("demo", overrides=["keep=val", "eval_every=100"])
     assert leak_note(held_out, [(100, 0.5)]) == ""
+
+
+def test_parity_takes_what_engines_are_opened_with(tiny_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    files = [str(tiny_model), str(tiny_model.with_suffix(".onnx"))]
+    common = ["--device", "cpu", "--threads", "1", "--runs", "1"]
+    text = run("parity", *files, *common, "--provider", "CPUExecutionProvider", "--pin-threads", cwd=tmp_path)
+    assert "model.onnx" in text
+    run("parity", *files, *common, "--provider", "NoSuchProvider", cwd=tmp_path, expect=2)
