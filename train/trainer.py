@@ -251,8 +251,8 @@ class _Step(nn.Module):
         if self.mixed:
             outputs = Outputs(*(value.float() for value in outputs))
         terms = aicl_loss(outputs, labels, self.config, selection_gamma=gamma)
-        shown = [term.detach() for term in terms]
-        return Outputs(*(value.detach() for value in outputs)), LossTerms(*shown[:-1], total=terms.total)
+        shown = LossTerms(*(term.detach() for term in terms))._replace(total=terms.total)
+        return Outputs(*(value.detach() for value in outputs)), shown
 
 
 def make_loss(net: TwoBranchNet, config: Config, ranks: Ranks | None = None) -> Loss:
