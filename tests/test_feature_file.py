@@ -259,7 +259,7 @@ def test_a_data_set_of_them(extracted_dataset: Path, tiny_config: Config) -> Non
     flow = Dataset.open(extracted_dataset, tiny_config.with_values({"modal": "flow"}))
     assert flow.features("test", "test_1").shape == (33, 5)
     (extracted_dataset / "features/test/test_1.npz").unlink()
-    with pytest.raises(DataError, match=r"1 of 9 feature files are missing(.|\n)*test_1\.npz"):
+    with pytest.raises(DataError, match=r"1 of 9 feature files is missing(.|\n)*test_1\.npz"):
         Dataset.open(extracted_dataset, tiny_config)
     assert Dataset.open(extracted_dataset, tiny_config, allow_missing=True).missing == ("test_1",)
 

@@ -299,12 +299,6 @@ def test_the_main_process_alone_reads_what_is_evaluated_on(
             assert value is None
             return result.result, result.accuracy
 
-        def start_alike(self, net: Any) -> None:
-            pass
-
-        def sum_gradients(self, net: Any) -> None:
-            pass
-
     @contextmanager
     def joined(device: str) -> Iterator[tuple[Ranks, Any]]:
         yield Second(1, 2), torch.device(device)
@@ -317,6 +311,7 @@ def test_the_main_process_alone_reads_what_is_evaluated_on(
         seen.append(split)
 
     monkeypatch.setattr(trainer, "joined_ranks", joined)
+    monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", lambda step, **_: step)
     monkeypatch.setattr(Videos, "__init__", watch)
     train(_open(tiny_dataset, tiny_config))
     assert seen == ["train"]
