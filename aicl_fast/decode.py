@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
@@ -24,6 +23,7 @@ import numpy.typing as npt
 from aicl_fast.config import PRESETS, Config, DataConfig, DecodeConfig, NmsMode
 from aicl_fast.detections import Detections
 from aicl_fast.errors import ConfigError, DataError, UnavailableError
+from aicl_fast.processors import usable_processors
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -143,7 +143,7 @@ def decode_batch(
         (*_checked(s, v, n, len(classes), config.upscale, name), int(n), names, name)
         for s, v, n, name in zip(scores, video_scores, num_segments, videos, strict=True)
     ]
-    found = engine.run_batch(inputs, max(1, min(threads or _processors(), len(inputs))))
+    found = engine.run_batch(inputs, max(1, min(threads or len(usable_processors()), len(inputs))))
     result = []
     for (a_score, v, _, _, name), one in zip(inputs, found, strict=True):
         if one is None:
@@ -304,12 +304,6 @@ def _not_finite(a_score: Array, v: Array, video: str) -> DataError:
     return DataError(f"{video}: scores too large to decode; expected numbers of at most {_LARGEST:g}.")
 
 
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
-
-
 # ---- backends -------------------------------------------------------------------------------------------
 
 # What `_checked` gave, num_segments, class names, and the video's name.
@@ -414,20 +408,15 @@ def _engine(config: DecodeConfig, data: DataConfig, backend: str) -> _Engine:
 def _check_settings(config: DecodeConfig, data: DataConfig) -> None:
     """What the presets' own checks leave open, and decoding cannot do."""
     ranges = {
-        "class_threshold": (config.class_threshold, -np.inf, np.inf),
-        "min_score": (config.min_score, -np.inf, np.inf),
         "video_score_weight": (config.video_score_weight, -1e100, 1e100),
         "nms_added_seconds": (config.nms_added_seconds, 0.0, 1e30),
         "fps": (data.fps, 1e-30, 1e30),
         "frames_per_segment": (data.frames_per_segment, 1, 2**31 - 1),
-        "upscale": (config.upscale, 1, 2**31 - 1),
         "max_detections": (config.max_detections, 0, 2**31 - 1),
     }
     for name, (value, low, high) in ranges.items():
         if not low <= value <= high:
             raise ConfigError(f"{name}: expected {low:g} to {high:g}, got {value!r}.")
-    if config.nms not in _NMS_MODES:
-        raise ConfigError(f"nms: expected one of {', '.join(_NMS_MODES)}, got {config.nms!r}.")
 
 
 class _NativeEngine:

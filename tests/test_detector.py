@@ -267,7 +267,7 @@ def test_threads_are_tied_to_cores(detector: Detector, monkeypatch: pytest.Monke
         seen.append((options.intra_op_num_threads, tied))
         return real(path, providers=providers)
 
-    monkeypatch.setattr(ort, "_cores", lambda: [2, 3, 7])
+    monkeypatch.setattr(ort, "usable_processors", lambda: [2, 3, 7])
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     for threads, pin in (
         (None, None),

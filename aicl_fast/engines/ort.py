@@ -14,6 +14,7 @@ from aicl_fast.engines.base import Engine, EngineOutputs
 from aicl_fast.errors import ModelError, UnavailableError
 from aicl_fast.files import require_file
 from aicl_fast.metadata import METADATA_KEY, parse_info
+from aicl_fast.processors import usable_processors
 
 Provider = str | tuple[str, dict[str, Any]]
 """An execution provider by name, with options or without."""
@@ -95,7 +96,7 @@ def open_session(
     options.log_severity_level = 3
     if pin_threads is not None:
         # Where it is not told how many, ONNX Runtime ties them by itself.
-        threads = len(_cores()) if threads is None else threads
+        threads = len(usable_processors()) if threads is None else threads
     if threads is not None:
         options.intra_op_num_threads = threads
     if pin_threads and threads is not None and threads > 1:
@@ -125,14 +126,7 @@ def open_session(
     return session, session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
 
 
-def _cores() -> list[int]:
-    """The processors that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
 def _affinities(threads: int) -> str:
     """A core for each thread but the caller's, as ONNX Runtime counts them: from one."""
-    cores = _cores()
+    cores = usable_processors()
     return ";".join(str(cores[number % len(cores)] + 1) for number in range(1, threads))
