@@ -1,4 +1,4 @@
-"""Running a model file: features in, scores out. One class an engine, one file each, all alike to use.
+"""Running a model file: features in, scores out. One class an engine, all alike to use.
 
 ==================  ============================  ==================================================
 engine              files                         runs on

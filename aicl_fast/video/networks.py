@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aicl_fast.engines.container import Container
-from aicl_fast.engines.tensorrt import TensorRTEngine
+from aicl_fast.engines.tensorrt import TensorRTEngine, Tensors
 from aicl_fast.errors import DataError, ModelError, UnavailableError
 from aicl_fast.features import Floats
 from aicl_fast.files import require_file
@@ -341,12 +341,10 @@ class _ClipEngine(TensorRTEngine):
     """The runtime of detectors' plans, with clips in the place of features."""
 
     info: Any
-    _outputs = SegmentOutputs
-    _input = INPUT
 
     def _read_info(self, container: Container) -> SegmentInfo:
         info = parse_segment_info(container.metadata, container.path)
-        self._dtype = np.uint8 if info.stream == "rgb" else np.float32
+        self._tensors = Tensors(INPUT, np.uint8 if info.stream == "rgb" else np.float32, SegmentOutputs)
         return info
 
     def check_shape(self, shape: tuple[int, ...]) -> None:

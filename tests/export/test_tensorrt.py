@@ -22,6 +22,7 @@ pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
 import aicl_fast.engines.tensorrt as runtime
+import aicl_fast.engines.tensorrt_plan as plans
 from aicl_fast import Detector
 from aicl_fast.engines import EngineOutputs
 from aicl_fast.engines.container import KINDS, MAGIC, read_container, write_container
@@ -486,8 +487,8 @@ def engine(tiny_model: Path, tmp_path: Path, graph: Any, monkeypatch: pytest.Mon
         __version__="1.2.3", Runtime=lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda data: plan)
     )
     monkeypatch.setattr(runtime, "Cuda", cuda)
-    monkeypatch.setattr(runtime, "load_tensorrt", lambda kind: api)
-    monkeypatch.setattr(runtime, "make_logger", lambda api: SimpleNamespace(errors=["no reason"]))
+    monkeypatch.setattr(plans, "load_tensorrt", lambda kind: api)
+    monkeypatch.setattr(plans, "make_logger", lambda api: SimpleNamespace(errors=["no reason"]))
     path = _container(tmp_path / "m.engine", graph[1])
     opened = TensorRTEngine(path, pool=2)
     yield opened
@@ -612,7 +613,7 @@ def test_a_slot_that_fails_half_way(engine: Any, batch: np.ndarray, place: int) 
 
     for name in ("stream", "event", "allocate", "pinned"):
         setattr(device, name, failing(name))
-    engine._engine.create_execution_context = lambda *_: MakeBelieveContext(None, device)
+    engine._plan.engine.create_execution_context = lambda *_: MakeBelieveContext(None, device)
     with contextlib.suppress(UnavailableError):
         engine.submit(batch)
     if len(calls) >= place:
@@ -635,9 +636,9 @@ def test_idle_slots_are_few(engine: Any, batch: np.ndarray) -> None:
 
 
 def test_memory_is_that_of_the_shape(engine: Any, batch: np.ndarray, expected: EngineOutputs) -> None:
-    engine._api.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="mine")
-    create, asked = engine._engine.create_execution_context, []
-    engine._engine.create_execution_context = lambda *how: (asked.append(how), create())[1]
+    engine._plan.api.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="mine")
+    create, asked = engine._plan.engine.create_execution_context, []
+    engine._plan.engine.create_execution_context = lambda *how: (asked.append(how), create())[1]
     close_to(engine(batch), expected)
     engine(batch[:1])
     assert asked == [("mine",)] * 2
@@ -702,7 +703,7 @@ def test_a_slot_that_fails_keeps_nothing_from_being_freed(
         engine.close()
     with pytest.raises(UnavailableError, match="was closed before this result"):
         pending.result()
-    assert engine._engine is engine._runtime is None
+    assert engine._plan.engine is engine._plan.runtime is None
     assert engine.cuda.closed
     assert engine.cuda.empty
 
@@ -716,24 +717,24 @@ def test_kernels_that_cannot_be_kept(engine: Any, batch: np.ndarray, tmp_path: P
             get_runtime_cache=lambda: kernels,
         )
 
-    engine._engine.create_runtime_config = settings
+    engine._plan.engine.create_runtime_config = settings
     with TensorRTEngine(engine.path, cache=tmp_path / "cache") as opened:
         opened(batch)
-        assert not opened._cache.exists()
+        assert not opened._plan.cache.exists()
         opened(batch)  # captured: there are kernels, and who knows whether it is closed
-        assert opened._cache.read_bytes() == b"kernels"
-        opened._cache.unlink()
+        assert opened._plan.cache.read_bytes() == b"kernels"
+        opened._plan.cache.unlink()
         opened(batch)
-    assert not opened._cache.exists()  # nothing new
+    assert not opened._plan.cache.exists()  # nothing new
     with TensorRTEngine(engine.path, cache=tmp_path / "cache") as opened:
         opened(batch)
-    assert opened._cache.read_bytes() == b"kernels"
+    assert opened._plan.cache.read_bytes() == b"kernels"
     (tmp_path / "file").touch()
     opened = TensorRTEngine(engine.path, cache=tmp_path / "file")
     opened(batch)
     with pytest.warns(RuntimeWarning, match=r"cannot be kept: .*file.*Choose"):
         opened.close()
-    assert opened._engine is opened._settings is None
+    assert opened._plan.engine is opened._plan.settings is None
     assert opened.cuda.closed
     assert opened.cuda.empty
 
@@ -773,7 +774,7 @@ def test_a_plan_that_does_not_load(engine: Any, monkeypatch: pytest.MonkeyPatch)
     api = SimpleNamespace(
         __version__="1.2.3", Runtime=lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda data: None)
     )
-    monkeypatch.setattr(runtime, "load_tensorrt", lambda kind: api)
+    monkeypatch.setattr(plans, "load_tensorrt", lambda kind: api)
     with pytest.raises(ModelError, match=r"TensorRT-RTX cannot load the plan \(no reason\)"):
         TensorRTEngine(engine.path)
 
@@ -915,7 +916,7 @@ def test_a_segment_network(engine: Any, tmp_path: Path, stream: str, monkeypatch
     plan = SimpleNamespace(create_execution_context=lambda *_: MakeBelieveClips(None, device))
     monkeypatch.setattr(runtime, "Cuda", lambda number: device)
     monkeypatch.setattr(
-        engine._api, "Runtime", lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda data: plan)
+        engine._plan.api, "Runtime", lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda data: plan)
     )
     clips = np.random.default_rng(0).integers(0, 256, (7, *info.clip_shape)).astype(np.uint8)
     clips = clips if stream == "rgb" else clips.astype(np.float32) / 7

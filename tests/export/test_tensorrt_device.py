@@ -338,7 +338,7 @@ def test_compiled_kernels_are_kept(engine_file: Path, batch: np.ndarray, expecte
         with TensorRTEngine(engine_file, cache=tmp_path) as opened:
             close_to(opened(batch), expected)
     kept = list(tmp_path.glob("*.rtx"))
-    assert len(kept) == (opened._cache is not None)
+    assert len(kept) == (opened._plan.cache is not None)
     for file in kept:
         file.write_bytes(b"damaged")
         with TensorRTEngine(engine_file, cache=tmp_path) as opened:
