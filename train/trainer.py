@@ -19,6 +19,7 @@ from aicl_fast.config import Config, TrainConfig
 from aicl_fast.dataset import Dataset
 from aicl_fast.decode import decode_batch
 from aicl_fast.detections import Detections
+from aicl_fast.devices import torch_device
 from aicl_fast.errors import AiclError, DataError
 from aicl_fast.evaluate import MapResult, SegmentAccuracy, mean_average_precision, segment_accuracy
 from aicl_fast.kernels.mining import above_median
@@ -34,7 +35,7 @@ from aicl_fast.train.checkpoint import (
     save_checkpoint,
     step_of,
 )
-from aicl_fast.train.distributed import Ranks, joined_ranks, training_device
+from aicl_fast.train.distributed import Ranks, joined_ranks
 from aicl_fast.train.logs import LOG_EVERY, RunLog
 from aicl_fast.train.losses import LossTerms, aicl_loss
 from aicl_fast.train.sampling import BatchOrder, Progress, Videos
@@ -109,7 +110,7 @@ def train(
         ModelError: ``resume`` with other settings or other data than the run was started with.
         AiclError: a loss or a weight became NaN or infinite; the last checkpoint stays.
     """
-    training_device(device)
+    torch_device(device)
     folder = None if out is None else Path(out)
     with _determinism(dataset.config.train.deterministic), joined_ranks(device) as (ranks, place):
         if ranks.is_main:
@@ -251,7 +252,8 @@ class _Step(nn.Module):
         if self.mixed:
             outputs = Outputs(*(value.float() for value in outputs))
         terms = aicl_loss(outputs, labels, self.config, selection_gamma=gamma)
-        shown = LossTerms(*(term.detach() for term in terms))._replace(total=terms.total)
+        *parts, total = terms
+        shown = LossTerms(*(part.detach() for part in parts), total)
         return Outputs(*(value.detach() for value in outputs)), shown
 
 

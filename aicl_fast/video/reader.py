@@ -28,6 +28,8 @@ _NOT_VIDEO = {"image2", "image2pipe", "tty", "bin", "xbin", "adf", "idf", "txd"}
 """FFmpeg's names for formats that hold pictures or text, which it would show as a short film; so are all that
 end in ``_pipe``."""
 _TIMES_MAY_JUMP = av.format.Flags.ts_discont.value
+# A title that is not UTF-8 is no reason to refuse a video. PyAV 19 asks no more.
+_METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 _JUMP, _JUMP_ELSEWHERE = Fraction(10), Fraction(30 * 3600)
 """Seconds without a picture that mean another clock, where a format allows that, and in all others."""
 
@@ -151,9 +153,7 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
     target = require_file(path, "video")
     try:
         # The prefix keeps FFmpeg from reading a protocol into the name, the list a playlist from the network.
-        container = av.open(
-            f"file:{target}", options={"protocol_whitelist": "file"}, metadata_errors="replace"
-        )
+        container = av.open(f"file:{target}", options={"protocol_whitelist": "file"}, **_METADATA)
     except (av.FFmpegError, OSError) as error:
         size = target.stat().st_size
         raise DataError(

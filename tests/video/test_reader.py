@@ -230,6 +230,21 @@ def test_the_cover_of_a_piece_of_music_is_not_a_video(tmp_path: Path) -> None:
         next(read_frames(path))
 
 
+def test_a_title_that_is_not_utf_8_is_no_obstacle(tmp_path: Path, make_clip: MakeClip) -> None:
+    plain, titled = make_clip("plain.avi", frames=3), tmp_path / "titled.avi"
+    with av.open(str(plain)) as source, av.open(str(titled), "w") as target:
+        target.metadata["title"] = "cafeteria"
+        copy = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = copy
+                target.mux(packet)
+    before = titled.read_bytes()
+    titled.write_bytes(before.replace(b"cafeteria", b"caf\xe9teria"))
+    assert titled.read_bytes() != before
+    assert len(list(read_frames(titled))) == 3
+
+
 def test_a_playlist_cannot_reach_the_network(tmp_path: Path) -> None:
     (tmp_path / "list.m3u8").write_text(
         "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n"
