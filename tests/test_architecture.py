@@ -18,6 +18,7 @@ ALLOWED = {
 }
 FILES = [path for room in ALLOWED for path in sorted((ROOT / room).rglob("*.py"))]
 TORCH = {
+    "aicl_fast/devices.py",
     "aicl_fast/model.py",
     "aicl_fast/weights.py",
     "aicl_fast/engines/torch.py",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import importlib
 import os
-import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed
 
-from aicl_fast.errors import ConfigError, UnavailableError
+from aicl_fast.devices import torch_device
 
 T = TypeVar("T")
 _PATIENCE = timedelta(days=1)
@@ -54,26 +53,6 @@ class Ranks:
         return value
 
 
-def training_device(name: str) -> torch.device:
-    """The device of a name.
-
-    Raises:
-        ConfigError: neither ``cpu`` nor ``cuda`` nor ``cuda:N``.
-        UnavailableError: torch finds no such GPU.
-    """
-    if re.fullmatch(r"cpu|cuda(:\d+)?", name, re.ASCII) is None:
-        raise ConfigError(f"device: expected cpu, cuda or cuda:N, got {name!r}.")
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UnavailableError(f"device: {name!r} was asked for, but torch finds no CUDA device. Use 'cpu'.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UnavailableError(
-            f"device: {name!r} was asked for, but torch finds {torch.cuda.device_count()} CUDA devices, "
-            "counted from 0."
-        )
-    return device
-
-
 @contextmanager
 def joined_ranks(device: str) -> Iterator[tuple[Ranks, torch.device]]:
     """Join the processes that torchrun started, if it did; yields this one's place and its device.
@@ -81,16 +60,16 @@ def joined_ranks(device: str) -> Iterator[tuple[Ranks, torch.device]]:
     What was made of the group, a DistributedDataParallel say, must not be referred to any more at the end.
 
     Raises:
-        ConfigError, UnavailableError: see :func:`training_device`.
+        ConfigError, UnavailableError: see :func:`aicl_fast.devices.torch_device`.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    place = training_device(device)
+    place = torch_device(device)
     if world == 1:
         yield Ranks(), place
         return
     on_gpu = place.type == "cuda"
     if on_gpu:
-        place = training_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+        place = torch_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
         torch.cuda.set_device(place)
     # Before the group exists: functions of this module have the default group as an argument's default, and
     # would hold it, and its threads, for good.

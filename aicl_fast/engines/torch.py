@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from aicl_fast.devices import torch_device
 from aicl_fast.engines.base import Engine, EngineOutputs
-from aicl_fast.errors import ModelError, UnavailableError
+from aicl_fast.errors import ModelError
 from aicl_fast.kernels import pack_two_branch, topk_pool
 from aicl_fast.kernels._triton_graph import TwoBranchRunner
 from aicl_fast.metadata import ModelInfo, Range
@@ -40,6 +41,7 @@ class TorchEngine(Engine):
             CPU ``fp32``.
         threads: torch's threads on the CPU. It is one number for the whole process.
     Raises:
+        ConfigError: a device by another name.
         DataError: no such file.
         ModelError: not a model of ours, or a precision that the device has not.
         UnavailableError: torch finds no such GPU.
@@ -103,20 +105,3 @@ class TorchEngine(Engine):
     def _free(self) -> None:
         with self._lock:
             self._net = self._runner = None
-
-
-def torch_device(name: str) -> torch.device:
-    """A device by its name.
-
-    Raises:
-        UnavailableError: torch finds no such GPU.
-    """
-    device = torch.device(name)
-    if device.type == "cuda":
-        count = torch.cuda.device_count()
-        if (device.index or 0) >= count:
-            raise UnavailableError(
-                f"device: torch {torch.__version__} finds {count} GPUs here, and {name!r} was asked for. "
-                "Without a GPU leave the device out; with one, install a CUDA build of torch."
-            )
-    return device

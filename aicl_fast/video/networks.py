@@ -247,7 +247,7 @@ class TorchNetwork(SegmentNetwork):
         try:
             import torch
 
-            from aicl_fast.engines.torch import torch_device
+            from aicl_fast.devices import torch_device
             from aicl_fast.video.i3d import DeployedI3D
             from aicl_fast.video.i3d_weights import i3d_hash, load_i3d
         except ImportError as error:
