@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,6 @@ from aicl_fast.train.sampling import BatchOrder, Videos  # noqa: E402
 from aicl_fast.train.trainer import train  # noqa: E402
 
 
-def _open(root: Path, config: Config, **changes: object) -> Dataset:
-    return Dataset.open(root, config.with_values(changes))
-
-
-def _same(first: TwoBranchNet, second: TwoBranchNet) -> bool:
-    other = second.state_dict()
-    return all(torch.equal(value, other[name]) for name, value in first.state_dict().items())
-
-
 def _steps(run: Path) -> list[int]:
     return [int(path.name[5:]) for path in sorted((run / "checkpoints").glob("step_*"))]
 
@@ -42,27 +33,31 @@ def _steps(run: Path) -> list[int]:
 TIES: dict[str, Any] = {"keep": "test", "eval_every": 2, "patience": 3, "lr": 1e-12}
 
 
-def test_patience_counts_on_across_a_resume(tiny_dataset: Path, tiny_config: Config, tmp_path: Path) -> None:
-    whole = train(_open(tiny_dataset, tiny_config, **TIES, steps=400), tmp_path / "whole")
+def test_patience_counts_on_across_a_resume(
+    open_tiny: Callable[..., Dataset], tmp_path: Path, same_weights: Callable[..., bool]
+) -> None:
+    whole = train(open_tiny(**TIES, steps=400), tmp_path / "whole")
     assert [step for step, _ in whole.history] == [2, 4, 6, 8]
-    train(_open(tiny_dataset, tiny_config, **TIES, steps=4), tmp_path / "cut")
-    again = train(_open(tiny_dataset, tiny_config, **TIES, steps=400), tmp_path / "cut", resume=True)
+    train(open_tiny(**TIES, steps=4), tmp_path / "cut")
+    again = train(open_tiny(**TIES, steps=400), tmp_path / "cut", resume=True)
     assert again.history == whole.history
-    assert _same(again.net, whole.net)
+    assert same_weights(again.net, whole.net)
 
 
-def test_a_run_ended_by_patience_can_go_on(tiny_dataset: Path, tiny_config: Config, tmp_path: Path) -> None:
-    dataset = _open(tiny_dataset, tiny_config, **TIES, steps=400, save_every=0)
+def test_a_run_ended_by_patience_can_go_on(open_tiny: Callable[..., Dataset], tmp_path: Path) -> None:
+    dataset = open_tiny(**TIES, steps=400, save_every=0)
     ended = train(dataset, tmp_path)
     assert _steps(tmp_path) == [8]
     again = train(dataset, tmp_path, resume=True)
     assert (again.started_at, again.history) == (8, ended.history)
-    longer = _open(tiny_dataset, tiny_config, **{**TIES, "patience": 4}, steps=400)
+    longer = open_tiny(**{**TIES, "patience": 4}, steps=400)
     assert [step for step, _ in train(longer, tmp_path, resume=True).history] == [2, 4, 6, 8, 10]
 
 
-def test_a_run_without_a_checkpoint_is_a_run(tiny_dataset: Path, tiny_config: Config, tmp_path: Path) -> None:
-    dataset = _open(tiny_dataset, tiny_config, save_every=0)
+def test_a_run_without_a_checkpoint_is_a_run(
+    open_tiny: Callable[..., Dataset], tmp_path: Path, same_weights: Callable[..., bool]
+) -> None:
+    dataset = open_tiny(save_every=0)
 
     def kill(step: int, steps: int, loss: float) -> None:
         if step == 10:
@@ -76,7 +71,7 @@ def test_a_run_without_a_checkpoint_is_a_run(tiny_dataset: Path, tiny_config: Co
     started: list[int] = []
     result = train(dataset, tmp_path, resume=True, starting=started.append)
     assert (result.started_at, started) == (0, [0])
-    assert _same(result.net, train(dataset).net)
+    assert same_weights(result.net, train(dataset).net)
     # The killed run's curves are gone.
     assert len(list((tmp_path / "tensorboard").iterdir())) == 1
     assert [line.partition(",")[0] for line in (tmp_path / "log.csv").read_text().splitlines()] == [
@@ -89,11 +84,11 @@ def test_a_run_without_a_checkpoint_is_a_run(tiny_dataset: Path, tiny_config: Co
 
 @pytest.mark.parametrize("left", ["model.safetensors", "log.csv"])
 def test_what_a_run_leaves_is_thrown_away_only_when_told(
-    tiny_dataset: Path, tiny_config: Config, tmp_path: Path, left: str
+    open_tiny: Callable[..., Dataset], tmp_path: Path, left: str
 ) -> None:
     (tmp_path / left).write_text("kept")
     (tmp_path / "metrics.json").write_text("{}")
-    dataset = _open(tiny_dataset, tiny_config)
+    dataset = open_tiny()
     with pytest.raises(DataError, match=f"holds a run \\({left}\\)"):
         train(dataset, tmp_path)
     assert (tmp_path / left).read_text() == "kept"
@@ -107,20 +102,20 @@ def test_what_a_run_leaves_is_thrown_away_only_when_told(
     assert not (tmp_path / "metrics.json").exists()
 
 
-def test_a_resumed_run_says_where_it_went_on(tiny_dataset: Path, tiny_config: Config, tmp_path: Path) -> None:
-    assert train(_open(tiny_dataset, tiny_config), tmp_path).started_at == 0
+def test_a_resumed_run_says_where_it_went_on(open_tiny: Callable[..., Dataset], tmp_path: Path) -> None:
+    assert train(open_tiny(), tmp_path).started_at == 0
     started: list[int] = []
-    longer = _open(tiny_dataset, tiny_config, steps=14)
+    longer = open_tiny(steps=14)
     assert train(longer, tmp_path, resume=True, starting=started.append).started_at == 12
     assert started == [12]
 
 
-def test_other_data_is_named(tiny_dataset: Path, tiny_config: Config, tmp_path: Path) -> None:
-    train(_open(tiny_dataset, tiny_config), tmp_path / "run")
+def test_other_data_is_named(open_tiny: Callable[..., Dataset], tiny_dataset: Path, tmp_path: Path) -> None:
+    train(open_tiny(), tmp_path / "run")
 
     def refused(what: str) -> None:
         with pytest.raises(ModelError, match=f"with other data: {what} differ. Go on with the same data"):
-            train(_open(tiny_dataset, tiny_config, steps=14), tmp_path / "run", resume=True)
+            train(open_tiny(steps=14), tmp_path / "run", resume=True)
 
     listed = tiny_dataset / "split_train.txt"
     names = listed.read_text()
@@ -142,60 +137,60 @@ def test_other_data_is_named(tiny_dataset: Path, tiny_config: Config, tmp_path: 
 
 @pytest.mark.parametrize("schedule", [{"lr_schedule": "cosine"}, {"ramp_steps": "all", "warmup_steps": 0}])
 def test_the_steps_of_a_schedule_do_not_change(
-    tiny_dataset: Path, tiny_config: Config, tmp_path: Path, schedule: dict[str, Any]
+    open_tiny: Callable[..., Dataset], tmp_path: Path, schedule: dict[str, Any]
 ) -> None:
-    train(_open(tiny_dataset, tiny_config, **schedule), tmp_path)
-    longer = _open(tiny_dataset, tiny_config, **schedule, steps=14)
+    train(open_tiny(**schedule), tmp_path)
+    longer = open_tiny(**schedule, steps=14)
     with pytest.raises(ModelError, match=r"other settings: train\.steps differ.*A schedule runs over all"):
         train(longer, tmp_path, resume=True)
 
 
-def test_other_threads_are_warned_of(tiny_dataset: Path, tiny_config: Config, tmp_path: Path) -> None:
-    train(_open(tiny_dataset, tiny_config), tmp_path)
+def test_other_threads_are_warned_of(open_tiny: Callable[..., Dataset], tmp_path: Path) -> None:
+    train(open_tiny(), tmp_path)
     record = tmp_path / "checkpoints" / "step_00000012" / "trainer.json"
     document = json.loads(record.read_text())
     document["threads"] = torch.get_num_threads() + 1
     record.write_text(json.dumps(document))
     with pytest.warns(RuntimeWarning, match=f"written with {torch.get_num_threads() + 1} threads"):
-        train(_open(tiny_dataset, tiny_config), tmp_path, resume=True)
+        train(open_tiny(), tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("name", ["trainer.json", "model.safetensors", "trainer.safetensors"])
 def test_a_checkpoint_with_a_file_lost_is_damaged(
-    tiny_dataset: Path, tiny_config: Config, tmp_path: Path, name: str
+    open_tiny: Callable[..., Dataset], tmp_path: Path, name: str
 ) -> None:
-    train(_open(tiny_dataset, tiny_config), tmp_path)
+    train(open_tiny(), tmp_path)
     (tmp_path / "checkpoints" / "step_00000012" / name).unlink()
     with pytest.raises(ModelError, match=r"step_00000012: the checkpoint is damaged .* Remove the folder"):
-        train(_open(tiny_dataset, tiny_config), tmp_path, resume=True)
+        train(open_tiny(), tmp_path, resume=True)
 
 
 def test_only_checkpoints_are_taken_for_checkpoints(
-    tiny_dataset: Path, tiny_config: Config, tmp_path: Path
+    open_tiny: Callable[..., Dataset], tmp_path: Path
 ) -> None:
     own = tmp_path / "checkpoints" / "step_backup00"
     own.mkdir(parents=True)
-    train(_open(tiny_dataset, tiny_config, save_every=3), tmp_path)
+    train(open_tiny(save_every=3), tmp_path)
     assert own.is_dir()
     latest = latest_checkpoint(tmp_path / "checkpoints")
     assert latest is not None
     assert latest.name == "step_00000012"
     with pytest.raises(DataError, match="holds a run at step 12"):
-        train(_open(tiny_dataset, tiny_config), tmp_path)
+        train(open_tiny(), tmp_path)
 
 
 @pytest.mark.parametrize(("changes", "step"), [({"save_every": 4}, 4), ({"eval_every": 3}, 3)])
 def test_a_diverged_network_is_neither_kept_nor_evaluated(
-    tiny_dataset: Path, tiny_config: Config, tmp_path: Path, changes: dict[str, int], step: int
+    open_tiny: Callable[..., Dataset], tmp_path: Path, changes: dict[str, int], step: int
 ) -> None:
-    dataset = _open(tiny_dataset, tiny_config, lr=1e30, **changes)
+    dataset = open_tiny(lr=1e30, **changes)
     with pytest.raises(AiclError, match=rf"the loss became .* at step {step}\. Lower train\.lr"):
         train(dataset, tmp_path)
     assert latest_checkpoint(tmp_path / "checkpoints") is None
 
 
 def test_weights_that_overflow_are_not_kept(
-    tiny_dataset: Path, tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    open_tiny: Callable[..., Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loss of a step is of the weights before it."""
     original = torch.optim.Adam.step
@@ -210,12 +205,12 @@ def test_weights_that_overflow_are_not_kept(
 
     monkeypatch.setattr(torch.optim.Adam, "step", overflow)
     with pytest.raises(AiclError, match="a weight became NaN or infinite at step 4"):
-        train(_open(tiny_dataset, tiny_config, save_every=2), tmp_path)
+        train(open_tiny(save_every=2), tmp_path)
     assert _steps(tmp_path) == [2]
 
 
 def test_steps_that_write_nothing_do_not_wait_for_the_loss(
-    tiny_dataset: Path, tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    open_tiny: Callable[..., Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[int] = []
     original = trainer._check_finite
@@ -225,7 +220,7 @@ def test_steps_that_write_nothing_do_not_wait_for_the_loss(
         original(net, loss, step, settings)
 
     monkeypatch.setattr(trainer, "_check_finite", watch)
-    train(_open(tiny_dataset, tiny_config, save_every=4, eval_every=6), tmp_path)
+    train(open_tiny(save_every=4, eval_every=6), tmp_path)
     assert checked == [1, 4, 6, 8, 10, 12]
 
 
@@ -262,7 +257,7 @@ def test_a_checkpoint_is_loaded_to_the_network_s_device(
 
 
 def test_one_budget_counts_for_all_that_is_read(
-    tiny_dataset: Path, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+    open_tiny: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Videos] = []
     original = Videos.__init__
@@ -273,21 +268,21 @@ def test_one_budget_counts_for_all_that_is_read(
 
     options = {"keep": "val", "eval_every": 6, "steps": 6}
     monkeypatch.setattr(Videos, "__init__", watch)
-    train(_open(tiny_dataset, tiny_config, **options))
+    train(open_tiny(**options))
     assert not any(videos.mapped for videos in seen)
     sizes = [videos.memory_gb for videos in seen]
     for short in range(3):
         seen.clear()
         budget = sum(sizes[: short + 1]) - 0.1 * min(sizes)
-        train(_open(tiny_dataset, tiny_config, **options, memory_gb=budget))
+        train(open_tiny(**options, memory_gb=budget))
         assert seen[short].mapped
         assert sum(videos.memory_gb for videos in seen) <= budget
 
 
 def test_the_main_process_alone_reads_what_is_evaluated_on(
-    tiny_dataset: Path, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+    open_tiny: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = train(_open(tiny_dataset, tiny_config))
+    result = train(open_tiny())
 
     class Second(Ranks):
         """The second of two processes, whose other one adds nothing."""
@@ -313,23 +308,21 @@ def test_the_main_process_alone_reads_what_is_evaluated_on(
     monkeypatch.setattr(trainer, "joined_ranks", joined)
     monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", lambda step, **_: step)
     monkeypatch.setattr(Videos, "__init__", watch)
-    train(_open(tiny_dataset, tiny_config))
+    train(open_tiny())
     assert seen == ["train"]
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "file/far/below"])
-def test_a_folder_that_cannot_be_made(
-    tiny_dataset: Path, tiny_config: Config, tmp_path: Path, place: str
-) -> None:
+def test_a_folder_that_cannot_be_made(open_tiny: Callable[..., Dataset], tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=f"{place}: cannot be made .* Choose a folder"):
-        train(_open(tiny_dataset, tiny_config), tmp_path / place)
+        train(open_tiny(), tmp_path / place)
 
 
 @pytest.mark.parametrize("device", ["foo", "mps", "meta", "cuda:", "cuda:-1", "cpu:0", "", "cuda 0"])
 def test_devices_that_training_does_not_run_on(
-    tiny_dataset: Path, tiny_config: Config, tmp_path: Path, device: str
+    open_tiny: Callable[..., Dataset], tmp_path: Path, device: str
 ) -> None:
     with pytest.raises(ConfigError, match="device: expected cpu, cuda or cuda:N, got"):
-        train(_open(tiny_dataset, tiny_config), tmp_path / "run", device=device)
+        train(open_tiny(), tmp_path / "run", device=device)
     assert not (tmp_path / "run").exists()

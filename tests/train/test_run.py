@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,27 +25,17 @@ from aicl_fast.train.sampling import Videos  # noqa: E402
 from aicl_fast.train.trainer import make_loss, train  # noqa: E402
 from aicl_fast.weights import load_model  # noqa: E402
 
-
-def _open(root: Path, config: Config, **changes: object) -> Dataset:
-    return Dataset.open(root, config.with_values(changes))
-
-
-def _same(first: TwoBranchNet, second: TwoBranchNet) -> bool:
-    other = second.state_dict()
-    return all(torch.equal(value, other[name]) for name, value in first.state_dict().items())
-
-
 OPTIONS = {"steps": 30, "save_every": 4, "ema_decay": 0.9, "lr": 1e-2, "eval_every": 5, "keep": "test"}
 
 
 def test_a_resumed_run_ends_with_the_same_bits(
-    tiny_dataset: Path, tiny_config: Config, tmp_path: Path
+    open_tiny: Callable[..., Dataset], tmp_path: Path, same_weights: Callable[..., bool]
 ) -> None:
-    whole = train(_open(tiny_dataset, tiny_config, **OPTIONS), tmp_path / "whole")
+    whole = train(open_tiny(**OPTIONS), tmp_path / "whole")
     cut = tmp_path / "cut"
-    train(_open(tiny_dataset, tiny_config, **{**OPTIONS, "steps": 18}), cut)
-    again = train(_open(tiny_dataset, tiny_config, **OPTIONS), cut, resume=True)
-    assert _same(whole.net, again.net)
+    train(open_tiny(**{**OPTIONS, "steps": 18}), cut)
+    again = train(open_tiny(**OPTIONS), cut, resume=True)
+    assert same_weights(whole.net, again.net)
     assert whole.history == again.history
     assert whole.step == again.step
     rows = list(csv.DictReader((cut / "log.csv").open()))
@@ -83,7 +74,7 @@ trainer.train(Dataset.open(sys.argv[1], config), sys.argv[2], resume=True, train
 
 @pytest.mark.parametrize("moment", ["mid-epoch", "mid-save"])
 def test_a_killed_run_resumes_to_the_same_bits(
-    tiny_dataset: Path, tiny_config: Config, tmp_path: Path, moment: str
+    tiny_dataset: Path, tiny_config: Config, tmp_path: Path, moment: str, same_weights: Callable[..., bool]
 ) -> None:
     import json
 
@@ -114,13 +105,11 @@ def test_a_killed_run_resumes_to_the_same_bits(
     assert not list((tmp_path / "cut" / "checkpoints").glob(".*"))
     whole, _ = load_model(tmp_path / "whole" / "model.safetensors")
     again, _ = load_model(tmp_path / "cut" / "model.safetensors")
-    assert _same(whole, again)
+    assert same_weights(whole, again)
 
 
-def test_a_folder_with_a_run_is_not_overwritten(
-    tiny_dataset: Path, tiny_config: Config, tmp_path: Path
-) -> None:
-    dataset = _open(tiny_dataset, tiny_config)
+def test_a_folder_with_a_run_is_not_overwritten(open_tiny: Callable[..., Dataset], tmp_path: Path) -> None:
+    dataset = open_tiny()
     train(dataset, tmp_path)
     with pytest.raises(DataError, match=r"holds a run at step 12\. Go on with it"):
         train(dataset, tmp_path)
@@ -128,17 +117,17 @@ def test_a_folder_with_a_run_is_not_overwritten(
     with pytest.raises(
         ModelError, match=r"started with other settings: loss\.weight_contrast, train\.lr differ"
     ):
-        train(_open(tiny_dataset, tiny_config, lr=1.0, weight_contrast=1.0), tmp_path, resume=True)
-    longer = train(_open(tiny_dataset, tiny_config, steps=14), tmp_path, resume=True)
+        train(open_tiny(lr=1.0, weight_contrast=1.0), tmp_path, resume=True)
+    longer = train(open_tiny(steps=14), tmp_path, resume=True)
     assert longer.step == 14
 
 
-def test_a_damaged_checkpoint_says_so(tiny_dataset: Path, tiny_config: Config, tmp_path: Path) -> None:
-    train(_open(tiny_dataset, tiny_config), tmp_path)
+def test_a_damaged_checkpoint_says_so(open_tiny: Callable[..., Dataset], tmp_path: Path) -> None:
+    train(open_tiny(), tmp_path)
     path = tmp_path / "checkpoints" / "step_00000012" / "trainer.safetensors"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ModelError, match="the checkpoint is damaged"):
-        train(_open(tiny_dataset, tiny_config), tmp_path, resume=True)
+        train(open_tiny(), tmp_path, resume=True)
 
 
 ACTION_ALONE = [f"weight_{term}=0" for term in ("agnostic", "contrast", "modality", "consistency")]
@@ -252,7 +241,7 @@ def _free_port() -> int:
 
 
 def test_held_out_videos_choose_and_are_not_trained_on(
-    tiny_dataset: Path, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+    open_tiny: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[str, ...]] = []
     original = Videos.__init__
@@ -262,7 +251,7 @@ def test_held_out_videos_choose_and_are_not_trained_on(
         seen.append((split, *self.names))
 
     monkeypatch.setattr(Videos, "__init__", watch)
-    result = train(_open(tiny_dataset, tiny_config, keep="val", eval_every=4, val_share=0.3))
+    result = train(open_tiny(keep="val", eval_every=4, val_share=0.3))
     trained, test, held_out = (set(names[1:]) for names in seen)
     assert [names[0] for names in seen] == ["train", "test", "train"]
     assert len(held_out) == 2
@@ -272,22 +261,22 @@ def test_held_out_videos_choose_and_are_not_trained_on(
     assert result.step == max(result.history, key=lambda item: item[1])[0]
 
 
-def test_patience_stops_early(tiny_dataset: Path, tiny_config: Config) -> None:
+def test_patience_stops_early(open_tiny: Callable[..., Dataset]) -> None:
     options = {"keep": "test", "eval_every": 2, "patience": 2, "lr": 1e-12, "steps": 400}
-    result = train(_open(tiny_dataset, tiny_config, **options))
+    result = train(open_tiny(**options))
     # Nothing changes at this rate, so the first evaluation stays the best.
     assert [step for step, _ in result.history] == [2, 4, 6]
     assert result.step == 2
 
 
-def test_the_moving_average_is_what_is_kept(tiny_dataset: Path, tiny_config: Config) -> None:
-    plain = train(_open(tiny_dataset, tiny_config, lr=1e-2, steps=2)).net.embed.weight
-    first = train(_open(tiny_dataset, tiny_config, lr=1e-2, steps=1)).net.embed.weight
-    averaged = train(_open(tiny_dataset, tiny_config, lr=1e-2, steps=2, ema_decay=0.75)).net.embed.weight
+def test_the_moving_average_is_what_is_kept(open_tiny: Callable[..., Dataset]) -> None:
+    plain = train(open_tiny(lr=1e-2, steps=2)).net.embed.weight
+    first = train(open_tiny(lr=1e-2, steps=1)).net.embed.weight
+    averaged = train(open_tiny(lr=1e-2, steps=2, ema_decay=0.75)).net.embed.weight
     torch.testing.assert_close(averaged, 0.75 * first + 0.25 * plain)
 
 
-def test_clipping_bounds_the_gradient(tiny_dataset: Path, tiny_config: Config) -> None:
+def test_clipping_bounds_the_gradient(open_tiny: Callable[..., Dataset]) -> None:
     norms: list[float] = []
     original = torch.optim.Adam.step
 
@@ -298,18 +287,18 @@ def test_clipping_bounds_the_gradient(tiny_dataset: Path, tiny_config: Config) -
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim.Adam, "step", watch)
-        train(_open(tiny_dataset, tiny_config, clip_norm=0.01))
+        train(open_tiny(clip_norm=0.01))
     assert max(norms) <= 0.01 * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("modal", ["rgb", "flow"])
 def test_one_stream_trains_exports_and_detects(
-    tiny_dataset: Path, tiny_config: Config, tmp_path: Path, modal: str
+    open_tiny: Callable[..., Dataset], tmp_path: Path, modal: str
 ) -> None:
     from aicl_fast import Detector
     from aicl_fast.export.onnx import export_onnx
 
-    dataset = _open(tiny_dataset, tiny_config, modal=modal)
+    dataset = open_tiny(modal=modal)
     result = train(dataset, tmp_path)
     assert not any(("flow" if modal == "rgb" else "rgb") in name for name in result.net.state_dict())
     rows = list(csv.DictReader((tmp_path / "log.csv").open()))
@@ -322,15 +311,19 @@ def test_one_stream_trains_exports_and_detects(
         detector(features, features)
 
 
-def test_memory_mapped_features_train_the_same(tiny_dataset: Path, tiny_config: Config) -> None:
-    inside = train(_open(tiny_dataset, tiny_config))
-    outside = train(_open(tiny_dataset, tiny_config, memory_gb=0))
-    assert _same(inside.net, outside.net)
-    assert Videos(_open(tiny_dataset, tiny_config, memory_gb=0), "test").mapped
+def test_memory_mapped_features_train_the_same(
+    open_tiny: Callable[..., Dataset], same_weights: Callable[..., bool]
+) -> None:
+    inside = train(open_tiny())
+    outside = train(open_tiny(memory_gb=0))
+    assert same_weights(inside.net, outside.net)
+    assert Videos(open_tiny(memory_gb=0), "test").mapped
 
 
-def test_the_log_has_every_curve(tiny_dataset: Path, tiny_config: Config, tmp_path: Path) -> None:
-    train(_open(tiny_dataset, tiny_config, eval_every=6, warmup_steps=11), tmp_path)
+def test_the_log_has_every_curve(
+    open_tiny: Callable[..., Dataset], tiny_config: Config, tmp_path: Path
+) -> None:
+    train(open_tiny(eval_every=6, warmup_steps=11), tmp_path)
     rows = {int(row["step"]): row for row in csv.DictReader((tmp_path / "log.csv").open())}
     assert sorted(rows) == [1, 6, 10, 12]
     for step in (1, 10, 12):
@@ -371,16 +364,18 @@ def test_the_step_is_one_graph(tiny_config: Config, changes: dict[str, str]) -> 
 
 
 @pytest.mark.slow
-def test_compiled_training_stays_close(tiny_dataset: Path, tiny_config: Config) -> None:
+def test_compiled_training_stays_close(open_tiny: Callable[..., Dataset]) -> None:
     # One shape of batch and one way of selecting: one compilation.
     options = {"steps": 4, "batch_size": 3, "warmup_steps": 0}
-    plain = train(_open(tiny_dataset, tiny_config, **options))
-    compiled = train(_open(tiny_dataset, tiny_config, compile=True, **options))
+    plain = train(open_tiny(**options))
+    compiled = train(open_tiny(compile=True, **options))
     for name, value in plain.net.state_dict().items():
         torch.testing.assert_close(compiled.net.state_dict()[name], value, rtol=1e-3, atol=1e-4)
 
 
-def test_bfloat16_keeps_weights_and_losses_in_float32(tiny_dataset: Path, tiny_config: Config) -> None:
+def test_bfloat16_keeps_weights_and_losses_in_float32(
+    open_tiny: Callable[..., Dataset], tiny_config: Config
+) -> None:
     config = tiny_config.with_values({"precision": "bfloat16"})
     net, features, labels = _batch(config)
     outputs, terms = make_loss(net, config)(features, labels, None)
@@ -388,32 +383,34 @@ def test_bfloat16_keeps_weights_and_losses_in_float32(tiny_dataset: Path, tiny_c
     _, exact = make_loss(net, tiny_config)(features, labels, None)
     assert terms.total != exact.total
     assert terms.total.item() == pytest.approx(exact.total.item(), rel=0.05)
-    result = train(_open(tiny_dataset, tiny_config, precision="bfloat16"))
+    result = train(open_tiny(precision="bfloat16"))
     assert {p.dtype for p in result.net.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_winograd_trains_alike(tiny_dataset: Path, tiny_config: Config, precision: str) -> None:
+def test_winograd_trains_alike(open_tiny: Callable[..., Dataset], precision: str) -> None:
     options = {"steps": 4, "warmup_steps": 0, "precision": precision}
-    direct = train(_open(tiny_dataset, tiny_config, **options))
-    winograd = train(_open(tiny_dataset, tiny_config, convolution="winograd", **options))
+    direct = train(open_tiny(**options))
+    winograd = train(open_tiny(convolution="winograd", **options))
     assert not winograd.net.winograd  # what is kept is a network as it is
     tolerance = {"float32": 1e-4, "bfloat16": 2e-2}[precision]
     for name, value in direct.net.state_dict().items():
         torch.testing.assert_close(winograd.net.state_dict()[name], value, rtol=tolerance, atol=tolerance)
 
 
-def test_deterministic_mode_is_left_as_it_was_found(tiny_dataset: Path, tiny_config: Config) -> None:
-    first = train(_open(tiny_dataset, tiny_config, deterministic=True))
+def test_deterministic_mode_is_left_as_it_was_found(
+    open_tiny: Callable[..., Dataset], same_weights: Callable[..., bool]
+) -> None:
+    first = train(open_tiny(deterministic=True))
     assert not torch.are_deterministic_algorithms_enabled()
-    assert _same(first.net, train(_open(tiny_dataset, tiny_config, deterministic=True)).net)
+    assert same_weights(first.net, train(open_tiny(deterministic=True)).net)
 
 
-def test_settings_that_make_no_sense(tiny_dataset: Path, tiny_config: Config) -> None:
+def test_settings_that_make_no_sense(open_tiny: Callable[..., Dataset], tiny_config: Config) -> None:
     with pytest.raises(ConfigError, match="patience: needs keep"):
         tiny_config.with_values({"patience": 3})
     with pytest.raises(DataError, match="leaves none to train on"):
-        train(_open(tiny_dataset, tiny_config, keep="val", eval_every=4, val_share=0.99))
+        train(open_tiny(keep="val", eval_every=4, val_share=0.99))
 
 
 @pytest.mark.gpu

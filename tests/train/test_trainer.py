@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,9 @@ from aicl_fast.train.trainer import localize, train  # noqa: E402
 from aicl_fast.weights import load_model, save_model  # noqa: E402
 
 
-def _open(root: Path, config: Config, **changes: object) -> Dataset:
-    return Dataset.open(root, config.with_values(changes))
-
-
-def test_it_writes_weights_and_logs(tiny_dataset: Path, tiny_config: Config, tmp_path: Path) -> None:
+def test_it_writes_weights_and_logs(open_tiny: Callable[..., Dataset], tmp_path: Path) -> None:
     seen: list[tuple[int, int, float]] = []
-    dataset = _open(tiny_dataset, tiny_config)
+    dataset = open_tiny()
     result = train(dataset, tmp_path / "run", training=lambda *event: seen.append(event))
     assert [step for step, _, _ in seen] == [1, 10, 12]
     assert result.step == 12
@@ -39,50 +36,52 @@ def test_it_writes_weights_and_logs(tiny_dataset: Path, tiny_config: Config, tmp
     np.testing.assert_allclose(net.input_scale.numpy(), 1 / stacked.std(0), rtol=1e-4)
 
 
-def test_the_seed_decides(tiny_dataset: Path, tiny_config: Config) -> None:
+def test_the_seed_decides(open_tiny: Callable[..., Dataset]) -> None:
     def weights(seed: int) -> torch.Tensor:
-        return train(_open(tiny_dataset, tiny_config, seed=seed)).net.embed.weight
+        return train(open_tiny(seed=seed)).net.embed.weight
 
     assert torch.equal(weights(1), weights(1))
     assert not torch.equal(weights(1), weights(2))
 
 
-def test_training_learns(tiny_dataset: Path, tiny_config: Config) -> None:
+def test_training_learns(open_tiny: Callable[..., Dataset]) -> None:
     losses: list[float] = []
-    dataset = _open(tiny_dataset, tiny_config, steps=150, lr=1e-2, warmup_steps=0)
+    dataset = open_tiny(steps=150, lr=1e-2, warmup_steps=0)
     train(dataset, training=lambda step, steps, loss: losses.append(loss))
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
 
 
-def test_keeping_the_best_on_test_is_an_option(tiny_dataset: Path, tiny_config: Config) -> None:
-    result = train(_open(tiny_dataset, tiny_config, keep="test", eval_every=3, lr=0.05))
+def test_keeping_the_best_on_test_is_an_option(open_tiny: Callable[..., Dataset]) -> None:
+    result = train(open_tiny(keep="test", eval_every=3, lr=0.05))
     assert [step for step, _ in result.history] == [3, 6, 9, 12]
     assert result.result.average == max(average for _, average in result.history)
     assert dict(result.history)[result.step] == result.result.average
 
 
-def test_a_diverging_loss_stops_with_advice(tiny_dataset: Path, tiny_config: Config, tmp_path: Path) -> None:
+def test_a_diverging_loss_stops_with_advice(
+    open_tiny: Callable[..., Dataset], tiny_dataset: Path, tmp_path: Path
+) -> None:
     for path in (tiny_dataset / "features/train/rgb").iterdir():
         np.save(path, np.full_like(np.load(path), np.finfo(np.float32).max))
-    dataset = _open(tiny_dataset, tiny_config, standardize_input=False)
+    dataset = open_tiny(standardize_input=False)
     with pytest.raises(AiclError, match=r"the loss became .* at step 1\. Lower train\.lr"):
         train(dataset, tmp_path / "run")
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
-def test_cuda_without_cuda(tiny_dataset: Path, tiny_config: Config) -> None:
+def test_cuda_without_cuda(open_tiny: Callable[..., Dataset]) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
     with pytest.raises(UnavailableError, match="finds no CUDA device"):
-        train(_open(tiny_dataset, tiny_config), device="cuda")
+        train(open_tiny(), device="cuda")
 
 
 def test_torch_and_the_exported_file_detect_the_same(
-    tiny_dataset: Path, tiny_config: Config, tiny_model: Path
+    open_tiny: Callable[..., Dataset], tiny_model: Path
 ) -> None:
     from aicl_fast import Detector
 
-    dataset = _open(tiny_dataset, tiny_config)
+    dataset = open_tiny()
     net, config = load_model(tiny_model)
     videos = Videos(dataset, "test")
     _, ours = localize(net, videos, config)
