@@ -25,6 +25,7 @@ import numpy.typing as npt
 from aicl_fast.errors import ConfigError
 from aicl_fast.feature_file import Recipe, VideoFeatures
 from aicl_fast.features import Floats
+from aicl_fast.processors import usable_processors
 from aicl_fast.video.flow import Flow, FlowAlgorithm, Gray, gray
 from aicl_fast.video.networks import FRAMES
 from aicl_fast.video.reader import Image, read_frames
@@ -137,7 +138,7 @@ class Extraction:
     @contextmanager
     def _cut(self, path: Path) -> Iterator[tuple[Iterator[Segment], _Cutter]]:
         """A video's segments, made by other threads while this one is busy."""
-        workers = self.workers or os.cpu_count() or 1
+        workers = self.workers or len(usable_processors())
         with ThreadPoolExecutor(workers, thread_name_prefix="flow") as pool:
             cutter = _Cutter(self, path, pool)
             try:
@@ -260,7 +261,7 @@ def extract_features(
         algorithm: ``tvl1`` or ``dis``, see :data:`aicl_fast.video.FlowAlgorithm`.
         transform: resizing and crop.
         batch: segments a run of a network.
-        workers: threads for flow; None takes every core.
+        workers: threads for flow; None is one for each processor that this process may run on.
         allow_damaged: take what can be read of a file that is cut off or corrupt.
         progress: called with the number of segments done and the file's name.
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -210,6 +211,24 @@ def test_what_goes_wrong_in_a_thread_is_raised(make_clip: MakeClip, fake_network
     features = extract_features(path, fake_network("rgb"), allow_damaged=True)
     assert 0 < features.frames < 300
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("workers", [None, 2])
+def test_flow_has_a_thread_for_each_processor_it_may_use(
+    make_clip: MakeClip, fake_network: Fake, monkeypatch: pytest.MonkeyPatch, workers: int | None
+) -> None:
+    asked: list[int] = []
+
+    class Pool(module.ThreadPoolExecutor):
+        def __init__(self, threads: int, **options: Any) -> None:
+            asked.append(threads)
+            super().__init__(threads, **options)
+
+    monkeypatch.setattr(module, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 4, 6}, raising=False)
+    extract_features(make_clip(frames=2), fake_network("rgb"), workers=workers)
+    assert asked == [workers or 3]
 
 
 def test_a_network_that_fails_ends_the_threads(make_clip: MakeClip, fake_network: Fake) -> None:
