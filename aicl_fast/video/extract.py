@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.errors import ConfigError
+from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.feature_file import Recipe, VideoFeatures
 from aicl_fast.features import Floats
 from aicl_fast.processors import usable_processors
@@ -215,7 +215,10 @@ class _Cutter:
     def _prepared(self, image: Image) -> tuple[Image, Gray | None]:
         """A frame as the RGB network sees it, and its whole luminance for the flow."""
         plan = self._plan
-        resized = plan.transform.resized(image)
+        try:
+            resized = plan.transform.resized(image)
+        except DataError as error:
+            raise DataError(f"{self._path}: {error}") from error
         if self._size is None:
             self._size = resized.shape
         elif resized.shape != self._size:  # a stream that changes its size on the way
@@ -265,7 +268,8 @@ def extract_features(
         allow_damaged: take what can be read of a file that is cut off or corrupt.
         progress: called with the number of segments done and the file's name.
     Raises:
-        DataError: a file that cannot be used, see :func:`aicl_fast.video.read_frames`.
+        DataError: a file that cannot be used, see :func:`aicl_fast.video.read_frames`, or frames that are too
+            long for their width, see :meth:`aicl_fast.video.Transform.resized`.
         ConfigError: no network, or an argument without meaning.
 
     Example:

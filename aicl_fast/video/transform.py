@@ -12,6 +12,8 @@ from aicl_fast.errors import DataError
 from aicl_fast.video.reader import Image
 
 Array = npt.NDArray[Any]
+LONGEST = 16384
+"""Pixels that the long side of a resized frame has at most. No recording comes near it."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,20 @@ class Transform:
             )
 
     def resized(self, image: Image) -> Image:
-        """(height, width, C) at its final scale, its sides' ratio kept to the nearest pixel."""
+        """(height, width, C) at its final scale, its sides' ratio kept to the nearest pixel.
+
+        Raises:
+            DataError: the long side would be longer than 16384 pixels.
+        """
         height, width = image.shape[:2]
         short = min(height, width)
         size = tuple(max(self.short_side, round(side * self.short_side / short)) for side in (width, height))
+        if max(size) > LONGEST:
+            raise DataError(
+                f"a frame of {width} x {height} pixels would be {size[0]} x {size[1]} with a short side of "
+                f"{self.short_side}; the long side may be {LONGEST}, {LONGEST / self.short_side:g} times the "
+                "short one. Crop the video, or pad it."
+            )
         if size == (width, height):
             return image
         found: Any = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)

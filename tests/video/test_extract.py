@@ -256,6 +256,12 @@ def test_a_size_that_changes_on_the_way(make_clip: MakeClip, fake_network: Fake,
     assert len(features) >= 2
 
 
+def test_a_picture_like_a_thread_is_refused(make_clip: MakeClip, fake_network: Fake) -> None:
+    path = make_clip("thread.avi", frames=3, size=(17000, 2), codec="rawvideo")
+    with pytest.raises(DataError, match=r"thread\.avi: a frame of 17000 x 2 pixels would be 2176000 x 256"):
+        extract_features(path, fake_network("rgb"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["clean and jerk", "arm wrestling"])
 def test_the_network_sees_what_happens(shared_data: Path, name: str) -> None:

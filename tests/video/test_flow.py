@@ -80,6 +80,17 @@ def test_bilinear_between_pixels() -> None:
     assert wide[0, :, 0].tolist() == [0, 0, 0, 25, 75, 100, 100, 100]
 
 
+def test_the_long_side_has_an_end() -> None:
+    image = np.zeros((2, 128, 3), np.uint8)
+    assert Transform().resized(image).shape == (256, 16384, 3)
+    for absurd, words in (
+        ((2, 129), "129 x 2 pixels would be 16512 x 256"),
+        ((17000, 2), "would be 256 x 2176000"),
+    ):
+        with pytest.raises(DataError, match=rf"{words} with .* may be 16384, 64 times the short one"):
+            Transform().resized(np.zeros((*absurd, 3), np.uint8))
+
+
 def test_a_crop_that_does_not_fit_is_refused() -> None:
     with pytest.raises(DataError, match="crop <= short_side"):
         Transform(short_side=200)
