@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -139,7 +142,7 @@ def extract_for(data: DataConfig, options: VideoOptions) -> Callable[[Path], Vid
 
     def extract(path: Path) -> VideoFeatures:
         total = _expected(path, plan)
-        with progress("extracting") as bar:
+        with _orderly_end(), progress("extracting") as bar:
             return plan(path, progress=lambda done, name: bar(done, max(done, total), name))
 
     return extract
@@ -168,7 +171,7 @@ def print_failures(bad: Mapping[Path, str], of: str) -> None:
 def render(path: Path, found: Detections, file: Path, *, allow_damaged: bool) -> None:
     """Write the video with its detections burnt in."""
     seconds = probe(path).duration
-    with progress("rendering") as bar:
+    with _orderly_end(), progress("rendering") as bar:
         remarks = render_video(
             path,
             found,
@@ -179,6 +182,35 @@ def render(path: Path, found: Detections, file: Path, *, allow_damaged: bool) ->
     for remark in remarks:
         err.print(f"note: {remark}", highlight=False, soft_wrap=True)
     sys.stdout.write(f"video: {file}\n")
+
+
+class _Ended(SystemExit):
+    """SIGTERM came."""
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does: temporary files are removed. A second one ends it at once.
+
+    A signal that whoever started this process ignores, or answers in another way, is left to them.
+    """
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def end(number: int, _: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise _Ended(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except _Ended:
+        sys.stderr.write("aicl-fast: terminated; files already complete are kept\n")
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _count(number: int) -> str:
@@ -233,7 +265,7 @@ def _expected(path: Path, plan: Extraction) -> int:
 def _extract(work: list[tuple[Path, Path, int]], plan: Extraction, bad: dict[Path, str]) -> int:
     written = begun = 0
     total = sum(count for *_, count in work)
-    with progress("extracting", show=bool(work)) as bar:
+    with _orderly_end(), progress("extracting", show=bool(work)) as bar:
         for number, (source, target, count) in enumerate(work, start=1):
             note = f"{number} of {len(work)}: {source.name}"
             bar(begun, total, note)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +61,88 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         return text
 
     return call
+
+
+_BEGIN = """
+import sys, time
+import numpy as np
+from aicl_fast.cli import main, video
+from aicl_fast.detections import Detections
+from aicl_fast.files import atomic_path
+from aicl_fast.video import render
+
+def wait(*_):
+    print("now", flush=True)
+    time.sleep(60)
+
+"""
+_WRITING = {
+    "features": _BEGIN
+    + """
+class Network:
+    frames, size, width, weights_hash, precision = 16, 224, 4, "", "fp32"
+    def __call__(self, clips):
+        return np.zeros((len(clips), 4), np.float32)
+
+def save(path, features):
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(b"half of it")
+        wait()
+
+video.open_network = lambda *_, **options: Network()
+video.save_video_features = save
+sys.argv = ["aicl-fast", "features", sys.argv[1], "-o", sys.argv[2], "--rgb-weights", "x.npz"]
+main()
+""",
+    "render": _BEGIN
+    + """
+render._Canvas.draw = wait
+video.render(video.Path(sys.argv[1]), Detections.empty(), sys.argv[2] + "/seen.mp4", allow_damaged=False)
+""",
+}
+
+
+@pytest.mark.parametrize("what", _WRITING)
+def test_sigterm_leaves_no_half_file(make_clip: MakeClip, tmp_path: Path, what: str) -> None:
+    clip, folder = make_clip(frames=20), tmp_path / "out"
+    folder.mkdir()
+    command = [sys.executable, "-c", _WRITING[what], str(clip), str(folder)]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "now\n"
+        assert list(folder.iterdir())
+        process.terminate()
+        _, text = process.communicate(timeout=50)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "aicl-fast: terminated; files already complete are kept" in text
+    assert "Traceback" not in text
+    assert not list(folder.iterdir())
+
+
+def test_sigterm_is_left_to_whoever_answers_it(
+    run: Any, opened: list[Any], make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_clip("a.mp4", frames=20, parent=tmp_path / "videos")
+    seen: list[Any] = []
+    save = video.save_video_features
+
+    def watched(*given: Any) -> None:
+        seen.append(signal.getsignal(signal.SIGTERM))
+        save(*given)
+
+    monkeypatch.setattr(video, "save_video_features", watched)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        run("features", "videos", "-o", "feats", "--rgb-weights", "x.npz")
+        assert seen.pop() is signal.SIG_IGN
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        run("features", "videos", "-o", "others", "--rgb-weights", "x.npz")
+        assert callable(seen.pop())
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("command", ["features", "annotations"])
@@ -497,8 +581,6 @@ def test_a_model_of_one_stream(
 
 
 def test_detecting_in_features_loads_nothing_of_video(tiny_model: Path, tiny_dataset: Path) -> None:
-    import subprocess
-
     code = (
         "import sys; from aicl_fast.cli import main\n"
         "try: main()\n"
