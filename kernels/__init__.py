@@ -14,11 +14,10 @@ if TYPE_CHECKING:
     from aicl_fast.kernels.embed import (
         TwoBranchEmbeddings,
         TwoBranchScores,
-        TwoBranchWeights,
-        pack_two_branch,
         two_branch_embed,
         two_branch_infer,
     )
+    from aicl_fast.kernels.embed_weights import TwoBranchWeights, pack_two_branch
     from aicl_fast.kernels.fusion import score_fusion
     from aicl_fast.kernels.mining import Mining, mine_segments
     from aicl_fast.kernels.pooling import topk_pool
@@ -41,9 +40,9 @@ _HOME = {
     "Mining": "mining",
     "TwoBranchEmbeddings": "embed",
     "TwoBranchScores": "embed",
-    "TwoBranchWeights": "embed",
+    "TwoBranchWeights": "embed_weights",
     "mine_segments": "mining",
-    "pack_two_branch": "embed",
+    "pack_two_branch": "embed_weights",
     "score_fusion": "fusion",
     "segment_contrast": "contrast",
     "topk_pool": "pooling",

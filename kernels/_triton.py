@@ -101,6 +101,20 @@ def capability(device: torch.device) -> int:
     return 10 * major + minor
 
 
+def fits_boxes(tensor: Tensor) -> bool:
+    """Whether a GPU's copy engine can read boxes of a tensor: all its steps are multiples of 16 bytes."""
+    steps = [stride * tensor.element_size() for stride in tensor.stride()[:-1]]
+    aligned = all(step > 0 and step % 16 == 0 for step in steps)
+    return aligned and tensor.data_ptr() % 16 == 0 and tensor.stride(-1) == 1
+
+
+def boxes(tensor: Tensor, box: Sequence[int]) -> Any:
+    """A descriptor that a kernel loads boxes of a tensor by; zeros beyond the tensor's ends on every side."""
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), list(box))
+
+
 def next_power_of_2(n: int) -> int:
     """The lowest power of two that is at least ``n``."""
     return 1 << max(0, n - 1).bit_length()

@@ -109,7 +109,7 @@ def _contrast(length: int, width: int, count: int, dtype: torch.dtype, planar: b
 def _network(
     batch: int, length: int, widths: tuple[int, int], de: int, classes: int, dtype: torch.dtype
 ) -> None:
-    from aicl_fast.kernels.embed import pack_two_branch, two_branch_embed, two_branch_infer
+    from aicl_fast.kernels import pack_two_branch, two_branch_embed, two_branch_infer
 
     shapes = {"embed": sum(widths), "embed_rgb": widths[0], "embed_flow": widths[1]}
     state = {f"{name}.weight": torch.rand(de, width, 3) for name, width in shapes.items()}
@@ -168,6 +168,7 @@ def cases() -> Iterator[tuple[str, Callable[[], object]]]:
         (1, 750, wide, 512, 20, f8),
         (64, 750, wide, 512, 20, f8),
         (128, 50, wide, 1024, 200, bf16),
+        (128, 50, wide, 512, 20, f8),
         (1, 50, wide, 1024, 200, bf16),
         (1, 50, wide, 1024, 200, f32),
         (1, 50, wide, 512, 512, bf16),
@@ -224,6 +225,7 @@ def record(target: int, only: str = "") -> list[Launch]:
 def _source(launch: Launch) -> tuple[Any, dict[str, int]]:
     """The launch as Triton's compiler takes it, specialised as the launch itself would be."""
     from triton.compiler import ASTSource
+    from triton.tools.tensor_descriptor import TensorDescriptor
 
     function = _triton.jitted(launch.kernel)
     options = {key: value for key, value in launch.settings.items() if key in ("num_warps", "num_stages")}
@@ -238,9 +240,13 @@ def _source(launch: Launch) -> tuple[Any, dict[str, int]]:
         if parameter.is_constexpr or value is None or (special and type(value) is int and value == 1):
             signature[parameter.name] = "constexpr"
             constants[(at,)] = value
+        elif isinstance(value, TensorDescriptor):
+            box = ",".join(map(str, value.block_shape))
+            signature[parameter.name] = f"tensordesc<{_TYPES[value.base.dtype]}[{box}]>"
         elif isinstance(value, Tensor):
             signature[parameter.name] = "*" + _TYPES[value.dtype]
-            attributes[(at,)] = [["tt.divisibility", 16]]
+            if value.data_ptr() % 16 == 0:
+                attributes[(at,)] = [["tt.divisibility", 16]]
         elif isinstance(value, int):
             signature[parameter.name] = "i32"
             if special and value % 16 == 0:

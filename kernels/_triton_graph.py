@@ -17,7 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from aicl_fast.kernels.embed import TwoBranchWeights, two_branch_infer
+from aicl_fast.kernels.embed import two_branch_infer
+from aicl_fast.kernels.embed_weights import TwoBranchWeights
 from aicl_fast.kernels.pooling import topk_pool
 
 Floats = npt.NDArray[np.float32]

@@ -6,6 +6,10 @@ further, and zeros beyond a video's ends. Each input half feeds De columns of it
 fused one, so its weights are one matrix of 2·De rows, and the network is two products,
 (B·T x 3·D) x (3·D x 2·De), the fused columns of both being summed.
 
+From Hopper on the copy engine reads *boxes* of one video's segments by features, and what lies beyond the
+video is filled with the convolution's zeros by itself. Elsewhere, where rows are no multiples of 16 bytes and
+where videos are much shorter than a tile, threads compute their addresses.
+
 *Whole* launches let one program run through both halves for a fused tile; bias, ReLU and the tile's share of
 the heads follow in registers, so that inference never writes an embedding. *Split* launches give the halves
 of a fused tile to two programs, because one video makes too few tiles to fill a GPU otherwise. A second,
@@ -14,20 +18,27 @@ small kernel adds up the shares and fuses the scores.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from aicl_fast.kernels._triton import (
+    boxes,
     capability,
+    fits_boxes,
     kernel,
     kernel_general_in,
     next_power_of_2,
     operation,
     use_kernels,
+)
+from aicl_fast.kernels.embed_weights import (
+    FLOAT8,
+    TwoBranchWeights,
+    float8_features_fwd,
+    plain_dtype,
 )
 from aicl_fast.kernels.fusion import score_fusion_reference
 
@@ -36,8 +47,6 @@ if TYPE_CHECKING:
 
 # mypy: disable-error-code="no-untyped-def"
 
-_FLOAT8 = torch.float8_e4m3fn
-_FLOAT8_MAX = 448.0
 _MAX_CLASSES = 512  # the second kernel holds a row of classes; above this the reference runs
 
 
@@ -62,115 +71,6 @@ class TwoBranchScores(NamedTuple):
     """(B, T) class-agnostic actionness."""
 
 
-@dataclass(frozen=True, eq=False)
-class TwoBranchWeights:
-    """A network's weights as the kernels read them; made by :func:`pack_two_branch`."""
-
-    rgb: Tensor
-    """(2·De, 3·D_rgb): a row an output, first the own stream's, then the fused one's; columns are tap 0's
-    features, then tap 1's, then tap 2's."""
-    flow: Tensor
-    """(2·De, 3·D_flow), likewise."""
-    bias: Tensor
-    """(3, De) float32: fused, first stream, second stream."""
-    edge: Tensor | None
-    """(2, 3, De) float32, added to the first and to the last segment: what the bias took away for a
-    neighbour that is not there, where the network standardises its inputs."""
-    scale: Tensor | None
-    """(3, De) float32, of float8 weights: what products are multiplied by."""
-    input_scale: float
-    """What features are divided by before they become float8."""
-    classify: Tensor
-    """(C, De)"""
-    classify_bias: Tensor
-    """(C,) float32"""
-    actionness: Tensor
-    """(2, De) float32"""
-    actionness_bias: Tensor
-    """(2,) float32"""
-
-    @property
-    def widths(self) -> tuple[int, int]:
-        """(D_rgb, D_flow)"""
-        return self.rgb.shape[1] // 3, self.flow.shape[1] // 3
-
-
-def pack_two_branch(
-    state: Mapping[str, Tensor],
-    dtype: torch.dtype = torch.float16,
-    *,
-    device: torch.device | str | None = None,
-    input_scale: float = 1.0,
-) -> TwoBranchWeights:
-    """Arrange a network's weights for :func:`two_branch_infer`.
-
-    Args:
-        state: ``TwoBranchNet(...).state_dict()``. Standardisation, if the network has it, is folded in.
-        dtype: float16, bfloat16, float32 (products in tf32) or float8_e4m3fn (weights scaled a channel).
-        device: where to put them; None leaves them where they are.
-        input_scale: float8 only: features are divided by it and then clipped to ±448.
-    """
-    conv = {name: state[f"{name}.weight"].detach().double() for name in ("embed", "embed_rgb", "embed_flow")}
-    bias = torch.stack([state[f"{name}.bias"].detach().double() for name in conv])
-    width_rgb = conv["embed_rgb"].shape[1]
-    edge: Tensor | None = None
-    if "input_mean" in state:
-        mean, factor = state["input_mean"].double(), state["input_scale"].double()
-        parts = {"embed": slice(None), "embed_rgb": slice(width_rgb), "embed_flow": slice(width_rgb, None)}
-        shifts = []  # (De, 3) of each convolution: what the mean adds through each tap
-        for name, part in parts.items():
-            conv[name] = conv[name] * factor[part, None]
-            shifts.append((conv[name] * mean[part, None]).sum(1))
-        shift = torch.stack(shifts)
-        bias = bias - shift.sum(2)
-        edge = torch.stack([shift[..., 0], shift[..., 2]]).float().contiguous().to(device)
-
-    scale: Tensor | None = None
-    if dtype == _FLOAT8:
-        largest = torch.stack([weight.abs().amax((1, 2)) for weight in conv.values()]).clamp_min(1e-12)
-        scale = largest / _FLOAT8_MAX
-        conv = {name: conv[name] / one[:, None, None] for name, one in zip(conv, scale, strict=True)}
-        scale = (scale * input_scale).float().to(device)
-
-    def matrix(own: Tensor, fused: Tensor) -> Tensor:
-        both = torch.cat([own, fused]).transpose(1, 2)  # (2·De, 3, D)
-        flat = both.reshape(both.shape[0], -1).float().to(device=device, dtype=dtype).contiguous()
-        return _for_products(flat)
-
-    heads = [state[f"actionness_{name}.weight"].flatten() for name in ("rgb", "flow")]
-    offsets = [state[f"actionness_{name}.bias"].flatten() for name in ("rgb", "flow")]
-    return TwoBranchWeights(
-        rgb=matrix(conv["embed_rgb"], conv["embed"][:, :width_rgb]),
-        flow=matrix(conv["embed_flow"], conv["embed"][:, width_rgb:]),
-        bias=bias.float().to(device),
-        edge=edge,
-        scale=scale,
-        input_scale=input_scale,
-        classify=_for_products(
-            state["classify.weight"].detach().squeeze(2).to(device=device, dtype=_plain(dtype)).contiguous()
-        ),
-        classify_bias=state["classify.bias"].detach().float().to(device),
-        actionness=torch.stack(heads).detach().float().to(device),
-        actionness_bias=torch.cat(offsets).detach().float().to(device),
-    )
-
-
-def _for_products(weights: Tensor) -> Tensor:
-    """float32 weights on a GPU as the nearest tf32: its products leave the lowest 13 bits out unrounded."""
-    return _nearest_tf32(weights) if weights.is_cuda and weights.dtype == torch.float32 else weights
-
-
-def _nearest_tf32(values: Tensor) -> Tensor:
-    """float32 values with ten bits after the leading one; what has no finite nearest one stays as it is."""
-    nearest = ((values.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
-    return torch.where(torch.isfinite(values) & torch.isfinite(nearest), nearest, values)
-
-
-def _plain(dtype: torch.dtype) -> torch.dtype:
-    """The type that embeddings and class weights have where products are of ``dtype``."""
-    return torch.bfloat16 if dtype == _FLOAT8 else dtype
-
-
 @dataclass(frozen=True)
 class EmbedLaunch:
     """Launch settings of the product for up to ``max_rows`` segments in all."""
@@ -182,6 +82,8 @@ class EmbedLaunch:
     block_k_bytes: int
     num_warps: int
     num_stages: int
+    boxes: bool = False
+    """Whether the copy engine reads, where the tensors allow it."""
 
 
 _ANY = 1 << 62
@@ -190,19 +92,14 @@ _ANY = 1 << 62
 LAUNCHES: dict[str, tuple[EmbedLaunch, ...]] = {
     # 227 KiB of shared memory: four stages of the large tile.
     "hopper": (
-        EmbedLaunch(4096, True, 128, 128, 128, num_warps=8, num_stages=4),
-        EmbedLaunch(_ANY, False, 128, 256, 128, num_warps=8, num_stages=4),
+        EmbedLaunch(4096, True, 128, 128, 128, num_warps=8, num_stages=4, boxes=True),
+        EmbedLaunch(_ANY, False, 128, 256, 128, num_warps=8, num_stages=4, boxes=True),
     ),
-    # Sums of float8 products are kept in 14 bits, and so are raised to float32 after every step: a second
-    # set of results, which the large tile has no registers for.
+    # Hopper keeps sums of float8 products in 14 bits, and so they are raised to float32 after every step: a
+    # second set of results, which the large tile has no registers for. On Blackwell it spills as well.
     "hopper_float8": (
-        EmbedLaunch(4096, True, 128, 128, 128, num_warps=8, num_stages=4),
-        EmbedLaunch(_ANY, False, 128, 128, 128, num_warps=8, num_stages=4),
-    ),
-    # As Hopper; there float8 results pass through registers more often, and the large tile spills.
-    "blackwell_float8": (
-        EmbedLaunch(4096, True, 128, 128, 128, num_warps=8, num_stages=4),
-        EmbedLaunch(_ANY, False, 128, 128, 128, num_warps=8, num_stages=4),
+        EmbedLaunch(4096, True, 128, 128, 128, num_warps=8, num_stages=4, boxes=True),
+        EmbedLaunch(_ANY, False, 128, 128, 128, num_warps=8, num_stages=4, boxes=True),
     ),
     # 163 KiB, and results in registers beside the operands' fragments: the smaller tile.
     "ampere": (
@@ -241,33 +138,12 @@ class HeadsLaunch:
 HEADS = HeadsLaunch()
 
 
-@dataclass(frozen=True)
-class Float8Launch:
-    """Launch settings of the kernel that rounds features, which only streams."""
-
-    elements: int = 4096
-    num_warps: int = 8
-
-
-FLOAT8 = Float8Launch()
-
-
 def _launch(rows: int, x: Tensor) -> EmbedLaunch:
     found = capability(x.device)
     family = "hopper" if found in (90, 100, 103) else "ampere" if found in (80, 87) else "small"
-    if family == "hopper" and x.dtype == _FLOAT8:
-        family = "hopper_float8" if found == 90 else "blackwell_float8"
+    if family == "hopper" and x.dtype == FLOAT8:
+        family = "hopper_float8"
     return next(launch for launch in LAUNCHES[family] if rows <= launch.max_rows)
-
-
-@kernel
-def _float8_kernel(p_x, p_out, scale, count, MOST: tl.constexpr, BLOCK: tl.constexpr):
-    """One program: BLOCK values, divided, clipped and rounded."""
-    b_at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    b_x = tl.div_rn(tl.load(p_x + b_at, mask=b_at < count, other=0.0).to(tl.float32), scale)
-    b_clipped = tl.minimum(tl.maximum(b_x, -MOST), MOST)
-    b_out = tl.where(b_x != b_x, b_x, b_clipped)
-    tl.store(p_out + b_at, b_out.to(p_out.dtype.element_ty), mask=b_at < count)
 
 
 @kernel
@@ -278,34 +154,44 @@ def _half_product(
     b_row,
     b_t,
     b_out,
+    video,
+    start,
+    first_out,
     rows,
     T,
     D: tl.constexpr,
-    OFFSET: tl.constexpr,
     PITCH: tl.constexpr,
     DE: tl.constexpr,
     TF32: tl.constexpr,
     PROMOTE: tl.constexpr,
+    BOXES: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     STEPS: tl.constexpr,
 ):
     """Add one input half's product to a tile: rows ``b_row`` of x with rows ``b_out`` of the weights."""
     b_k = tl.arange(0, BLOCK_K)
-    p_row = p_x + b_row.to(tl.int64)[:, None] * PITCH + OFFSET
-    p_out = p_w + b_out[None, :] * (3 * D)
     m_out = (b_out < 2 * DE)[None, :]
     # One loop over taps and features: a loop a tap would drain the pipeline twice.
     for step in range(0, 3 * STEPS):
         tap = step // STEPS
-        b_d = (step % STEPS) * BLOCK_K + b_k
-        b_from = b_t + (tap - 1)
-        m_x = ((b_from >= 0) & (b_from < T) & (b_row < rows))[:, None]
-        m_w = m_out
-        if D % BLOCK_K != 0:
-            m_x = m_x & (b_d < D)[None, :]
-            m_w = m_w & (b_d < D)[:, None]
-        b_x = tl.load(p_row + (tap - 1) * PITCH + b_d[None, :], mask=m_x, other=0.0)
-        b_w = tl.load(p_out + tap * D + b_d[:, None], mask=m_w, other=0.0)
+        d = (step % STEPS) * BLOCK_K
+        if BOXES:
+            b_x = p_x.load([video, start + tap - 1, d]).reshape(BLOCK_M, BLOCK_K)
+            b_w = p_w.load([first_out, tap, d]).reshape(BLOCK_N, BLOCK_K).T
+        else:
+            b_d = d + b_k
+            b_from = b_t + (tap - 1)
+            m_x = ((b_from >= 0) & (b_from < T) & (b_row < rows))[:, None]
+            m_w = m_out
+            if D % BLOCK_K != 0:
+                m_x = m_x & (b_d < D)[None, :]
+                m_w = m_w & (b_d < D)[:, None]
+            p_row = p_x + b_row.to(tl.int64)[:, None] * PITCH
+            b_x = tl.load(p_row + (tap - 1) * PITCH + b_d[None, :], mask=m_x, other=0.0)
+            p_out = p_w + b_out[None, :] * (3 * D)
+            b_w = tl.load(p_out + tap * D + b_d[:, None], mask=m_w, other=0.0)
         b_acc = tl.dot(
             b_x,
             b_w,
@@ -316,9 +202,10 @@ def _half_product(
     return b_acc
 
 
-@kernel_general_in("rows")
+@kernel_general_in("rows", "tiles_t")
 def _embed_kernel(
-    p_x,
+    p_x_rgb,
+    p_x_flow,
     p_rgb,
     p_flow,
     p_bias,
@@ -331,6 +218,7 @@ def _embed_kernel(
     p_cas,
     p_logits,
     rows,
+    tiles_t,
     T,
     D_RGB: tl.constexpr,
     D_FLOW: tl.constexpr,
@@ -342,6 +230,7 @@ def _embed_kernel(
     WITH_SCALE: tl.constexpr,
     TF32: tl.constexpr,
     PROMOTE: tl.constexpr,
+    BOXES: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -350,7 +239,11 @@ def _embed_kernel(
     STEPS_RGB: tl.constexpr,
     STEPS_FLOW: tl.constexpr,
 ):
-    """One program: BLOCK_M segments by BLOCK_N columns of one embedding, or of half the fused one."""
+    """One program: BLOCK_M segments by BLOCK_N columns of one embedding, or of half the fused one.
+
+    With BOXES the first four arguments are descriptors, and a tile is of one video; without, they are
+    pointers, and a tile may end in the next video.
+    """
     # Programs of the same segments follow one another and find their features in the second-level cache.
     PARTS: tl.constexpr = (
         4 if SPLIT else 3
@@ -358,24 +251,33 @@ def _embed_kernel(
     tile_m = tl.program_id(0) // (PARTS * TILES_N)
     part = (tl.program_id(0) // TILES_N) % PARTS
     tile_n = tl.program_id(0) % TILES_N
-    b_row = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
-    b_t = b_row % T
+    b_m = tl.arange(0, BLOCK_M)
+    video, start = tile_m // tiles_t, tile_m % tiles_t * BLOCK_M
+    if BOXES:
+        b_t = start + b_m
+        b_row = video * T + b_t
+        m_row = b_t < T
+    else:
+        b_row = tile_m * BLOCK_M + b_m
+        b_t = b_row % T
+        m_row = b_row < rows
     b_n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    m_row, m_n = b_row < rows, b_n < DE
+    m_n = b_n < DE
     m_tile = m_row[:, None] & m_n[None, :]
-    # Columns beyond De would be another stream's; they are computed from the last one's and not used.
+    # Columns beyond De are another stream's, or repeat the last one; they are computed and not used.
+    first_out = tile_n * BLOCK_N + tl.where((part == 0) | (part == 3), DE, 0)
     b_out = tl.minimum(b_n, DE - 1) + tl.where((part == 0) | (part == 3), DE, 0)
 
     b_acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     if part < 2:
         b_acc = _half_product(
-            b_acc, p_x, p_rgb, b_row, b_t, b_out, rows, T,
-            D_RGB, 0, D_RGB + D_FLOW, DE, TF32, PROMOTE, BLOCK_K, STEPS_RGB,
+            b_acc, p_x_rgb, p_rgb, b_row, b_t, b_out, video, start, first_out, rows, T,
+            D_RGB, D_RGB + D_FLOW, DE, TF32, PROMOTE, BOXES, BLOCK_M, BLOCK_N, BLOCK_K, STEPS_RGB,
         )  # fmt: skip
     if (part >= 2) | ((part == 0) & (not SPLIT)):
         b_acc = _half_product(
-            b_acc, p_x, p_flow, b_row, b_t, b_out, rows, T,
-            D_FLOW, D_RGB, D_RGB + D_FLOW, DE, TF32, PROMOTE, BLOCK_K, STEPS_FLOW,
+            b_acc, p_x_flow, p_flow, b_row, b_t, b_out, video, start, first_out, rows, T,
+            D_FLOW, D_RGB + D_FLOW, DE, TF32, PROMOTE, BOXES, BLOCK_M, BLOCK_N, BLOCK_K, STEPS_FLOW,
         )  # fmt: skip
 
     stream = tl.where(part == 3, 0, part)
@@ -509,11 +411,19 @@ def _product(
     tiles_n = -(-width // launch.block_n)
     classify, actionness, cas, logits = heads or (bias, bias, bias, bias)
     classes = classify.shape[0]
-    grid = (-(-rows // launch.block_m) * tiles_n * (4 if split else 3),)
-    _embed_kernel[grid](
-        x,
-        rgb,
-        flow,
+    halves_of_x = x[..., :d_rgb], x[..., d_rgb:]
+    matrices = [weights.view(2 * width, 3, -1) for weights in (rgb, flow)]
+    sources: list[Any] = [*halves_of_x, rgb, flow]
+    tiles_t, tiles_m = -(-length // launch.block_m), -(-rows // launch.block_m)
+    # A box is of one video: short ones would leave much of it empty.
+    in_boxes = launch.boxes and batch * tiles_t <= 1.125 * tiles_m
+    in_boxes = in_boxes and all(fits_boxes(tensor) for tensor in (*halves_of_x, *matrices))
+    if in_boxes:
+        tiles_m = batch * tiles_t
+        sources = [boxes(half, (1, launch.block_m, block_k)) for half in halves_of_x]
+        sources += [boxes(matrix, (launch.block_n, 1, block_k)) for matrix in matrices]
+    _embed_kernel[(tiles_m * tiles_n * (4 if split else 3),)](
+        *sources,
         bias,
         bias if edge is None else edge,
         bias if scale is None else scale,
@@ -524,6 +434,7 @@ def _product(
         cas,
         logits,
         rows,
+        tiles_t,
         length,
         D_RGB=d_rgb,
         D_FLOW=d_flow,
@@ -534,7 +445,8 @@ def _product(
         WITH_EDGE=edge is not None,
         WITH_SCALE=scale is not None,
         TF32=x.dtype == torch.float32,
-        PROMOTE=x.dtype == _FLOAT8,
+        PROMOTE=x.dtype == FLOAT8,
+        BOXES=in_boxes,
         BLOCK_M=launch.block_m,
         BLOCK_N=launch.block_n,
         BLOCK_K=block_k,
@@ -553,7 +465,7 @@ def two_branch_embed_fwd(
     x: Tensor, rgb: Tensor, flow: Tensor, bias: Tensor, edge: Tensor | None, scale: Tensor | None
 ) -> Tensor:
     """Launch the product; (3, B, T, De): fused, first stream, second stream."""
-    embeddings = torch.empty((3, *x.shape[:2], bias.shape[1]), dtype=_plain(x.dtype), device=x.device)
+    embeddings = torch.empty((3, *x.shape[:2], bias.shape[1]), dtype=plain_dtype(x.dtype), device=x.device)
     launch = _launch(x.shape[0] * x.shape[1], x)
     _product(
         x.contiguous(),
@@ -575,7 +487,7 @@ def two_branch_embed_fwd(
 def _(
     x: Tensor, rgb: Tensor, flow: Tensor, bias: Tensor, edge: Tensor | None, scale: Tensor | None
 ) -> Tensor:
-    return torch.empty((3, *x.shape[:2], bias.shape[1]), dtype=_plain(x.dtype), device=x.device)
+    return torch.empty((3, *x.shape[:2], bias.shape[1]), dtype=plain_dtype(x.dtype), device=x.device)
 
 
 @operation("two_branch_infer")
@@ -672,35 +584,9 @@ def _(
     return empty(classify.shape[0]), empty(classify.shape[0]), empty(), empty()
 
 
-@operation("float8_features")
-def float8_features_fwd(x: Tensor, scale: float) -> Tensor:
-    """Launch the kernel that rounds features to float8."""
-    out = torch.empty(x.shape, dtype=_FLOAT8, device=x.device)
-    _float8_kernel[(-(-x.numel() // FLOAT8.elements),)](
-        x.contiguous(),
-        out,
-        scale,
-        x.numel(),
-        MOST=_FLOAT8_MAX,
-        BLOCK=FLOAT8.elements,
-        num_warps=FLOAT8.num_warps,
-    )
-    return out
-
-
-@float8_features_fwd.register_fake
-def _(x: Tensor, scale: float) -> Tensor:
-    return torch.empty(x.shape, dtype=_FLOAT8, device=x.device)
-
-
-def float8_features_reference(x: Tensor, scale: float) -> Tensor:
-    """Features over their scale, clipped to ±448 and rounded to float8, in plain torch."""
-    return (x.float() / scale).clamp(-_FLOAT8_MAX, _FLOAT8_MAX).to(_FLOAT8)
-
-
 def two_branch_embed_reference(x: Tensor, weights: TwoBranchWeights) -> TwoBranchEmbeddings:
     """What :func:`two_branch_embed` computes, in plain torch; float8 weights as float32."""
-    compute = torch.float32 if weights.rgb.dtype == _FLOAT8 else weights.rgb.dtype
+    compute = torch.float32 if weights.rgb.dtype == FLOAT8 else weights.rgb.dtype
     width = weights.bias.shape[1]
     d_rgb, _ = weights.widths
     halves = x.to(compute)[..., :d_rgb], x.to(compute)[..., d_rgb:]
@@ -720,7 +606,7 @@ def two_branch_embed_reference(x: Tensor, weights: TwoBranchWeights) -> TwoBranc
         ends[:, :, 0] += weights.edge[0].to(compute)[:, None]
         ends[:, :, -1] += weights.edge[1].to(compute)[:, None]
         sums = sums + ends
-    return TwoBranchEmbeddings(*sums.relu().to(_plain(weights.rgb.dtype)).unbind(0))
+    return TwoBranchEmbeddings(*sums.relu().to(plain_dtype(weights.rgb.dtype)).unbind(0))
 
 
 def two_branch_infer_reference(x: Tensor, weights: TwoBranchWeights, gamma: float) -> TwoBranchScores:
@@ -742,7 +628,7 @@ def _prepare(x: Tensor, weights: TwoBranchWeights, name: str) -> Tensor:
     if x.ndim != 3 or x.shape[2] != sum(weights.widths):
         expected = f"(B, T, {' + '.join(map(str, weights.widths))})"
         raise ValueError(f"{name}: expected features of shape {expected}, got {tuple(x.shape)}")
-    if weights.rgb.dtype == _FLOAT8:
+    if weights.rgb.dtype == FLOAT8:
         return x
     if x.dtype != weights.rgb.dtype:
         raise ValueError(
@@ -753,7 +639,7 @@ def _prepare(x: Tensor, weights: TwoBranchWeights, name: str) -> Tensor:
 
 
 def _as_float8(x: Tensor, weights: TwoBranchWeights) -> Tensor:
-    if weights.rgb.dtype != _FLOAT8 or x.dtype == _FLOAT8:
+    if weights.rgb.dtype != FLOAT8 or x.dtype == FLOAT8:
         return x
     rounded: Tensor = float8_features_fwd(x.detach(), weights.input_scale)
     return rounded
@@ -761,7 +647,7 @@ def _as_float8(x: Tensor, weights: TwoBranchWeights) -> Tensor:
 
 def _on_kernels(x: Tensor, weights: TwoBranchWeights) -> bool:
     # float8 features have no reference arithmetic of their own: they are for the kernels wherever those run.
-    here = use_kernels(weights.bias, weights.classify) and (x.dtype == _FLOAT8 or use_kernels(x))
+    here = use_kernels(weights.bias, weights.classify) and (x.dtype == FLOAT8 or use_kernels(x))
     return here and weights.classify.shape[0] <= _MAX_CLASSES
 
 
@@ -803,6 +689,7 @@ def two_branch_infer(x: Tensor, weights: TwoBranchWeights, gamma: float) -> TwoB
     Example:
         >>> from aicl_fast.config import load_config
         >>> from aicl_fast.model import TwoBranchNet
+        >>> from aicl_fast.kernels import pack_two_branch
         >>> weights = pack_two_branch(TwoBranchNet(load_config("thumos14")).state_dict(), torch.float32)
         >>> two_branch_infer(torch.rand(2, 750, 2048), weights, 1 / 3).A_score.shape
         torch.Size([2, 750, 20])

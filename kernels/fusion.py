@@ -29,18 +29,28 @@ _MAX_CLASSES = 4096  # a row of classes is held in registers; above this the ref
 
 @dataclass(frozen=True)
 class FusionLaunch:
-    """Launch settings of both kernels."""
+    """Launch settings of both kernels for one layout."""
 
-    elements: int = 2048
-    """Scores a program: 16 a thread keeps enough loads in flight, and small batches still fill the chip."""
-    num_warps: int = 4
+    elements: int
+    """Scores a program, padding included: enough loads in flight, and small batches still fill the chip."""
+    least: int
+    """Segments a program if that makes no more than 8192 scores."""
+    per_thread: int
+    """Scores a thread."""
 
     def block_t(self, classes: int) -> int:
-        """Rows a program, a power of two."""
-        return max(1, self.elements // next_power_of_2(classes))
+        """Segments a program, a power of two."""
+        block_c = next_power_of_2(classes)
+        return max(1, self.elements // block_c, min(self.least, 8192 // block_c))
+
+    def num_warps(self, elements: int) -> int:
+        """Warps of a program of so many scores."""
+        return min(8, max(1, elements // (32 * self.per_thread)))
 
 
-LAUNCH = FusionLaunch()
+ROWS = FusionLaunch(elements=2048, least=1, per_thread=16)
+# Threads of a warp take neighbouring segments and hold all classes of theirs, so that sums need no exchange.
+PLANAR = FusionLaunch(elements=2048, least=32, per_thread=32)
 
 
 @kernel
@@ -141,14 +151,17 @@ def _fusion_bwd_kernel(
     tl.store(p_d_flow + video * T + b_t, b_d_flow.to(p_d_flow.dtype.element_ty), mask=m_t)
 
 
-def _grid(cas: Tensor) -> tuple[tuple[int, int], dict[str, Any]]:
+def _grid(cas: Tensor, planar: bool) -> tuple[tuple[int, int], dict[str, Any]]:
     batch, length, classes = cas.shape
-    block_t = min(LAUNCH.block_t(classes), next_power_of_2(length))
+    launch = PLANAR if planar else ROWS
+    block_t = min(launch.block_t(classes), next_power_of_2(length))
+    block_c = next_power_of_2(classes)
     meta = {
         "C": classes,
+        "PLANAR": planar,
         "BLOCK_T": block_t,
-        "BLOCK_C": next_power_of_2(classes),
-        "num_warps": LAUNCH.num_warps,
+        "BLOCK_C": block_c,
+        "num_warps": launch.num_warps(block_t * block_c),
     }
     return (-(-length // block_t), batch), meta
 
@@ -161,7 +174,7 @@ def score_fusion_fwd(
     planar = is_planar(cas)
     scores = empty_layout(cas, planar)
     a, a_ca = (torch.empty(cas.shape[:2], dtype=cas.dtype, device=cas.device) for _ in range(2))
-    grid, meta = _grid(cas)
+    grid, meta = _grid(cas, planar)
     _fusion_fwd_kernel[grid](
         as_layout(cas, planar),
         logit_rgb.contiguous(),
@@ -171,7 +184,6 @@ def score_fusion_fwd(
         a_ca,
         gamma,
         cas.shape[1],
-        PLANAR=planar,
         **meta,
     )
     return scores, a, a_ca
@@ -198,7 +210,7 @@ def score_fusion_bwd(
     d_cas = empty_layout(cas, planar)
     d_rgb = torch.empty(cas.shape[:2], dtype=logit_rgb.dtype, device=cas.device)
     d_flow = torch.empty(cas.shape[:2], dtype=logit_flow.dtype, device=cas.device)
-    grid, meta = _grid(cas)
+    grid, meta = _grid(cas, planar)
     _fusion_bwd_kernel[grid](
         as_layout(cas, planar),
         logit_rgb.contiguous(),
@@ -211,7 +223,6 @@ def score_fusion_bwd(
         d_flow,
         gamma,
         cas.shape[1],
-        PLANAR=planar,
         WITH_SCORES=d_scores is not None,
         WITH_A=d_a is not None,
         WITH_A_CA=d_a_ca is not None,

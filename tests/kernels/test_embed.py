@@ -9,10 +9,13 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from aicl_fast.config import load_config  # noqa: E402
-from aicl_fast.kernels import embed  # noqa: E402
+from aicl_fast.kernels import (  # noqa: E402
+    embed,
+    embed_weights,
+    pack_two_branch,
+)
 from aicl_fast.kernels._triton import next_power_of_2  # noqa: E402
 from aicl_fast.kernels.embed import (  # noqa: E402
-    pack_two_branch,
     two_branch_embed,
     two_branch_embed_reference,
     two_branch_infer,
@@ -49,16 +52,19 @@ def _network(case, seed: int = 0) -> tuple[TwoBranchNet, torch.Tensor]:
     return net, torch.rand(batch, length, rgb + flow)
 
 
-@pytest.fixture(params=["whole", "split"])
-def halves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways to launch the product, whatever the size would choose."""
-    split = request.param == "split"
+@pytest.fixture(params=["whole, boxes", "split, boxes", "whole, pointers", "split, pointers"])
+def halves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every way to launch the product, whatever the size would choose and the table says."""
+    halves, source = request.param.split(", ")
     launches = {
-        family: tuple(replace(launch, max_rows=1 << 62) for launch in choices if launch.split == split)
+        family: tuple(
+            replace(launch, max_rows=1 << 62, boxes=source == "boxes" and launch.boxes)
+            for launch in choices
+            if launch.split == (halves == "split")
+        )
         for family, choices in embed.LAUNCHES.items()
     }
     monkeypatch.setattr(embed, "LAUNCHES", launches)
-    return str(request.param)
 
 
 def _tolerance(target) -> float:
@@ -67,7 +73,7 @@ def _tolerance(target) -> float:
 
 
 @pytest.mark.parametrize("case", _CASES, ids=str)
-def test_scores_equal_the_reference(case, halves: str, target, assert_close) -> None:
+def test_scores_equal_the_reference(case, target, assert_close, halves) -> None:
     net, x = _network(case)
     x = target.put(x)
     weights = pack_two_branch(net.state_dict(), target.dtype, device=target.device)
@@ -129,7 +135,7 @@ def test_float8_weights_stand_for_the_same_network(assert_close) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("case", [_CASES[3], _CASES[5]], ids=str)
-def test_float8_products_on_a_gpu(case, halves: str, assert_close) -> None:
+def test_float8_products_on_a_gpu(case, assert_close, halves) -> None:
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("needs a CUDA device of compute capability 8.9")
     net, x = _network(case)
@@ -154,8 +160,8 @@ def test_features_are_divided_and_clipped_as_the_reference_does(target) -> None:
     # Into float32: the interpreter's own rounding to float8 loses carries.
     clipped = torch.empty(x.shape, device=x.device)
     settings = {"MOST": 448.0, "BLOCK": 1024, "num_warps": 4}
-    embed._float8_kernel[(-(-x.numel() // 1024),)](x, clipped, 0.3, x.numel(), **settings)
-    expected = embed.float8_features_reference(x, 0.3).float()
+    embed_weights._float8_kernel[(-(-x.numel() // 1024),)](x, clipped, 0.3, x.numel(), **settings)
+    expected = embed_weights.float8_features_reference(x, 0.3).float()
     assert torch.equal(clipped.to(torch.float8_e4m3fn).float().nan_to_num(1e3), expected.nan_to_num(1e3))
 
 
@@ -165,20 +171,22 @@ def test_features_are_rounded_to_float8_on_a_gpu(dtype: torch.dtype) -> None:
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("needs a CUDA device of compute capability 8.9")
     x = _to_be_rounded(dtype).cuda()
-    ours = embed.float8_features_fwd(x, 0.3).float()
-    assert torch.equal(ours.nan_to_num(1e3), embed.float8_features_reference(x, 0.3).float().nan_to_num(1e3))
+    ours = embed_weights.float8_features_fwd(x, 0.3).float()
+    assert torch.equal(
+        ours.nan_to_num(1e3), embed_weights.float8_features_reference(x, 0.3).float().nan_to_num(1e3)
+    )
 
 
 def test_weights_for_tf32_products_are_the_nearest() -> None:
     inf = float("inf")
     largest = torch.finfo(torch.float32).max
     edges = torch.tensor([0.0, -0.0, inf, -inf, largest, -largest, 1 + 2**-10, 1 + 2**-11, 1 + 3 * 2**-12])
-    assert embed._nearest_tf32(edges).tolist() == [
+    assert embed_weights.nearest_tf32(edges).tolist() == [
         0.0, -0.0, inf, -inf, largest, -largest, 1 + 2**-10, 1 + 2**-10, 1 + 2**-10,
     ]  # fmt: skip
-    assert embed._nearest_tf32(torch.tensor([float("nan")])).isnan().all()
+    assert embed_weights.nearest_tf32(torch.tensor([float("nan")])).isnan().all()
     values = torch.randn(1000, generator=torch.Generator().manual_seed(0))
-    nearest = embed._nearest_tf32(values)
+    nearest = embed_weights.nearest_tf32(values)
     assert ((nearest.view(torch.int32) & 0x1FFF) == 0).all()
     cut = (values.view(torch.int32) & ~0x1FFF).view(torch.float32)
     assert (nearest - values).abs().max() < 0.6 * (cut - values).abs().max()
@@ -232,3 +240,64 @@ def test_features_that_do_not_fit_are_an_error() -> None:
         two_branch_infer(x[..., 1:], weights, net.gamma)
     with pytest.raises(ValueError, match=r"weights' dtype torch\.float32, got torch\.float16"):
         two_branch_embed(x.half(), weights)
+
+
+def _sources(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each launch of the product reads boxes."""
+    seen: list[bool] = []
+
+    class Recorded:
+        def __getitem__(self, grid):
+            def launch(*arguments, **settings):
+                seen.append(settings["BOXES"])
+                return kernel[grid](*arguments, **settings)
+
+            return launch
+
+    kernel = embed._embed_kernel
+    monkeypatch.setattr(embed, "_embed_kernel", Recorded())
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "boxes"),
+    [
+        ((1, 300, 16, 8, 16), torch.float32, True),
+        ((3, 128, 16, 8, 16), torch.float32, True),
+        ((1, 3, 16, 8, 16), torch.float16, True),
+        # Rows that are no multiples of 16 bytes, of either stream.
+        ((1, 300, 10, 10, 16), torch.float32, False),
+        ((1, 300, 4, 12, 16), torch.float16, False),
+        # Videos of which three fit in a tile.
+        ((6, 40, 16, 8, 16), torch.float32, False),
+    ],
+    ids=str,
+)
+def test_boxes_are_read_where_they_can_be(
+    shape, dtype: torch.dtype, boxes: bool, target32, monkeypatch: pytest.MonkeyPatch, assert_close
+) -> None:
+    if target32.device.type == "cuda" and torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("compute capability 9.0 has boxes")
+    batch, length, rgb, flow, width = shape
+    net, x = _network((batch, length, rgb, flow, width, 5, True))
+    weights = pack_two_branch(net.state_dict(), dtype, device=target32.device)
+    seen = _sources(monkeypatch)
+    scores = two_branch_infer(x.to(target32.device, dtype), weights, net.gamma)
+    assert seen == [boxes]
+    expected = two_branch_infer_reference(
+        x.double(), pack_two_branch(net.state_dict(), torch.float64), net.gamma
+    )
+    assert_close(scores.A_score, expected.A_score, _TF32)
+
+
+def test_features_that_start_between_16_bytes_are_read_by_pointers(
+    target32, monkeypatch: pytest.MonkeyPatch, assert_close
+) -> None:
+    net, x = _network((1, 300, 16, 8, 16, 5, True))
+    weights = pack_two_branch(net.state_dict(), torch.float32, device=target32.device)
+    shifted = torch.zeros(x.numel() + 1, device=target32.device)[1:].view(x.shape).copy_(x)
+    seen = _sources(monkeypatch)
+    scores = two_branch_infer(shifted, weights, net.gamma)
+    assert seen == [False]
+    expected = two_branch_infer_reference(x, pack_two_branch(net.state_dict(), torch.float32), net.gamma)
+    assert_close(scores.A_score, expected.A_score, _TF32)
