@@ -252,8 +252,8 @@ class _Step(nn.Module):
         if self.mixed:
             outputs = Outputs(*(value.float() for value in outputs))
         terms = aicl_loss(outputs, labels, self.config, selection_gamma=gamma)
-        *parts, total = terms
-        shown = LossTerms(*(part.detach() for part in parts), total)
+        # The total alone keeps its gradient.
+        shown = LossTerms(*[*(term.detach() for term in terms[:-1]), terms.total])
         return Outputs(*(value.detach() for value in outputs)), shown
 
 
