@@ -3,9 +3,10 @@
 The four terms fall into two *halves* that share nothing but the embedding: (x, y, n) = (IA, CA, CB) and
 (IB, CB, CA). In a half, x queries with y as its positive and y with x, both against the negatives n. So the
 forward kernel runs one program for each embedding, video and half: it lists the mined segments, averages
-those of x and y, and meets each negative once, with a running log-sum-exp. It leaves behind six scalars and
-four vectors of De a half, among them the finished gradient of both means, and the backward kernel then
-writes each embedding's gradient in one pass, every row on its own.
+those of x and y, and meets each negative once, with a running log-sum-exp. It leaves behind four scalars and
+four vectors of De a half, among them the finished gradient of both means, and of each negative its two
+cosines and its norm. The backward kernel then writes each embedding's gradient in one pass, every value on
+its own: it sums over nothing.
 """
 
 from __future__ import annotations
@@ -75,13 +76,14 @@ def _unit(b_sum, n, eps: tl.constexpr):
 @kernel
 def _attend(b_hat, b_u, m_row, inv_tau, peak, total, b_pull):
     """Take a tile of normalised negatives into the running log-sum-exp of a query and its gradient."""
-    b_logit = tl.where(m_row, tl.sum(b_hat * b_u[None, :], 1) * inv_tau, -float("inf"))
+    b_cosine = tl.sum(b_hat * b_u[None, :], 1)
+    b_logit = tl.where(m_row, b_cosine * inv_tau, -float("inf"))
     new_peak = tl.maximum(peak, tl.max(b_logit, 0))
     shrink = tl.exp(peak - new_peak)
     b_weight = tl.exp(b_logit - new_peak)
     total = total * shrink + tl.sum(b_weight, 0)
     b_pull = b_pull * shrink + tl.sum(b_weight[:, None] * b_hat, 0)
-    return new_peak, total, b_pull
+    return b_cosine, new_peak, total, b_pull
 
 
 @kernel
@@ -102,6 +104,7 @@ def _contrast_fwd_kernel(
     p_losses,
     p_vectors,
     p_scalars,
+    p_negatives,
     inv_tau,
     B,
     T,
@@ -139,6 +142,9 @@ def _contrast_fwd_kernel(
     p_negative = p_either + T
     tl.store(p_either + tl.cumsum(b_either, 0) - 1, b_t * 4 + b_x + 2 * b_y, mask=b_either != 0)
     tl.store(p_negative + tl.cumsum(b_n, 0) - 1, b_t, mask=b_n != 0)
+    p_kept = p_negatives + item * 3 * T
+    for i in tl.static_range(3):
+        tl.store(p_kept + i * T + b_t, tl.zeros([BLOCK_T], tl.float32), mask=m_t & (b_n == 0))
     n_x, n_y, n_either, n_n = tl.sum(b_x, 0), tl.sum(b_y, 0), tl.sum(b_either, 0), tl.sum(b_n, 0)
     tl.debug_barrier()
 
@@ -171,10 +177,13 @@ def _contrast_fwd_kernel(
         b_row = tl.load(p_negative + start + b_j, mask=m_row, other=0)
         b_at = b_row[:, None] + b_d[None, :] * T if PLANAR else b_row[:, None] * DE + b_d[None, :]
         b_e = tl.load(p_e + b_at, mask=m_row[:, None] & m_d[None, :], other=0.0).to(tl.float32)
-        b_square = tl.sum(b_e * b_e, 1)
-        b_hat = b_e * (1.0 / tl.sqrt(tl.maximum(b_square, EPS * EPS)))[:, None]
-        peak_x, total_x, b_pull_x = _attend(b_hat, b_u_x, m_row, inv_tau, peak_x, total_x, b_pull_x)
-        peak_y, total_y, b_pull_y = _attend(b_hat, b_u_y, m_row, inv_tau, peak_y, total_y, b_pull_y)
+        b_inverse = 1.0 / tl.sqrt(tl.maximum(tl.sum(b_e * b_e, 1), EPS * EPS))
+        b_hat = b_e * b_inverse[:, None]
+        b_cos_x, peak_x, total_x, b_pull_x = _attend(b_hat, b_u_x, m_row, inv_tau, peak_x, total_x, b_pull_x)
+        b_cos_y, peak_y, total_y, b_pull_y = _attend(b_hat, b_u_y, m_row, inv_tau, peak_y, total_y, b_pull_y)
+        tl.store(p_kept + b_row, b_cos_x, mask=m_row)
+        tl.store(p_kept + T + b_row, b_cos_y, mask=m_row)
+        tl.store(p_kept + 2 * T + b_row, b_inverse, mask=m_row)
         start += CHUNK
 
     # An absent term is 0, and so is its gradient: e^(cosine/tau - inf) is 0 at any temperature.
@@ -210,26 +219,29 @@ def _contrast_fwd_kernel(
 
 @kernel
 def _half_gradient(
-    b_hat,
-    b_inverse,
-    b_own,
     p_x,
     p_y,
     p_n,
     p_vectors,
     p_scalars,
+    p_negatives,
     gradient,
     inv_tau,
     b_t,
     m_t,
     b_d,
     m_d,
+    T,
     DE: tl.constexpr,
+    EPS: tl.constexpr,
 ):
-    """The gradient that one half sends to a tile of segments."""
+    """What one half sends to a tile of segments: a tile of its own, and a multiple of their embeddings."""
     b_x = tl.load(p_x + b_t, mask=m_t, other=0).to(tl.float32)
     b_y = tl.load(p_y + b_t, mask=m_t, other=0).to(tl.float32)
-    b_n = tl.load(p_n + b_t, mask=m_t, other=0).to(tl.float32)
+    m_n = tl.load(p_n + b_t, mask=m_t, other=0).to(tl.int1)
+    b_cos_x = tl.load(p_negatives + b_t, mask=m_t, other=0.0)
+    b_cos_y = tl.load(p_negatives + T + b_t, mask=m_t, other=0.0)
+    b_inverse = tl.load(p_negatives + 2 * T + b_t, mask=m_t, other=0.0)
     b_u_x = tl.load(p_vectors + b_d, mask=m_d, other=0.0)
     b_u_y = tl.load(p_vectors + DE + b_d, mask=m_d, other=0.0)
     b_d_x = tl.load(p_vectors + 2 * DE + b_d, mask=m_d, other=0.0)
@@ -237,16 +249,15 @@ def _half_gradient(
     lse_x, lse_y = tl.load(p_scalars), tl.load(p_scalars + 1)
     slope_x, slope_y = tl.load(p_scalars + 2), tl.load(p_scalars + 3)
 
-    b_cos_x = tl.sum(b_hat * b_u_x[None, :], 1)
-    b_cos_y = tl.sum(b_hat * b_u_y[None, :], 1)
-    b_scale = b_n * b_inverse * inv_tau
-    # What is no negative may have a cosine of its own: its weight must be 0, not infinite times 0.
-    b_w_x = b_scale * slope_x * tl.exp(tl.where(b_n != 0, b_cos_x * inv_tau - lse_x, 0.0))
-    b_w_y = b_scale * slope_y * tl.exp(tl.where(b_n != 0, b_cos_y * inv_tau - lse_y, 0.0))
-    b_along = b_own * (b_w_x * b_cos_x + b_w_y * b_cos_y)
-    b_out = b_w_x[:, None] * b_u_x[None, :] + b_w_y[:, None] * b_u_y[None, :] - b_along[:, None] * b_hat
-    b_out += b_x[:, None] * b_d_x[None, :] + b_y[:, None] * b_d_y[None, :]
-    return b_out * gradient
+    b_scale = b_inverse * inv_tau * gradient
+    # What is no negative has a weight of 0, not infinite times 0.
+    b_w_x = b_scale * slope_x * tl.exp(tl.where(m_n, b_cos_x * inv_tau - lse_x, 0.0))
+    b_w_y = b_scale * slope_y * tl.exp(tl.where(m_n, b_cos_y * inv_tau - lse_y, 0.0))
+    # A norm that is eps in place of its own does not change with the embedding.
+    b_along = tl.where(b_inverse < 1.0 / EPS, b_w_x * b_cos_x + b_w_y * b_cos_y, 0.0) * b_inverse
+    b_out = b_w_x[:, None] * b_u_x[None, :] + b_w_y[:, None] * b_u_y[None, :]
+    b_out += (b_x * gradient)[:, None] * b_d_x[None, :] + (b_y * gradient)[:, None] * b_d_y[None, :]
+    return b_out, b_along
 
 
 @kernel_general_in("B", "stride_n", "stride_b", "stride_h")
@@ -263,6 +274,7 @@ def _contrast_bwd_kernel(
     p_ib,
     p_vectors,
     p_scalars,
+    p_negatives,
     p_d_losses,
     stride_n,
     stride_b,
@@ -295,21 +307,18 @@ def _contrast_bwd_kernel(
     m_negative = tl.load(p_ca + b_t, mask=m_t, other=0).to(tl.int1)
     m_negative = m_negative | tl.load(p_cb + b_t, mask=m_t, other=0).to(tl.int1)
     b_e = tl.load(p_e + b_at, mask=m_negative[:, None] & m_d[None, :], other=0.0).to(tl.float32)
-    b_square = tl.sum(b_e * b_e, 1)
-    b_inverse = 1.0 / tl.sqrt(tl.maximum(b_square, EPS * EPS))
-    b_own = tl.where(b_square >= EPS * EPS, 1.0, 0.0)
-    b_hat = b_e * b_inverse[:, None]
 
     item = (which * B + video) * 2
-    p_v, p_s = p_vectors + item * 4 * DE, p_scalars + item * 4
+    p_v, p_s, p_k = p_vectors + item * 4 * DE, p_scalars + item * 4, p_negatives + item * 3 * T
     p_g = p_d_losses + which * stride_n + video * stride_b
     g0, g1 = tl.load(p_g), tl.load(p_g + stride_h)
-    b_out = _half_gradient(
-        b_hat, b_inverse, b_own, p_ia, p_ca, p_cb, p_v, p_s, g0, inv_tau, b_t, m_t, b_d, m_d, DE
+    b_out, b_along = _half_gradient(
+        p_ia, p_ca, p_cb, p_v, p_s, p_k, g0, inv_tau, b_t, m_t, b_d, m_d, T, DE, EPS
     )
-    b_out += _half_gradient(
-        b_hat, b_inverse, b_own, p_ib, p_cb, p_ca, p_v + 4 * DE, p_s + 4, g1, inv_tau, b_t, m_t, b_d, m_d, DE
+    b_other, b_along_other = _half_gradient(
+        p_ib, p_cb, p_ca, p_v + 4 * DE, p_s + 4, p_k + 3 * T, g1, inv_tau, b_t, m_t, b_d, m_d, T, DE, EPS
     )
+    b_out += b_other - (b_along + b_along_other)[:, None] * b_e
     tl.store(p_d + b_at, b_out.to(p_d.dtype.element_ty), mask=m_t[:, None] & m_d[None, :])
 
 
@@ -321,12 +330,13 @@ def _three(tensors: Sequence[Tensor]) -> list[Tensor]:
 @operation("segment_contrast")
 def segment_contrast_fwd(
     embeddings: Sequence[Tensor], ca: Tensor, cb: Tensor, ia: Tensor, ib: Tensor, tau: float
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Launch the forward kernel for one to three embeddings of one shape.
 
     Returns:
-        ``losses`` (N, B, 2) a half, not yet averaged over videos; ``vectors`` (N, B, 2, 4, De) and
-        ``scalars`` (N, B, 2, 4) for the backward. All float32.
+        ``losses`` (N, B, 2) a half, not yet averaged over videos; ``vectors`` (N, B, 2, 4, De),
+        ``scalars`` (N, B, 2, 4) and ``negatives`` (N, B, 2, 3, T) for the backward: each negative's cosines
+        with both queries and one over its norm, 0 for other segments. All float32.
     """
     first = embeddings[0]
     batch, length, width = first.shape
@@ -336,6 +346,7 @@ def segment_contrast_fwd(
     losses = torch.empty(shape, dtype=torch.float32, device=first.device)
     vectors = torch.empty((*shape, 4, width), dtype=torch.float32, device=first.device)
     scalars = torch.empty((*shape, 4), dtype=torch.float32, device=first.device)
+    negatives = torch.empty((*shape, 3, length), dtype=torch.float32, device=first.device)
     lists = torch.empty((*shape, 2, length), dtype=torch.int32, device=first.device)
     _contrast_fwd_kernel[(2, batch, len(embeddings))](
         *_three([as_layout(embedding, planar) for embedding in embeddings]),
@@ -344,6 +355,7 @@ def segment_contrast_fwd(
         losses,
         vectors,
         scalars,
+        negatives,
         1 / tau,
         batch,
         length,
@@ -355,19 +367,20 @@ def segment_contrast_fwd(
         CHUNK=launch.segments(width),
         num_warps=launch.num_warps,
     )
-    return losses, vectors, scalars
+    return losses, vectors, scalars, negatives
 
 
 @segment_contrast_fwd.register_fake
 def _(
     embeddings: Sequence[Tensor], ca: Tensor, cb: Tensor, ia: Tensor, ib: Tensor, tau: float
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     first = embeddings[0]
     shape = (len(embeddings), first.shape[0], 2)
     return (
         torch.empty(shape, dtype=torch.float32, device=first.device),
         torch.empty((*shape, 4, first.shape[2]), dtype=torch.float32, device=first.device),
         torch.empty((*shape, 4), dtype=torch.float32, device=first.device),
+        torch.empty((*shape, 3, first.shape[1]), dtype=torch.float32, device=first.device),
     )
 
 
@@ -381,6 +394,7 @@ def segment_contrast_bwd(
     ib: Tensor,
     vectors: Tensor,
     scalars: Tensor,
+    negatives: Tensor,
     tau: float,
 ) -> list[Tensor]:
     """Launch the backward kernel; each gradient lies in memory as the first embedding does."""
@@ -395,6 +409,7 @@ def segment_contrast_bwd(
         *(mask.contiguous() for mask in (ca, cb, ia, ib)),
         vectors,
         scalars,
+        negatives,
         d_losses,
         *d_losses.stride(),
         1 / tau,
@@ -420,20 +435,22 @@ def _(
     ib: Tensor,
     vectors: Tensor,
     scalars: Tensor,
+    negatives: Tensor,
     tau: float,
 ) -> list[Tensor]:
     planar = is_planar(embeddings[0])
     return [empty_layout(embedding, planar) for embedding in embeddings]
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     embeddings, ca, cb, ia, ib, ctx.tau = inputs
     ctx.save_for_backward(ca, cb, ia, ib, *output[1:], *embeddings)
 
 
 def _backward(ctx: Any, d_losses: Tensor, *_: Tensor | None) -> tuple[Any, ...]:
-    ca, cb, ia, ib, vectors, scalars, *embeddings = ctx.saved_tensors
-    gradients = segment_contrast_bwd(d_losses, embeddings, ca, cb, ia, ib, vectors, scalars, ctx.tau)
+    ca, cb, ia, ib, vectors, scalars, negatives, *embeddings = ctx.saved_tensors
+    masks = (ca, cb, ia, ib)
+    gradients = segment_contrast_bwd(d_losses, embeddings, *masks, vectors, scalars, negatives, ctx.tau)
     return gradients, None, None, None, None, None
 
 
@@ -515,6 +532,6 @@ def segment_contrast(embedding: Tensor | Sequence[Tensor], mining: Mining, tau: 
 
 
 def _kernel_losses(embeddings: list[Tensor], mining: Mining, tau: float) -> Tensor:
-    losses, _, _ = segment_contrast_fwd(embeddings, *mining, tau)
+    losses, _, _, _ = segment_contrast_fwd(embeddings, *mining, tau)
     mean: Tensor = losses.sum(dim=(1, 2)) / losses.shape[1]
     return mean.to(embeddings[0].dtype)
