@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
-from aicl_fast.bench import kernels  # noqa: E402
+from aicl_fast.bench import kernel_cases, kernels, sanitize  # noqa: E402
 from aicl_fast.errors import UnavailableError  # noqa: E402
 
 CPU = "cpu"
@@ -42,7 +42,7 @@ def test_a_family_from_case_to_record(
 def test_a_kernel_is_timed_in_the_interpreter(target32: Any) -> None:
     if target32.device.type != CPU:
         pytest.skip("the GPU's own run is what this rehearses")
-    case = next(kernels.cases("fusion", True, target32.device))
+    case = next(kernel_cases.cases("fusion", True, target32.device))
     rates = {"copy_bytes_per_s": 1e9, "float32_operations_per_s": 1e9}
     row = kernels.measure(case, rates, target32.device, kernels.Effort(0.0, 1))
     assert row["correct"]
@@ -77,7 +77,7 @@ def test_a_rival_that_fails_leaves_the_kernels_their_time() -> None:
     def failing(_: Any) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    case = next(kernels.cases("pooling", True, torch.device(CPU)))
+    case = next(kernel_cases.cases("pooling", True, torch.device(CPU)))
     case.exact, case.reference = case.reference, failing
     rates = {"copy_bytes_per_s": 1e9}
     row = kernels.measure(case, rates, torch.device(CPU), kernels.Effort(0.0, 1))
@@ -90,7 +90,7 @@ def test_a_rival_that_fails_leaves_the_kernels_their_time() -> None:
 
 
 def test_every_set_has_outputs_of_its_own() -> None:
-    case = next(kernels.cases("fusion", True, torch.device(CPU)))
+    case = next(kernel_cases.cases("fusion", True, torch.device(CPU)))
     sets = kernels._sets(case, torch.device(CPU))
     outputs = kernels.replay(case.kernels, sets, torch.device(CPU))()
     places = {value.data_ptr() for found in outputs for value in found}  # type: ignore[attr-defined]
@@ -107,13 +107,13 @@ class _NoKernels(TorchDispatchMode):
 
 def test_no_rival_contains_a_kernel(target32: Any) -> None:
     seen = set()
-    for case in kernels.cases("", True, target32.device):
+    for case in kernel_cases.cases("", True, target32.device):
         if case.family in seen:
             continue
         seen.add(case.family)
         inputs = case.make(torch.Generator(target32.device).manual_seed(0))
         with _NoKernels():
-            kernels._complete(case, case.reference)(inputs)
+            kernel_cases.complete(case, case.reference)(inputs)
         with pytest.raises(AssertionError, match="aicl_fast"), _NoKernels():
             case.kernels(inputs)
     assert seen == {"fusion", "pooling", "mining", "contrast", "network"}
@@ -124,7 +124,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The families that are measured, in order; no time is taken."""
     order: list[str] = []
 
-    def measure(case: kernels.Case, *_: Any) -> dict[str, Any]:
+    def measure(case: kernel_cases.Case, *_: Any) -> dict[str, Any]:
         order.append(case.family)
         return {"family": case.family, "case": case.name, "eager": {}}
 
@@ -187,9 +187,9 @@ def test_a_wrong_kernel_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         found = mine(*inputs)
         return found._replace(**{found._fields[0]: ~found[0]})
 
-    mine = kernels.mine_segments
-    monkeypatch.setattr(kernels, "mine_segments", wrong)
-    assert kernels.run_once("mining", torch.device(CPU)) == 1
+    mine = kernel_cases.mine_segments
+    monkeypatch.setattr(kernel_cases, "mine_segments", wrong)
+    assert sanitize.run_once("mining", torch.device(CPU)) == 1
     assert kernels.main(["--dry-run", "--no-compile", "--only", "mining"]) == 1
 
 
@@ -197,7 +197,7 @@ def test_a_kernel_that_fails_or_finds_nan_does_not_end_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls = []
-    mine, pool = kernels.mine_segments, kernels.topk_pool
+    mine, pool = kernel_cases.mine_segments, kernel_cases.topk_pool
 
     def failing(*inputs: Any) -> Any:
         calls.append(inputs)
@@ -208,8 +208,8 @@ def test_a_kernel_that_fails_or_finds_nan_does_not_end_the_run(
     def not_numbers(scores: Any, *inputs: Any) -> Any:
         return pool(scores * float("nan"), *inputs)
 
-    monkeypatch.setattr(kernels, "mine_segments", failing)
-    monkeypatch.setattr(kernels, "topk_pool", not_numbers)
+    monkeypatch.setattr(kernel_cases, "mine_segments", failing)
+    monkeypatch.setattr(kernel_cases, "topk_pool", not_numbers)
     path = tmp_path / "kernels.json"
     assert kernels.main(["--dry-run", "--no-compile", "--only", "in", "--json", str(path)]) == 1
     rows = json.loads(path.read_text())["rows"]
@@ -247,11 +247,11 @@ def test_the_sanitizers_verdict(
         commands.append(command)
         return code, [f"{said}\n"]
 
-    monkeypatch.setattr(kernels.shutil, "which", lambda _: "compute-sanitizer")
-    monkeypatch.setattr(kernels, "watched", watched)
+    monkeypatch.setattr(sanitize.shutil, "which", lambda _: "compute-sanitizer")
+    monkeypatch.setattr(sanitize, "watched", watched)
     path = tmp_path / "sanitize.json"
     # Not to have finished is no verdict: it does not pass.
-    assert kernels.sanitize("", path, 5.0) == (0 if expected == "nothing" else 1)
+    assert sanitize.sanitize("", path, 5.0) == (0 if expected == "nothing" else 1)
     rows = json.loads(path.read_text())["rows"]
     assert [row["tool"] for row in rows] == ["memcheck", "racecheck", "initcheck"]
     assert {row["found"] for row in rows} == {expected}
@@ -270,9 +270,9 @@ def test_one_tool_with_a_limit_of_its_own(tmp_path: Path, monkeypatch: pytest.Mo
         return 0, []
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(kernels.shutil, "which", lambda _: "compute-sanitizer")
-    monkeypatch.setattr(kernels, "watched", watched)
-    monkeypatch.setattr(kernels, "write_result", lambda *_: None)  # it would ask the GPU for its name
+    monkeypatch.setattr(sanitize.shutil, "which", lambda _: "compute-sanitizer")
+    monkeypatch.setattr(sanitize, "watched", watched)
+    monkeypatch.setattr(sanitize, "write_result", lambda *_: None)  # it would ask the GPU for its name
     arguments = ["--sanitize", "--tool", "racecheck", "--limit", "140", "--only", "mining"]
     assert kernels.main([*arguments, "--json", str(tmp_path / "t.json")]) == 0
     first, second = calls
@@ -282,11 +282,11 @@ def test_one_tool_with_a_limit_of_its_own(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_sanitizer_that_cannot_work_is_not_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels.shutil, "which", lambda _: None)
+    monkeypatch.setattr(sanitize.shutil, "which", lambda _: None)
     with pytest.raises(UnavailableError, match="not on the PATH"):
-        kernels.sanitize("", None, 5.0)
-    monkeypatch.setattr(kernels.shutil, "which", lambda _: "compute-sanitizer")
+        sanitize.sanitize("", None, 5.0)
+    monkeypatch.setattr(sanitize.shutil, "which", lambda _: "compute-sanitizer")
     refused = 1, ["========= Error: Device not supported\n"]
-    monkeypatch.setattr(kernels, "watched", lambda *_, **__: refused)
+    monkeypatch.setattr(sanitize, "watched", lambda *_, **__: refused)
     with pytest.raises(UnavailableError, match="does not support"):
-        kernels.sanitize("", None, 5.0)
+        sanitize.sanitize("", None, 5.0)
