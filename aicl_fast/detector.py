@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from aicl_fast.config import Config, DecodeConfig
+from aicl_fast.config import Config, DataConfig, DecodeConfig
 from aicl_fast.decode import decode
 from aicl_fast.detections import Detections
 from aicl_fast.engines import Engine, Provider, open_engine
+from aicl_fast.engines.gpu_array import is_gpu_array
 from aicl_fast.errors import DataError
 from aicl_fast.features import Array, Floats, check_features, check_lengths, sample_indices
 from aicl_fast.scores import Scores
 
 Recording = Array | tuple[Array, Array]
-"""One (n, D_rgb + D_flow) array, or the two streams apart."""
+"""One (n, D_rgb + D_flow) array, or the two streams apart; on the host or on a GPU."""
+
+
+def is_on_gpu(recording: Any) -> bool:
+    """Whether a recording's features, or those of its first stream, lie on a GPU."""
+    first = recording[0] if isinstance(recording, tuple) and recording else recording
+    return not isinstance(first, np.ndarray) and is_gpu_array(first)
 
 
 class Detector:
@@ -135,15 +143,18 @@ class Detector:
 
         Args:
             rgb: (n, D_rgb) features of the first stream, n >= 2; or (n, D_rgb + D_flow) of both; or, for
-                a model of one stream, that stream.
+                a model of one stream, that stream. A NumPy array; or, for weights and TensorRT engines on a
+                GPU, an array there (a torch tensor, or one that offers DLPack or
+                ``__cuda_array_interface__``), which torch samples where it is.
             flow: (n, D_flow) features of the second stream, left out when ``rgb`` is all there is.
             fps: the recording's frames a second; None is the model's.
             video: the recording's name.
         Returns:
             Detections in seconds, best first.
         Raises:
-            DataError: empty, too short, of the wrong width, not floating-point, NaN or infinite, or two
-                streams of different length.
+            DataError: empty, too short, of the wrong width, not floating-point, NaN or infinite (on a GPU
+                seen by the scores), two streams of different length, or on a GPU that the model is not on.
+            UnavailableError: they are on a GPU and there is no torch.
         """
         return self.decode(self.scores(rgb, flow, fps=fps, video=video))
 
@@ -190,16 +201,20 @@ class Detector:
         data = replace(
             self.config.data, segments=self._segments, fps=self.config.data.fps if fps is None else fps
         )
-        checked = [self._checked(item, name) for item, name in zip(recordings, names, strict=True)]
-        sampled = np.empty((len(checked), data.segments, data.input_width), np.float32)
-        for row, streams in zip(sampled, checked, strict=True):
-            # Sampled before they are joined, since what is not seen need not be copied; and one after the
-            # other, since fresh memory for all of them takes longer than the copies.
-            indices = sample_indices(len(streams[0]), data.segments)
-            start = 0
-            for stream in streams:
-                row[:, start : start + stream.shape[1]] = stream[indices]
-                start += stream.shape[1]
+        on_gpu = [is_on_gpu(item) for item in recordings]
+        if any(on_gpu) and not all(on_gpu):
+            raise DataError("recordings: some are on a GPU and some on the host; copy them to one place.")
+        checked: Any
+        if on_gpu[0]:
+            from aicl_fast.engines.gpu_features import check_on_gpu, sample_on_gpu
+
+            checked = [self._checked(*item, check_on_gpu) for item in zip(recordings, names, strict=True)]
+            sampled: Any = sample_on_gpu(checked, data.segments)
+            if self._engine.name != "torch":
+                sampled = sampled.float()
+        else:
+            checked = [self._checked(*item, check_features) for item in zip(recordings, names, strict=True)]
+            sampled = self._sampled(checked, data)
         outputs = self._engine(sampled)
         return [
             Scores(
@@ -227,7 +242,19 @@ class Detector:
             video=scores.name,
         )
 
-    def _checked(self, recording: Recording, name: str) -> tuple[Floats, ...]:
+    def _sampled(self, recordings: Sequence[tuple[Floats, ...]], data: DataConfig) -> Floats:
+        sampled = np.empty((len(recordings), data.segments, data.input_width), np.float32)
+        for row, streams in zip(sampled, recordings, strict=True):
+            # Sampled before they are joined, since what is not seen need not be copied; and one after the
+            # other, since fresh memory for all of them takes longer than the copies.
+            indices = sample_indices(len(streams[0]), data.segments)
+            start = 0
+            for stream in streams:
+                row[:, start : start + stream.shape[1]] = stream[indices]
+                start += stream.shape[1]
+        return sampled
+
+    def _checked(self, recording: Recording, name: str, check: Callable[..., Any]) -> tuple[Any, ...]:
         data = self.config.data
         if isinstance(recording, tuple):
             rgb, flow = recording
@@ -236,13 +263,13 @@ class Detector:
                     f"{name}: the model reads {data.modal} alone; expected one array of shape "
                     f"(segments, {data.input_width}), got two."
                 )
-            streams: tuple[Floats, ...] = (
-                check_features(rgb, f"{name}: rgb", width=data.rgb_width),
-                check_features(flow, f"{name}: flow", width=data.flow_width),
+            streams: tuple[Any, ...] = (
+                check(rgb, f"{name}: rgb", width=data.rgb_width),
+                check(flow, f"{name}: flow", width=data.flow_width),
             )
             check_lengths(*streams, name=name)
         else:
-            streams = (check_features(recording, f"{name}: features", width=data.input_width),)
+            streams = (check(recording, f"{name}: features", width=data.input_width),)
         if len(streams[0]) < 2:
             raise DataError(
                 f"{name}: has {len(streams[0])} segment; expected at least 2 to localise anything in."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sized
 from typing import Any, Literal
 
 import numpy as np
@@ -30,23 +31,8 @@ def check_features(features: Array, name: str, *, width: int | None = None) -> F
             f"{name}: expected a NumPy array of shape (segments, {width or 'features'}), got "
             f"{type(features).__name__}. Convert it with numpy.asarray."
         )
-    if features.ndim != 2:
-        raise DataError(
-            f"{name}: expected shape (segments, {width or 'features'}), got {features.shape}. "
-            "One recording at a time has two axes: drop a batch axis, or add the segment axis."
-        )
-    if features.shape[0] == 0 or features.shape[1] == 0:
-        raise DataError(f"{name}: the array is empty (shape {features.shape}); expected one row a segment.")
-    if not np.issubdtype(features.dtype, np.floating):
-        raise DataError(
-            f"{name}: expected floating-point features, got {features.dtype}. If the values are right, "
-            "convert them with .astype('float32')."
-        )
-    if width is not None and features.shape[1] != width:
-        raise DataError(
-            f"{name}: expected {width} features a segment, got {features.shape[1]}. Use the features that "
-            "the model was trained on, or a preset with this width."
-        )
+    floating = bool(np.issubdtype(features.dtype, np.floating))
+    check_rows(features.shape, floating, str(features.dtype), name, width=width)
     # One pass and no temporary in the usual case: a sum is finite only if no addend is NaN, and an
     # infinite sum of finite values (overflow) is told apart by the slow test.
     with np.errstate(over="ignore", invalid="ignore"):
@@ -112,7 +98,40 @@ def _read(path: str | os.PathLike[str], mmap_mode: Literal["r"] | None) -> Array
     return result
 
 
-def check_lengths(*streams: Floats, name: str) -> None:
+def check_rows(
+    shape: tuple[int, ...], floating: bool, dtype: str, name: str, *, width: int | None = None
+) -> None:
+    """Check what can be told of features without looking at their values.
+
+    Args:
+        shape: expected to be ``(n, D)``, n >= 1.
+        floating: whether their type is a floating-point one.
+        dtype: the type's name, for messages.
+        name: the file or argument, for messages.
+        width: the D that the model expects; None accepts any.
+    Raises:
+        DataError: not 2-D, empty, integers, or the wrong width.
+    """
+    if len(shape) != 2:
+        raise DataError(
+            f"{name}: expected shape (segments, {width or 'features'}), got {shape}. "
+            "One recording at a time has two axes: drop a batch axis, or add the segment axis."
+        )
+    if shape[0] == 0 or shape[1] == 0:
+        raise DataError(f"{name}: the array is empty (shape {shape}); expected one row a segment.")
+    if not floating:
+        raise DataError(
+            f"{name}: expected floating-point features, got {dtype}. If the values are right, "
+            "convert them with .astype('float32')."
+        )
+    if width is not None and shape[1] != width:
+        raise DataError(
+            f"{name}: expected {width} features a segment, got {shape[1]}. Use the features that "
+            "the model was trained on, or a preset with this width."
+        )
+
+
+def check_lengths(*streams: Sized, name: str) -> None:
     """Check that the streams of one recording have the same number of segments.
 
     Raises:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aicl_fast.config import Config
+from aicl_fast.engines.gpu_array import is_gpu_array
 from aicl_fast.errors import DataError, UnavailableError
 from aicl_fast.features import Floats
 from aicl_fast.metadata import ModelInfo
@@ -52,12 +53,17 @@ class Engine(ABC):
         up the number, which are not returned.
 
         Args:
-            features: (B, T, D) float32.
+            features: (B, T, D) float32, on the host.
         Raises:
-            DataError: the features have another shape than the file was exported for.
+            DataError: the features have another shape than the file was exported for, or lie on a GPU.
             UnavailableError: the engine is closed.
         """
         self._check_open()
+        if is_gpu_array(features):
+            raise DataError(
+                f"features: these are on a GPU, and {self.path} takes them from the host ({self.name}). Copy "
+                "them there, or open weights or a TensorRT engine on the GPU."
+            )
         features = np.ascontiguousarray(features, dtype=np.float32)
         self.check_shape(features.shape)
         low, _, high = self.info.batch

@@ -13,7 +13,9 @@ import torch
 
 from aicl_fast.devices import torch_device
 from aicl_fast.engines.base import Engine, EngineOutputs
-from aicl_fast.errors import ModelError
+from aicl_fast.engines.gpu_array import is_gpu_array
+from aicl_fast.engines.gpu_features import as_tensor
+from aicl_fast.errors import DataError, ModelError
 from aicl_fast.kernels import pack_two_branch, topk_pool
 from aicl_fast.kernels._triton_graph import TwoBranchRunner
 from aicl_fast.metadata import ModelInfo, Range
@@ -86,6 +88,33 @@ class TorchEngine(Engine):
             self._net = net.to(self._device)
         self._lock = threading.Lock()  # a batch size has one set of staging buffers
 
+    def __call__(self, features: Any) -> EngineOutputs:
+        """Run any number of videos.
+
+        Args:
+            features: (B, T, D): float32 on the host; or, read where it is, an array of any floating-point
+                type on this engine's GPU: a torch tensor, or one that offers DLPack or
+                ``__cuda_array_interface__``.
+        Raises:
+            DataError: another shape, type or place.
+            UnavailableError: the engine is closed.
+        """
+        if not is_gpu_array(features):
+            return super().__call__(features)
+        self._check_open()
+        tensor = as_tensor(features, "features")
+        self.check_shape(tuple(tensor.shape))
+        if not tensor.is_floating_point():
+            raise DataError(f"features: expected a floating-point type, got {tensor.dtype}. Convert them.")
+        if (tensor.device.type, tensor.device.index or 0) != (self._device.type, self._device.index or 0):
+            raise DataError(f"features: are on {tensor.device}, and {self.path} runs on {self._device}.")
+        with self._lock:
+            self._check_open()
+            if self._runner is None:
+                return self._plain(tensor.float())
+            with torch.cuda.device(self._device):
+                return EngineOutputs(*self._runner(tensor))
+
     def run(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
         """Run (B, T, D) float32 features. Calls from several threads take turns."""
         with self._lock:
@@ -93,11 +122,11 @@ class TorchEngine(Engine):
             if self._runner is not None:
                 with torch.cuda.device(self._device):
                     return EngineOutputs(*self._runner(features))
-            return self._plain(features)
+            return self._plain(torch.from_numpy(features).to(self._device))
 
     @torch.inference_mode()
-    def _plain(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
-        outputs = self._net(torch.from_numpy(features).to(self._device))
+    def _plain(self, features: torch.Tensor) -> EngineOutputs:
+        outputs = self._net(features)
         pooled, _ = topk_pool(outputs.CAS, outputs.A_score, self.config.model.topk(features.shape[1]))
         found = (outputs.A_score, pooled.softmax(1), outputs.A, outputs.A_ca)
         return EngineOutputs(*(output.contiguous().cpu().numpy() for output in found))

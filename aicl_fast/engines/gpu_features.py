@@ -1,0 +1,94 @@
+"""Recordings whose features lie on a GPU: checked, and sampled to the model's T, without leaving it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from aicl_fast.errors import DataError, UnavailableError
+from aicl_fast.features import check_rows, sample_indices
+
+if TYPE_CHECKING:
+    import torch
+
+
+def as_tensor(array: Any, name: str) -> torch.Tensor:
+    """An array on a GPU as torch sees it, without a copy.
+
+    Args:
+        array: a torch tensor, or what offers DLPack or ``__cuda_array_interface__``.
+        name: what it is, for messages.
+    Raises:
+        DataError: its owner does not give it away.
+        UnavailableError: torch is not installed, or not for GPUs.
+    """
+    try:
+        import torch
+        import torch.utils.dlpack
+    except ImportError as error:
+        raise UnavailableError(
+            f"{name}: features on a GPU are sampled there by torch: pip install torch. Without it copy them "
+            "to the host, or give detector.engine features of T segments."
+        ) from error
+    if isinstance(array, torch.Tensor):
+        return array.detach()
+    try:
+        if hasattr(array, "__dlpack__"):
+            return torch.utils.dlpack.from_dlpack(array)
+        return torch.as_tensor(array, device="cuda")
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise DataError(f"{name}: torch cannot read this {type(array).__name__} ({error}).") from error
+
+
+def check_on_gpu(array: Any, name: str, *, width: int | None = None) -> torch.Tensor:
+    """One stream's features as a tensor. Values are not looked at, which the host would have to wait for.
+
+    Args:
+        array: ``(n, D)`` of a floating-point type, one row a segment, n >= 1.
+        name: the argument, for messages.
+        width: the D that the model expects; None accepts any.
+    Raises:
+        DataError: not 2-D, empty, integers, or the wrong width.
+        UnavailableError: there is no torch.
+    """
+    tensor = as_tensor(array, name)
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    check_rows(tuple(tensor.shape), tensor.is_floating_point(), dtype, name, width=width)
+    return tensor
+
+
+def sample_on_gpu(recordings: Sequence[Sequence[torch.Tensor]], length: int) -> torch.Tensor:
+    """Recordings of any lengths as one batch.
+
+    Args:
+        recordings: the streams of each, (n, D) tensors with one n a recording.
+        length: T.
+    Returns:
+        (B, T, sum of D) on the GPU of the first, of its type.
+    Raises:
+        DataError: they lie on several devices.
+    """
+    import torch
+
+    first = recordings[0][0]
+    devices = {str(stream.device) for streams in recordings for stream in streams}
+    if len(devices) > 1:
+        raise DataError(f"features: expected one device, got {', '.join(sorted(devices))}. Copy them to one.")
+    width = sum(stream.shape[1] for stream in recordings[0])
+    batch = first.new_empty((len(recordings), length, width))
+    for row, streams in zip(batch, recordings, strict=True):
+        indices = _indices(len(streams[0]), length, str(first.device))
+        start = 0
+        for stream in streams:
+            row[:, start : start + stream.shape[1]] = torch.index_select(stream, 0, indices)
+            start += stream.shape[1]
+    return batch
+
+
+@lru_cache(maxsize=256)
+def _indices(num_segments: int, length: int, device: str) -> torch.Tensor:
+    """The sampled segments, kept on the device: sending them costs more than reading them."""
+    import torch
+
+    return torch.from_numpy(sample_indices(num_segments, length)).to(device)
