@@ -16,6 +16,7 @@ SUITES = {
     "load": "start-up and memory of fresh processes against the textbook's script",
     "video": "segments of video a second, by stage and from file to features; I3D by every engine",
     "kernels": "each Triton kernel against eager and compiled torch (needs a GPU)",
+    "sweep": "launch settings of the Triton kernels against the shipped ones (needs a GPU)",
     "accuracy": "the demo's mAP over seeds and losses",
 }
 """What ``aicl-fast bench`` measures, by module."""

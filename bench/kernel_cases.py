@@ -33,6 +33,35 @@ Inputs = list[Tensor]
 Call = Callable[[Inputs], Sequence[Tensor]]
 FAMILIES = ("fusion", "pooling", "mining", "contrast", "network")
 """Of operations."""
+FUSION = (
+    (256, 20, torch.float32, "planar"),
+    (256, 20, torch.float32, "rows"),
+    (256, 20, torch.bfloat16, "rows"),
+    (256, 200, torch.float32, "planar"),
+    (16, 20, torch.float32, "planar"),
+)
+"""B, C, dtype and layout."""
+POOLING = ((16, 750, 20, "planar"), (32, 50, 200, "planar"), (64, 750, 20, "rows"))
+"""B, T, C and layout."""
+MINING = ((16, 750), (256, 750), (32, 50))
+"""B and T."""
+CONTRAST = (
+    (16, 750, 512, torch.float32, "planar"),
+    (16, 750, 512, torch.float32, "rows"),
+    (16, 750, 512, torch.bfloat16, "rows"),
+    (32, 50, 1024, torch.float32, "planar"),
+)
+"""B, T, De, dtype and layout."""
+NETWORK = (
+    (1, torch.bfloat16),
+    (64, torch.bfloat16),
+    (1, torch.float16),
+    (1, torch.float32),
+    (64, torch.float32),
+    (1, torch.float8_e4m3fn),
+    (64, torch.float8_e4m3fn),
+)
+"""B and dtype."""
 _LAST = 9
 """The rank of a case that may be measured last."""
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2, torch.float8_e4m3fn: 8e-2}
@@ -61,6 +90,8 @@ class Case:
     operations: int = 0
     """Multiplications and additions of matrix products."""
     videos: int = 0
+    segments: int = 0
+    """Of each video, where there are videos."""
     tolerance: float | None = None
     rank: int = _LAST
     """Cases are measured in this order, so that a run that is cut off has what is asked for first."""
@@ -101,14 +132,9 @@ def _rows(shape: tuple[int, int, int], layout: str, dtype: torch.dtype, generato
     return value.transpose(1, 2) if layout == "planar" else value
 
 
-def _fusion_cases(small: bool) -> Iterator[Case]:
-    for batch, classes, dtype, layout in (
-        (256, 20, torch.float32, "planar"),
-        (256, 20, torch.float32, "rows"),
-        (256, 20, torch.bfloat16, "rows"),
-        (256, 200, torch.float32, "planar"),
-        (16, 20, torch.float32, "planar"),
-    ):
+def fusion_cases(small: bool, sizes: Sequence[tuple[int, int, torch.dtype, str]] = FUSION) -> Iterator[Case]:
+    """Forward, and forward and backward, of each size."""
+    for batch, classes, dtype, layout in sizes:
         rank = 3 if (batch, classes) == (256, 20) else _LAST
         batch, length = (2, 40) if small else (batch, 750)
         shape = (batch, length, classes)
@@ -145,12 +171,9 @@ def _fusion_cases(small: bool) -> Iterator[Case]:
         )
 
 
-def _pooling_cases(small: bool) -> Iterator[Case]:
-    for batch, length, classes, layout in (
-        (16, 750, 20, "planar"),
-        (32, 50, 200, "planar"),
-        (64, 750, 20, "rows"),
-    ):
+def pooling_cases(small: bool, sizes: Sequence[tuple[int, int, int, str]] = POOLING) -> Iterator[Case]:
+    """Forward, and forward and backward, of each size."""
+    for batch, length, classes, layout in sizes:
         batch, length = (2, 40) if small else (batch, length)
         shape, k, dtype = (batch, length, classes), max(1, length // 8), torch.float32
 
@@ -181,8 +204,9 @@ def _pooling_cases(small: bool) -> Iterator[Case]:
         )
 
 
-def _mining_cases(small: bool) -> Iterator[Case]:
-    for batch, length in ((16, 750), (256, 750), (32, 50)):
+def mining_cases(small: bool, sizes: Sequence[tuple[int, int]] = MINING) -> Iterator[Case]:
+    """One of each size."""
+    for batch, length in sizes:
         rank = 4 if batch == 16 else _LAST
         batch, length = (2, 40) if small else (batch, length)
         k = max(1, length // 20)
@@ -214,13 +238,11 @@ def _mining_cases(small: bool) -> Iterator[Case]:
         )
 
 
-def _contrast_cases(small: bool) -> Iterator[Case]:
-    for batch, length, width, dtype, layout in (
-        (16, 750, 512, torch.float32, "planar"),
-        (16, 750, 512, torch.float32, "rows"),
-        (16, 750, 512, torch.bfloat16, "rows"),
-        (32, 50, 1024, torch.float32, "planar"),
-    ):
+def contrast_cases(
+    small: bool, sizes: Sequence[tuple[int, int, int, torch.dtype, str]] = CONTRAST
+) -> Iterator[Case]:
+    """Forward and backward of three embeddings, of each size."""
+    for batch, length, width, dtype, layout in sizes:
         batch, length, width = (2, 60, 32) if small else (batch, length, width)
         shape, k = (batch, length, width), max(1, length // 20)
 
@@ -262,7 +284,17 @@ def _plain_network(net: TwoBranchNet, x: Tensor) -> Sequence[Tensor]:
     return cas, *score_fusion_reference(cas, rgb, flow, net.gamma)
 
 
-def _network_cases(small: bool, device: torch.device) -> Iterator[Case]:
+def multiplies(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a device has products of a type: float8's are a GPU's, from compute capability 8.9 on."""
+    if dtype != torch.float8_e4m3fn:
+        return True
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+def network_cases(
+    small: bool, device: torch.device, sizes: Sequence[tuple[int, torch.dtype]] = NETWORK
+) -> Iterator[Case]:
+    """The network for inference, of each size."""
     overrides = ["rgb_width=32", "flow_width=32"] if small else []
     config = load_config("thumos14", overrides=overrides)
     length, features = (40, 64) if small else (config.data.segments, 2048)
@@ -273,17 +305,7 @@ def _network_cases(small: bool, device: torch.device) -> Iterator[Case]:
     exact_weights = {
         place: pack_two_branch(state, torch.float64, device=place) for place in {"cpu", device.type}
     }
-    for batch, dtype in (
-        (1, torch.bfloat16),
-        (64, torch.bfloat16),
-        (1, torch.float16),
-        (1, torch.float32),
-        (64, torch.float32),
-        (1, float8),
-        (64, float8),
-    ):
-        if dtype == float8 and (device.type != "cuda" or torch.cuda.get_device_capability() < (8, 9)):
-            continue
+    for batch, dtype in sizes:
         batch = min(batch, 2) if small else batch
         plain = torch.bfloat16 if dtype == float8 else dtype
         weights = pack_two_branch(state, dtype, input_scale=1 / 64 if dtype == float8 else 1.0)
@@ -317,6 +339,7 @@ def _network_cases(small: bool, device: torch.device) -> Iterator[Case]:
             bytes=moved + weights.rgb.numel() * weights.rgb.element_size() * 2,
             operations=operations,
             videos=batch,
+            segments=length,
             # tf32 keeps ten bits of a product's operands.
             tolerance=5e-3 if dtype == torch.float32 else None,
             rank=0 if dtype == torch.bfloat16 else _LAST,
@@ -326,11 +349,13 @@ def _network_cases(small: bool, device: torch.device) -> Iterator[Case]:
 def cases(only: str, small: bool, device: torch.device) -> Iterator[Case]:
     """The cases of the families whose name contains ``only``."""
     makers: dict[str, Callable[[], Iterator[Case]]] = {
-        "fusion": lambda: _fusion_cases(small),
-        "pooling": lambda: _pooling_cases(small),
-        "mining": lambda: _mining_cases(small),
-        "contrast": lambda: _contrast_cases(small),
-        "network": lambda: _network_cases(small, device),
+        "fusion": lambda: fusion_cases(small),
+        "pooling": lambda: pooling_cases(small),
+        "mining": lambda: mining_cases(small),
+        "contrast": lambda: contrast_cases(small),
+        "network": lambda: network_cases(
+            small, device, [size for size in NETWORK if multiplies(size[1], device)]
+        ),
     }
     for family, make in makers.items():
         if only in family:
@@ -358,12 +383,27 @@ def _error(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     return worst
 
 
-def check(case: Case, forward: Call, inputs: Inputs, device: torch.device) -> float:
-    """Relative error of outputs and gradients on ``device`` against the reference in float64.
+def expected(case: Case, inputs: Inputs) -> Sequence[Tensor]:
+    """Outputs and gradients by the reference in float64.
 
-    The reference runs where the inputs are, so that a sanitizer sees the kernels alone if that is the CPU.
+    It runs where the inputs are, so that a sanitizer sees the kernels alone if that is the CPU.
     """
     raised = [value.double() if value.is_floating_point() else value for value in inputs]
-    expected = complete(case, case.exact or case.reference)(raised)
+    return complete(case, case.exact or case.reference)(raised)
+
+
+def check(
+    case: Case, forward: Call, inputs: Inputs, device: torch.device, right: Sequence[Tensor] | None = None
+) -> float:
+    """Relative error of outputs and gradients on ``device``.
+
+    Args:
+        case: the operation.
+        forward: of whom.
+        inputs: what to compute on.
+        device: where.
+        right: the inputs' :func:`expected`; None computes it.
+    """
+    right = expected(case, inputs) if right is None else right
     actual = complete(case, forward)([value.to(device) for value in inputs])
-    return _error([value.to(inputs[0].device) for value in actual], expected)
+    return _error([value.to(inputs[0].device) for value in actual], right)

@@ -72,7 +72,7 @@ def _guarded(family: str, case: str, measured: Callable[[], dict[str, Any]]) -> 
         return {"family": family, "case": case, "correct": False, "failed": reason(failure)}
 
 
-def _sets(case: Case, device: torch.device) -> list[Inputs]:
+def input_sets(case: Case, device: torch.device) -> list[Inputs]:
     """Input sets that are three times the last cache before memory, two at least, 64 at most.
 
     What a call gives back counts too: each set has its own place for it.
@@ -86,7 +86,8 @@ def _sets(case: Case, device: torch.device) -> list[Inputs]:
     return [first, *(case.make(generator) for _ in range(count - 1))]
 
 
-def _clock(device: torch.device) -> Clock:
+def clock_of(device: torch.device) -> Clock:
+    """What times a call there."""
     return device_events if device.type == "cuda" else wall
 
 
@@ -119,7 +120,7 @@ def launches(call: Call, sets: Sequence[Inputs]) -> Callable[[], object]:
 
 def measure(case: Case, rates: dict[str, float], device: torch.device, effort: Effort) -> dict[str, Any]:
     """One row: kernels and eager torch, their errors and times, in turn."""
-    sets = _sets(case, device)
+    sets = input_sets(case, device)
     error = check(case, case.kernels, sets[0], device)
     floor = machine.floor_seconds(rates, case.bytes, case.operations, machine.short(case.dtype))
     row: dict[str, Any] = {
@@ -148,7 +149,7 @@ def measure_compiled(row: dict[str, Any], case: Case, device: torch.device, effo
     row.setdefault("kernels", {})
     try:
         whole = torch.compile(case.reference, mode="max-autotune-no-cudagraphs", dynamic=False)
-        _time(row, case, ("compiled", whole), _sets(case, device), device, effort)
+        _time(row, case, ("compiled", whole), input_sets(case, device), device, effort)
     except Exception as failure:
         row["compiled"].setdefault("failed", reason(failure))
 
@@ -187,7 +188,7 @@ def _time(
                 theirs["failed"] = reason(failure)
         baseline = rival if rival in contenders else "kernels"
         timings = take_turns(
-            contenders, baseline, seconds=effort.seconds, least=effort.least, clock=_clock(device)
+            contenders, baseline, seconds=effort.seconds, least=effort.least, clock=clock_of(device)
         )
         for name, timing in timings.items():
             if f"{kind}_us" in row[name]:
@@ -275,11 +276,12 @@ def _print(row: dict[str, Any]) -> None:
     print("  ".join(columns), flush=True)
 
 
-def _default_path() -> Path:
-    return Path(os.environ.get("OUT", RESULTS)) / f"kernels-{slug(device_name())}.json"
+def default_path(suite: str) -> Path:
+    """Where a suite of this device is written if nobody says."""
+    return Path(os.environ.get("OUT", RESULTS)) / f"{suite}-{slug(device_name())}.json"
 
 
-def _measured_before(path: Path | None) -> list[dict[str, Any]]:
+def measured_before(path: Path | None) -> list[dict[str, Any]]:
     """The rows that a file holds of this device and commit; none where the commit is not known."""
     if path is None or not path.is_file():
         return []
@@ -302,13 +304,13 @@ def measure_all(
     """
     stop = time.perf_counter() + options.seconds
     effort = Effort(0.0, 2) if small else Effort(0.3, 20)
-    rates = machine.gpu_rates(device, _clock(device), size=64 if small else 8192)
+    rates = machine.gpu_rates(device, clock_of(device), size=64 if small else 8192)
     print(" ".join(f"{name} {value:.3g}" for name, value in rates.items()))
-    before = [] if options.again else _measured_before(path)
-    rows = dict(_numbered(before, lambda row: (row["family"], row["case"])))
+    before = [] if options.again else measured_before(path)
+    rows = dict(numbered(before, lambda row: (row["family"], row["case"])))
     # Sorting keeps cases of one rank in their order.
     chosen = sorted(cases(options.only, small, device), key=lambda case: case.rank)
-    numbered = _numbered(chosen, lambda case: (case.family, case.name))
+    keyed = numbered(chosen, lambda case: (case.family, case.name))
 
     def keep(key: _Key, row: dict[str, Any]) -> None:
         rows[key] = row
@@ -329,7 +331,7 @@ def measure_all(
 
     if not options.compiled:
         jobs: list[tuple[int, Callable[[], None]]] = [
-            (case.rank, functools.partial(all_of, key, case)) for key, case in numbered
+            (case.rank, functools.partial(all_of, key, case)) for key, case in keyed
         ]
         if options.only in "latency":
             jobs.append((1, latency))
@@ -337,7 +339,7 @@ def measure_all(
             job()
     if options.no_compile:
         return list(rows.values())
-    for key, case in _first_of_each(numbered):
+    for key, case in _first_of_each(keyed):
         row = rows.get(key, {"family": case.family, "case": case.name})
         if "failed" in row or "compiled" in row:
             continue
@@ -348,9 +350,7 @@ def measure_all(
     return list(rows.values())
 
 
-def _numbered(
-    found: Sequence[_Found], name: Callable[[_Found], tuple[str, str]]
-) -> list[tuple[_Key, _Found]]:
+def numbered(found: Sequence[_Found], name: Callable[[_Found], tuple[str, str]]) -> list[tuple[_Key, _Found]]:
     """Each with its family, its name, and how many before it have the same: small cases may."""
     seen: collections.Counter[tuple[str, str]] = collections.Counter()
     keyed = []
@@ -413,7 +413,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tools = TOOLS if options.tool is None else (options.tool,)
         limit = min(options.seconds, 600.0) / len(tools) if options.limit is None else options.limit
         return sanitize(options.only, options.json, limit, tools)
-    path = options.json or _default_path()
+    path = options.json or default_path("kernels")
     rows = measure_all(options, device, path)
     print(f"written to {path}")
     return _status(rows)

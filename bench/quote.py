@@ -26,7 +26,7 @@ from aicl_fast.files import write_text
 
 TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
 """What engines are called in tables."""
-_TIMED = frozenset(("p50_ms", "native_us", "milliseconds", "kernels"))
+_TIMED = frozenset(("p50_ms", "native_us", "milliseconds", "kernels", "replay_us"))
 """What rows that hold times have one of."""
 _BUSY_BEFORE, _BUSY_WITH_IT = 1.2, 2.0
 """Load a core from which a machine is busy: of the minute before a suite, and with the suite itself."""
@@ -178,6 +178,43 @@ def kernels(result: Mapping[str, Any]) -> list[str]:
                 + f", {ours['times_faster']:.1f}x the textbook.",
             ]
     return lines
+
+
+def sweep(result: Mapping[str, Any]) -> list[str]:
+    """Launch settings: the shipped ones of each kernel and size, and the fastest other ones."""
+    lines = [
+        "Launch settings, replayed: the shipped ones, and of those tried the fastest, in turns with them:",
+        "",
+        "| | kernel | shipped | µs | fastest other | times the shipped speed | |",
+        "|---|---|---|---:|---|---:|---|",
+    ]
+    for row in result["rows"]:
+        start = f"| {row['family']}: {row['case']} | {row['launch']}"
+        if "failed" in row:
+            lines.append(f"{start} | failed: {row['failed']} |  |  |  |  |")
+            continue
+        right = sum(candidate["correct"] for candidate in row["candidates"])
+        cells = [in_words(row["shipped"]), f"{row['replay_us']:.1f}", "none", "", ""]
+        if "best" in row:
+            told = "faster" if row["faster"] else "no faster"
+            cells[2:] = [in_words(row["best"], row["shipped"]), _ratio(row), f"{told}, of {right}"]
+        lines.append(f"{start} | {' | '.join(cells)} |")
+    return lines
+
+
+def in_words(settings: Mapping[str, Any], others: Mapping[str, Any] | None = None) -> str:
+    """``split, block_m 128, …``.
+
+    Args:
+        settings: by the field's name.
+        others: says only in what the settings differ from these.
+    """
+    words = []
+    for name, value in settings.items():
+        if others is not None and others.get(name) == value:
+            continue
+        words.append((name if value else f"no {name}") if isinstance(value, bool) else f"{name} {value}")
+    return ", ".join(words)
 
 
 def decode(result: Mapping[str, Any]) -> list[str]:
@@ -343,6 +380,7 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "kernels": kernels,
     "load": load,
     "quantisation": quantisation,
+    "sweep": sweep,
     "train": train,
     "video": video,
 }

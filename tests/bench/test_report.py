@@ -109,6 +109,53 @@ def test_kernels_that_failed_and_rivals_that_were_compiled_later(results: Path) 
     assert "| mining: B 2 | failed: RuntimeError: no registers |" in text
 
 
+def test_what_a_sweep_found(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shipped = {"split": True, "block_m": 128, "num_warps": 8}
+    found = {"settings": {**shipped, "split": False, "num_warps": 4}, "correct": True}
+    wrong = {"settings": shipped, "correct": False, "failed": "no registers"}
+    row = {
+        "family": "network",
+        "case": "B 1",
+        "launch": "product",
+        "shipped": shipped,
+        "correct": True,
+        "replay_us": 30.04,
+        "candidates": [found, found, wrong],
+        "best": found["settings"],
+        "times_faster": 1.1,
+        "times_faster_interval": [1.05, 1.15],
+        "faster": True,
+    }
+    rows = [row, {**row, "case": "B 8", "faster": False, "times_faster_interval": [0.99, 1.15]}]
+    alone = {name: row[name] for name in ("family", "launch", "shipped", "correct", "replay_us")}
+    rows.append({**alone, "case": "B 9", "candidates": []})
+    rows.append(
+        {"family": "mining", "case": "B 2", "launch": "forward", "correct": False, "failed": "it broke"}
+    )
+    run = whole(target="cuda")
+    run["suites"]["sweep"] = {
+        "status": "cut off",
+        "reason": "not finished in 9 s",
+        "seconds": 9.0,
+        "rows": rows,
+    }
+    (results / "gpu.json").write_text(json.dumps(run))
+    text = quoted("<!-- quote: gpu.json sweep -->\n<!-- end -->\n", results)
+    start, best = "| product | split, block_m 128, num_warps 8 | 30.0 |", "no split, num_warps 4"
+    assert f"| network: B 1 {start} {best} | 1.10 (1.05 to 1.15) | faster, of 2 |" in text
+    assert f"| network: B 8 {start} {best} | 1.10 (0.99 to 1.15) | no faster, of 2 |" in text
+    assert f"| network: B 9 {start} none |  |  |" in text
+    assert "| mining: B 2 | forward | failed: it broke |" in text
+    assert "This is a part: not finished in 9 s." in text
+    assert report.main([str(results / "gpu.json")]) == 0
+    assert best in capsys.readouterr().out
+    # Before there is one, it says so.
+    run["suites"]["sweep"] = {"status": "not measured", "reason": "there is no CUDA device", "seconds": 0.1}
+    (results / "gpu.json").write_text(json.dumps(run))
+    assert report.main([str(results / "gpu.json")]) == 0
+    assert "sweep: not measured, there is no CUDA device" in capsys.readouterr().out
+
+
 def test_what_was_not_measured_cannot_be_quoted(results: Path) -> None:
     with pytest.raises(ConfigError, match=r"new\.json: 'train' is not measured: torch is not installed"):
         quoted("<!-- quote: new.json train -->\n<!-- end -->", results)

@@ -91,7 +91,7 @@ def test_a_rival_that_fails_leaves_the_kernels_their_time() -> None:
 
 def test_every_set_has_outputs_of_its_own() -> None:
     case = next(kernel_cases.cases("fusion", True, torch.device(CPU)))
-    sets = kernels._sets(case, torch.device(CPU))
+    sets = kernels.input_sets(case, torch.device(CPU))
     outputs = kernels.replay(case.kernels, sets, torch.device(CPU))()
     places = {value.data_ptr() for found in outputs for value in found}  # type: ignore[attr-defined]
     assert len(places) == 3 * len(sets) == 6
