@@ -1,4 +1,4 @@
-# Everything a fresh machine needs: Python 3.10 or later, a C++ compiler, and a package index.
+# Everything a fresh machine needs: Python 3.11 or later, a C++ compiler, and a package index.
 #   make demo    trains, exports, localises and evaluates on real recordings; ends with a table and a picture
 #   make test    lint, types, tests
 PYTHON ?= python3
@@ -19,7 +19,7 @@ help:
 	@echo "make test    lint, types and tests"
 	@echo "make lint | types | check    one of those (check: the tests alone)"
 	@echo "make bench   every benchmark of this processor, into one file; again goes on where it was"
-	@echo "make gpu     on a GPU machine: benchmarks, tests, sanitizer (installs nothing); three times is all"
+	@echo "make gpu     on a GPU machine: benchmarks, tests, sanitizer, sweep (installs nothing); three times is all"
 	@echo "make clean   remove what was built"
 
 install: $(STAMP)

@@ -15,7 +15,6 @@ import difflib
 import math
 import numbers
 import os
-import sys
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -580,12 +579,10 @@ def parse_overrides(items: Iterable[str]) -> dict[str, str]:
 
 
 def _read_toml(file: str | os.PathLike[str]) -> dict[str, Any]:
+    import tomllib
+
     from aicl_fast.files import require_file
 
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
     path = require_file(file, "settings file")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

@@ -45,7 +45,7 @@ def environment() -> dict[str, Any]:
         # A GPU's driver, clocks and reasons for throttling are in it.
         "machine": machine.state(),
         **_constants(),
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "command": " ".join([_program(), *map(_without_folder, sys.argv[1:])]),
     }
 

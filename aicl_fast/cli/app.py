@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,36 +22,35 @@ app = typer.Typer(
     "actions in features of any length.",
 )
 
-# typer reads these annotations at run time, on Python 3.10 too.
 Preset = Annotated[
     str, typer.Option("--preset", "-p", help="thumos14, activitynet12, activitynet13 or demo.")
 ]
 Settings = Annotated[
-    Optional[list[str]],  # noqa: UP045
+    list[str] | None,
     typer.Option("--set", "-s", metavar="NAME=VALUE", help="Override a setting; may be repeated."),
 ]
 SettingsFile = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option("--config", "-c", help="TOML file with settings."),
 ]
 Threads = Annotated[
-    Optional[int],  # noqa: UP045
+    int | None,
     typer.Option(min=1, help="Threads of the engine; every core if left out."),
 ]
 
 _VIDEO = "Videos"
 RgbWeights = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option(help="I3D for RGB: weights, or an exported .onnx or .openvino.", rich_help_panel=_VIDEO),
 ]
 FlowWeights = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option(help="I3D for optical flow, the same.", rich_help_panel=_VIDEO),
 ]
 VideoBatch = Annotated[int, typer.Option(min=1, help="Segments a run of I3D.", rich_help_panel=_VIDEO)]
 VideoDevice = Annotated[str, typer.Option(help="Of I3D: cpu or cuda.", rich_help_panel=_VIDEO)]
 VideoPrecision = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         help="Of I3D: fp32, bf16 or fp16; if left out, an exported file's own, and for weights "
         "fp32 on the CPU and fp16 on a GPU.",
@@ -160,21 +159,21 @@ def train(
 def detect(
     model: Annotated[Path, typer.Argument(help="Exported model, or trained weights.")],
     features: Annotated[
-        Optional[list[Path]],  # noqa: UP045
+        list[Path] | None,
         typer.Argument(
             help="Files of `aicl-fast features`, .npy files with both streams side by side, a folder of "
             "these or with rgb/ and flow/, a data set, or videos."
         ),
     ] = None,
-    rgb: Annotated[Optional[Path], typer.Option(help=".npy of the first stream.")] = None,  # noqa: UP045
-    flow: Annotated[Optional[Path], typer.Option(help=".npy of the second stream.")] = None,  # noqa: UP045
-    fps: Annotated[Optional[float], typer.Option(help="Frames a second; the model's if left out.")] = None,  # noqa: UP045
+    rgb: Annotated[Path | None, typer.Option(help=".npy of the first stream.")] = None,
+    flow: Annotated[Path | None, typer.Option(help=".npy of the second stream.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames a second; the model's if left out.")] = None,
     split: Annotated[str, typer.Option(help="Of a data set folder: train or test.")] = "test",
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the detections.")] = Path(
         "detections.json"
     ),
     scores: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Also write the curves here (scores.npz), for plot and report."),
     ] = None,
     set_: Settings = None,
@@ -187,7 +186,7 @@ def detect(
     precision: VideoPrecision = None,
     allow_damaged: AllowDamaged = False,
     render: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
             help="Also write the video with its detections burnt in (.mp4).", rich_help_panel=_VIDEO
         ),
@@ -263,7 +262,7 @@ def make_annotations(
     table: Annotated[Path, typer.Argument(help="CSV: video,label[,start,end][,split], times in seconds.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Data set folder.")],
     videos: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Folder of the videos, for their lengths where there are no features yet."),
     ] = None,
     test_share: Annotated[
@@ -290,19 +289,19 @@ def make_annotations(
 
 
 Subset = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(help="Only this subset of the annotations (test, validation, …)."),
 ]
 Tious = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option("--tiou", help="Thresholds, comma-separated; the preset's if left out."),
 ]
 GroundTruthFile = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option("--gt", help="Annotation file; the run's own gt.json if left out."),
 ]
 JsonFile = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option("--out", "-o", help="Also write the result as JSON."),
 ]
 
@@ -315,11 +314,11 @@ def evaluate(
     preset: Preset = "thumos14",
     subset: Subset = None,
     exclude: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(help="Leave out this video (may be repeated), or the list 'thumos14'."),
     ] = None,
     detad: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Also diagnose the errors (DETAD) and draw them here, .png or .svg."),
     ] = None,
     out: JsonFile = None,
@@ -361,7 +360,7 @@ def compare(
 
 
 Baseline = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option(help="Folder of a second run on the same videos, shown beside."),
 ]
 
@@ -371,13 +370,13 @@ def plot(
     run: Annotated[Path, typer.Argument(help="Folder of a run, with detections.json and scores.npz.")],
     out: Annotated[Path, typer.Option("--out", "-o", help=".png, .svg or .pdf.")] = Path("timeline.png"),
     video: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(help="Draw this video; may be repeated. Every video if left out."),
     ] = None,
-    worst: Annotated[Optional[int], typer.Option(help="Draw the N videos of the lowest AP.")] = None,  # noqa: UP045
+    worst: Annotated[int | None, typer.Option(help="Draw the N videos of the lowest AP.")] = None,
     baseline: Baseline = None,
     gt: GroundTruthFile = None,
-    min_score: Annotated[Optional[float], typer.Option(help="Draw detections from this score.")] = None,  # noqa: UP045
+    min_score: Annotated[float | None, typer.Option(help="Draw detections from this score.")] = None,
 ) -> None:
     """Draw timelines: both branches, the fused score, detections and ground truth.
 
@@ -396,15 +395,15 @@ def plot(
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of a run, with detections.json.")],
     out: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--out", "-o", help="The page; report.html in the run's folder if left out."),
     ] = None,
     baseline: Baseline = None,
     gt: GroundTruthFile = None,
-    media: Annotated[Optional[Path], typer.Option(help="Folder of video files that the page plays.")] = None,  # noqa: UP045
+    media: Annotated[Path | None, typer.Option(help="Folder of video files that the page plays.")] = None,
     preset: Preset = "thumos14",
     subset: Subset = None,
-    title: Annotated[Optional[str], typer.Option(help="Heading of the page.")] = None,  # noqa: UP045
+    title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
 ) -> None:
     """Write one self-contained HTML page about a run: tables, error analysis, interactive timelines.
 
@@ -429,7 +428,7 @@ def export(
         Path, typer.Argument(help="Trained weights (model.safetensors; of I3D also .pt and .npz).")
     ],
     out: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--out", "-o", help="File (or folder) to write; beside the weights if left out."),
     ] = None,
     network: Annotated[
@@ -442,18 +441,18 @@ def export(
     precision: Annotated[str, typer.Option(help="fp32, tf32, fp16, bf16, int8 or fp8.")] = "fp32",
     batch: Annotated[str, typer.Option(help="Videos a run: one size, or smallest:usual:largest.")] = "1:8:64",
     segments: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="T: one size, or smallest:usual:largest; the model's if left out."),
     ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Run the file against the weights; exit 1 past tolerance.")
     ] = False,
     data: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--data", "-d", help="Data set folder to verify on."),
     ] = None,
     calibrate: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="int8, fp8: data set folder whose training features calibrate."),
     ] = None,
     calibrate_videos: Annotated[int, typer.Option(min=1, help="int8, fp8: how many at most.")] = 32,
@@ -462,7 +461,7 @@ def export(
         str, typer.Option(help="winograd (half the products, a larger file), direct, or auto.")
     ] = "auto",
     workspace: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(help="Most memory of a layer, in MiB.", rich_help_panel=_BUILDER),
     ] = None,
     compute_capability: Annotated[
@@ -483,15 +482,15 @@ def export(
         typer.Option("--refittable", help="New weights can be put in later.", rich_help_panel=_BUILDER),
     ] = False,
     refit: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Put the weights into this engine; builds nothing.", rich_help_panel=_BUILDER),
     ] = None,
     timing_cache: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="File of kernel times, kept between builds.", rich_help_panel=_BUILDER),
     ] = None,
     log: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="File for all that the builder says.", rich_help_panel=_BUILDER),
     ] = None,
     backend: Annotated[str, typer.Option(help="onnx or tensorrt.", rich_help_panel=_SERVER)] = "onnx",
@@ -553,22 +552,22 @@ def parity(
         typer.Argument(help="Model files; the first is the reference. engine:file picks an engine."),
     ],
     data: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--data", "-d", help="Data set folder; random features if left out."),
     ] = None,
     threads: Threads = None,
     runs: Annotated[int, typer.Option(min=1, help="Timed runs of each file.")] = 20,
     seed: Annotated[int, typer.Option(help="Of the random features.")] = 0,
     device: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="cpu, cuda or cuda:N, of every file; each engine's own if left out."),
     ] = None,
     provider: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(help="ONNX Runtime's execution provider, in order of preference; may be repeated."),
     ] = None,
     pin_threads: Annotated[
-        Optional[bool],  # noqa: UP045
+        bool | None,
         typer.Option("--pin-threads/--no-pin-threads", help="Tie the engines' threads to cores."),
     ] = None,
 ) -> None:
@@ -590,11 +589,11 @@ def parity(
 @app.command()
 def info(
     model: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Argument(help="A model file; without one, the installation and the presets are shown."),
     ] = None,
     preset: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--preset", "-p", help="Show every setting of this preset."),
     ] = None,
 ) -> None:
@@ -619,7 +618,7 @@ def import_checkpoint(
     model: Annotated[Path, typer.Argument(help="File to write (model.safetensors).")],
     preset: Preset = "thumos14",
     gt: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--gt", help="Annotation file whose labels, sorted, are the classes."),
     ] = None,
     config: SettingsFile = None,
@@ -664,15 +663,15 @@ def synthetic(
 def ablate(
     experiment: Annotated[str, typer.Argument(help="losses, fusion, accuracy, consistency or selection.")],
     data: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--data", "-d", help="Data set folder; the demo's recordings if left out."),
     ] = None,
     preset: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--preset", "-p", help="thumos14, activitynet12, activitynet13; demo without --data."),
     ] = None,
     out: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--out", "-o", help="Folder for every run; runs/ablate-EXPERIMENT if left out."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Train each arm with this many seeds.")] = 3,
