@@ -98,10 +98,10 @@ CPU: tuple[Step, ...] = (
     Step("kernels", "kernels", (), 10),
 )
 # Three calls of --minutes have room for all of it. What others wait for comes first, what compiles for
-# minutes late, and the sanitizer, a tool a step, last.
+# minutes late, then the sanitizer, a tool a step, and last the sweep: what it finds changes the source.
 GPU: tuple[Step, ...] = (
     Step("kernels", "kernels", ("--no-compile",), 140),
-    Step("tests", "tests", (), 240),
+    Step("tests", "tests", (), 230),
     Step("train", "train", ("--device", "cuda", "--seconds", "10", "--no-compile"), 60),
     Step("engines", "engines", ("--device", "cuda", "--seconds", "30", "--folder", FILES), 140),
     Step(
@@ -110,22 +110,23 @@ GPU: tuple[Step, ...] = (
         ("--device", "cuda", "--seconds", "15", "--batch", "1,8,64", "--rounds", "0", "--folder", FILES),
         90,
     ),
-    Step("load", "load", ("--rounds", "3"), 50),
-    Step("decode", "decode", ("--rounds", "8"), 50),
-    Step("evaluate", "evaluate", ("--rounds", "3"), 60),
+    Step("load", "load", ("--rounds", "3"), 45),
+    Step("decode", "decode", ("--rounds", "8"), 40),
+    Step("evaluate", "evaluate", ("--rounds", "3"), 55),
     Step("video", "video", (*_SHORT_VIDEO, "--device", "cuda", "--batch", "1,8", "--seconds", "2"), 80),
     Step("train-compiled", "train", ("--device", "cuda", "--seconds", "10", "--compiled"), 100),
-    Step("kernels-compiled", "kernels", ("--compiled", "--seconds", "90"), 120),
+    Step("kernels-compiled", "kernels", ("--compiled", "--seconds", "80"), 110),
     *(
-        Step(tool, "kernels", ("--sanitize", "--tool", tool, "--limit", "140"), 150)
+        Step(tool, "kernels", ("--sanitize", "--tool", tool, "--limit", "105"), 115)
         for tool in ("memcheck", "racecheck", "initcheck")
     ),
+    Step("sweep", "sweep", (), 145),
 )
 PACKAGES: Mapping[str, str] = {
     "torch": "everything",
     "safetensors": "engines, detect, load, evaluate: everything with a model file",
     "numba": "decoding, where it is not compiled from C++",
-    "triton": "kernels",
+    "triton": "kernels, sweep",
     "onnx": "engines, detect, load: ONNX and TensorRT files",
     "onnxscript": "engines, detect, load: ONNX and TensorRT files",
     "onnxruntime": "engines, detect, load: ONNX Runtime",

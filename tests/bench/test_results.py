@@ -56,6 +56,7 @@ def test_both_forms_pass() -> None:
         {**ORIGIN, "suite": "train", "rows": [ROW], "commit": ""},
         {**ORIGIN, "suite": "train", "rows": [{**ROW, "p50_ms": 0.0}]},
         {**ORIGIN, "suite": "train", "rows": [{**ROW, "times_faster_interval": [1.0]}]},
+        {**ORIGIN, "suite": "sweep", "rows": [{**ROW, "candidates": [{"settings": {}}]}]},
         {**ORIGIN, "target": "cpu", "suites": {}},
         run(status="failed"),
         run(status="splendid"),
