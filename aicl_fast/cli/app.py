@@ -703,8 +703,8 @@ def bench(
     suite: Annotated[
         str,
         typer.Argument(
-            help="detect, engines, decode, train, evaluate, load, video, accuracy or kernels; all of them; "
-            "or report or compare, for what was recorded."
+            help="detect, engines, decode, train, evaluate, load, video, accuracy, kernels or sweep; all of "
+            "them; or report or compare, for what was recorded."
         ),
     ],
 ) -> None:
