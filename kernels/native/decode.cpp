@@ -13,17 +13,34 @@
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__)
 #if !defined(__clang__) && __GNUC__ >= 12
 #define AICL_WIDE_VECTORS __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
-#elif (defined(__clang__) && __clang_major__ >= 14) || (!defined(__clang__) && __GNUC__ >= 7)
-#define AICL_WIDE_VECTORS __attribute__((target_clones("avx2", "default")))
 #endif
+#if (defined(__clang__) && __clang_major__ >= 14) || (!defined(__clang__) && __GNUC__ >= 7)
+#define AICL_WIDE_COMPARISONS __attribute__((target_clones("avx2", "default")))
+#endif
+#endif
+// For loops that compare and count: comparing the widest vectors gives bits, and to make numbers of these takes
+// longer than to compare twice as often.
+#if !defined(AICL_WIDE_COMPARISONS)
+#define AICL_WIDE_COMPARISONS
 #endif
 #if !defined(AICL_WIDE_VECTORS)
-#define AICL_WIDE_VECTORS
+#define AICL_WIDE_VECTORS AICL_WIDE_COMPARISONS
+#endif
+
+// For what a loop seldom needs: kept out of it, it leaves the loop more registers.
+#if defined(__GNUC__) || defined(__clang__)
+#define AICL_SELDOM __attribute__((noinline, cold))
+#else
+#define AICL_SELDOM
 #endif
 
 namespace aicl {
 namespace {
 
+// A line of the cache, in bytes.
+constexpr std::size_t kLine = 64;
+// Rows of scores that are looked at together: whole lines of the cache, whatever the width.
+constexpr std::int64_t kRows = 16;
 // As many as there are bits in a word.
 constexpr int kSegmentsAtOnce = 64;
 // Parts of a curve that are summed side by side.
@@ -114,7 +131,7 @@ Plan::Plan(const aicl_decode_settings& settings)
 
 // Sets the pointers and returns how many bytes they need.
 std::size_t Plan::lay_out(unsigned char* memory) noexcept {
-  constexpr std::size_t kLine = 64, kPage = 4096;
+  constexpr std::size_t kPage = 4096;
   std::size_t used = (kLine - reinterpret_cast<std::uintptr_t>(memory) % kLine) % kLine;
   const auto give = [&](auto*& pointer, std::int64_t n) noexcept {
     using Item = std::remove_reference_t<decltype(*pointer)>;
@@ -123,18 +140,20 @@ std::size_t Plan::lay_out(unsigned char* memory) noexcept {
     used += (static_cast<std::size_t>(n) * sizeof(Item) / kPage + 1) * kPage + 9 * kLine;
   };
   const std::int64_t length = settings_.max_segments, classes = settings_.max_classes;
+  const std::int64_t depth = static_cast<std::int64_t>(thresholds_.size());
   give(column_, classes + 1);
   give(tree_, classes);
   give(float_curves_, length * classes);
   give(double_curves_, length * classes);
   for (double** by_segment : {&value_, &slope_, &prefix_}) give(*by_segment, length);
   give(level_, length + kSegmentsAtOnce + 1);
-  give(change_, length + 1);
-  give(open_, static_cast<std::int64_t>(thresholds_.size()) + 1);
+  give(crossing_, std::min(length * depth, most_crossings() + kSegmentsAtOnce * depth));
+  give(open_, depth + 1);
   // One more than there are: some is written before it is known whether it is wanted.
   const std::int64_t n = std::int64_t{max_proposals_} + 1;
   give(box_, n);
-  for (std::int32_t** ints : {&order_, &scratch_, &bucket_, &place_, &met_}) give(*ints, n);
+  for (std::int32_t** ints : {&order_, &scratch_, &range_, &met_}) give(*ints, n);
+  give(place_, 2 * n);
   for (double** doubles : {&score_, &overlap_}) give(*doubles, n);
   give(gone_, n);
   const bool reranks = settings_.nms == AICL_DECODE_GAUSSIAN;
@@ -185,22 +204,29 @@ inline bool usable(const Scalar* values, std::int64_t n) noexcept {
 
 // Copies columns of (length, width) scores into rows of `curves`; false if any score is not usable.
 //
-// Both are done to a few rows at a time, while these are in the nearest cache.
+// Both are done to a few rows at a time, so that the processor looks at the next while it still copies from these.
 template <class Scalar>
 inline bool gather_columns(const Scalar* scores, std::int64_t length, std::int64_t width,
                            const std::int32_t* columns, std::int32_t count, Scalar* curves) noexcept {
-  const std::int64_t rows = std::max<std::int64_t>(1, 8192 / (width * std::int64_t{sizeof(Scalar)}));
-  bool good = true;
-  for (std::int64_t low = 0; low < length; low += rows) {
-    const std::int64_t high = std::min(length, low + rows);
-    good &= usable(scores + low * width, (high - low) * width);
+  const auto copy = [=](std::int64_t low, std::int64_t rows) noexcept {
     for (std::int32_t p = 0; p < count; ++p) {
-      const Scalar* const column = scores + columns[p];
-      Scalar* const curve = curves + p * length;
-      for (std::int64_t t = low; t < high; ++t) curve[t] = column[t * width];
+      const Scalar* const column = scores + low * width + columns[p];
+      Scalar* const curve = curves + p * length + low;
+      for (std::int64_t t = 0; t < rows; ++t) curve[t] = column[t * width];
     }
+  };
+  const Scalar* const end = scores + length * width;
+  // From the first line of the cache that begins here: NumPy's arrays may begin within one.
+  const std::int64_t before = (~reinterpret_cast<std::uintptr_t>(scores) + 1) % kLine / sizeof(Scalar);
+  const Scalar* next = scores + std::min(before, length * width);
+  bool good = usable(scores, next - scores);
+  std::int64_t low = 0;
+  for (; end - next >= kRows * width; low += kRows, next += kRows * width) {
+    good &= usable(next, kRows * width);
+    copy(low, kRows);
   }
-  return good;
+  copy(low, length - low);
+  return usable(next, end - next) && good;
 }
 
 AICL_WIDE_VECTORS bool gather(const float* scores, std::int64_t length, std::int64_t width,
@@ -279,12 +305,12 @@ inline void count_levels(const Scalar* curve, std::int32_t n, const Scalar* thre
   }
 }
 
-AICL_WIDE_VECTORS void levels(const float* curve, std::int32_t n, const float* threshold, std::int32_t passes,
-                              std::int32_t* level) noexcept {
+AICL_WIDE_COMPARISONS void levels(const float* curve, std::int32_t n, const float* threshold, std::int32_t passes,
+                                  std::int32_t* level) noexcept {
   count_levels(curve, n, threshold, passes, level);
 }
-AICL_WIDE_VECTORS void levels(const double* curve, std::int32_t n, const double* threshold, std::int32_t passes,
-                              std::int32_t* level) noexcept {
+AICL_WIDE_COMPARISONS void levels(const double* curve, std::int32_t n, const double* threshold, std::int32_t passes,
+                                  std::int32_t* level) noexcept {
   count_levels(curve, n, threshold, passes, level);
 }
 
@@ -325,6 +351,19 @@ double* Plan::curves() noexcept {
 
 // ---- proposals ---------------------------------------------------------------------------------------
 
+namespace {
+
+// The first step r of a cell from `v` on that is beyond a threshold, where the one that was guessed is not it.
+template <class Step>
+AICL_SELDOM std::ptrdiff_t settle(double v, double rise, double height, bool falls, const Step* step,
+                                  std::ptrdiff_t r) noexcept {
+  const auto inside = [=](std::ptrdiff_t s) noexcept { return v + rise * step[s].weight >= height; };
+  while (inside(r - 1) == inside(r)) r += inside(r) == falls ? 1 : -1;
+  return r;
+}
+
+}  // namespace
+
 // Runs [first, stop) of every threshold, in grid points, with the sums of the grid points before their ends;
 // false if the plan has no room for them.
 //
@@ -358,49 +397,48 @@ bool Plan::find_runs(const Scalar* curve, Tree& tree) noexcept {
   for (std::int32_t k = 0; k < depth; ++k) level[length] += last >= threshold[k] ? 1 : 0;
   for (int i = 1; i <= kSegmentsAtOnce; ++i) level[length + i] = level[length];
 
+  // What is crossed, gathered first: less to keep at hand in the loop that follows. Rises and falls mix too well
+  // for a processor to guess which comes next: no branch on that, here or there.
+  Crossing* stop = crossing_;
+  for (std::int32_t low = 0; low < length; low += kSegmentsAtOnce) {
+    if (stop - crossing_ > most_crossings()) return false;
+    for (std::uint64_t bits = changes(level + low); bits != 0; bits &= bits - 1) {
+      const std::int32_t t = low + lowest_bit(bits), from = level[t], to = level[t + 1];
+      const std::int32_t falls = static_cast<std::int32_t>(static_cast<std::uint32_t>(to - from) >> 31);
+      const std::int32_t lowest = from + ((to - from) & -falls), above = from + to - lowest;
+      *stop++ = {t, lowest, falls};
+      for (std::int32_t k = lowest + 1; k < above; ++k) *stop++ = {t, k, falls};
+    }
+  }
+  // As many rises as falls, but for where the curve begins and ends.
+  const std::int64_t rises = (stop - crossing_ + level[length] - level[0]) / 2;
+  std::int32_t n = tree.begin;
+  if (level[0] + rises > max_proposals_ - n) return false;
   Box* const boxes = box_;
   std::int32_t* const open = open_ + 1;
-  std::int32_t n = tree.begin;
-  if (level[0] > max_proposals_ - n) return false;
   for (std::int32_t k = 0; k < level[0]; ++k) {
     boxes[n] = {{0.0, 0.0}, 0.0, 0.0, {0, 0}, open[k - 1], n, k, 0};
     open[k] = n++;
   }
-  // Where anything is crossed, gathered first: less to keep at hand in the loop that follows.
-  std::int32_t* const change = change_;
-  std::int32_t found = 0;
-  for (std::int32_t low = 0; low < length; low += kSegmentsAtOnce) {
-    for (std::uint64_t bits = changes(level + low); bits != 0; bits &= bits - 1) {
-      change[found++] = low + lowest_bit(bits);
-    }
-  }
-  for (std::int32_t i = 0; i < found; ++i) {
-    const std::int32_t t = change[i], from = level[t], to = level[t + 1];
-    if (to - from > max_proposals_ - n) return false;
-    const double v = value[t], rise = slope[t], sum = prefix[t];
-    const double steps = upscale / rise;
-    // Rises and falls mix too well for a processor to guess which comes next: no branch from here on.
-    const std::int32_t rises = static_cast<std::int32_t>(static_cast<std::uint32_t>(from - to) >> 31);
-    const std::int32_t above = std::max(from, to);
-    std::int32_t k = std::min(from, to);
-    do {
-      const double height = threshold[k];
-      const auto inside = [=](std::int32_t r) noexcept { return v + rise * step[r].weight >= height; };
-      // At least 1, and within a step or so of what the grid's own arithmetic decides; or NaN.
-      const double guess = (height - v) * steps + 1.0;
-      std::int32_t r = static_cast<std::int32_t>(std::min(most, guess));
-      while (inside(r - 1) == inside(r)) r += inside(r) == (rises == 1) ? -1 : 1;
-      // What a fall writes anew is the same, or right only now.
-      const std::int32_t j = open[k] + ((n - open[k]) & -rises);
-      Box& box = boxes[j];
-      box.ends[1 - rises] = t * upscale + r;
-      box.sums[1 - rises] = sum + step[r].count * v + rise * step[r].slopes;
-      box.parent = open[k - 1];
-      box.layer = k;
-      open[k] = j;
-      n += rises;
-      box.after = n;
-    } while (++k < above);
+  for (const Crossing* c = crossing_; c < stop; ++c) {
+    const std::ptrdiff_t t = c->t, k = c->layer, falls = c->falls;
+    const double v = value[t], rise = slope[t], height = threshold[k];
+    const auto inside = [=](std::ptrdiff_t r) noexcept { return v + rise * step[r].weight >= height; };
+    // At least 1, and within a step or so of what the grid's own arithmetic decides; or NaN.
+    const double guess = (height - v) * (upscale / rise) + 1.0;
+    std::ptrdiff_t r = static_cast<std::ptrdiff_t>(std::min(most, guess));
+    if (inside(r - 1) == inside(r)) r = settle(v, rise, height, falls == 1, step, r);
+    // What a fall writes anew is the same, or right only now.
+    const std::int32_t begins = static_cast<std::int32_t>(falls) - 1;
+    const std::int32_t j = open[k] + ((n - open[k]) & begins);
+    Box& box = boxes[j];
+    box.ends[falls] = static_cast<std::int32_t>(t * upscale + r);
+    box.sums[falls] = prefix[t] + step[r].count * v + rise * step[r].slopes;
+    box.parent = open[k - 1];
+    box.layer = static_cast<std::int32_t>(k);
+    open[k] = j;
+    n -= begins;
+    box.after = n;
   }
   for (std::int32_t k = 0; k < level[length]; ++k) {
     Box& box = boxes[open[k]];
@@ -414,15 +452,15 @@ bool Plan::find_runs(const Scalar* curve, Tree& tree) noexcept {
 
 // Mean inside minus mean outside, and times.
 void Plan::score_runs(const Tree& tree, std::int32_t label, double bonus) noexcept {
-  const std::int32_t upscale = settings_.upscale;
-  const double last = static_cast<double>(length_) * upscale - 1.0;
+  const std::int64_t upscale = settings_.upscale;
+  const double last = static_cast<double>(length_) * static_cast<double>(upscale) - 1.0;
   const double ratio = settings_.outer_ratio, seconds = seconds_;
   const double *const value = value_, *const slope = slope_, *const prefix = prefix_;
   const Step* const step = step_.data();
   const Divisor divisor = upscale_;
   // By the segment that the point before lies in.
-  const auto sum_before = [=](std::int32_t point) noexcept {
-    const std::int32_t t = divisor.divide(std::max(point - 1, 0));
+  const auto sum_before = [=](std::int64_t point, std::int64_t before) noexcept {
+    const std::int64_t t = divisor.divide(before);
     const Step& steps = step[point - t * upscale];
     return prefix[t] + steps.count * value[t] + slope[t] * steps.slopes;
   };
@@ -430,20 +468,23 @@ void Plan::score_runs(const Tree& tree, std::int32_t label, double bonus) noexce
   for (std::int32_t j = tree.begin; j < tree.end; ++j) {
     Box& box = box_[j];
     box.label = label;
-    const std::int32_t a = box.ends[0], b = box.ends[1] - 1;
-    const double reach = ratio * (b - a + 1);
-    const std::int32_t low = static_cast<std::int32_t>(std::max(0.0, a - reach));
-    const std::int32_t high = static_cast<std::int32_t>(std::min(last, b + reach)) + 1;
-    const std::int32_t outer = (a - low) + (high - b - 1);
-    double contrast = (box.sums[1] - box.sums[0]) / (b - a + 1);
+    const std::int64_t begin = box.ends[0], end = box.ends[1];
+    // Whole numbers below 2^53 are added without rounding.
+    const double a = static_cast<double>(begin), count = static_cast<double>(end - begin), b = a + count;
+    const double reach = ratio * count;
+    const std::int64_t low = static_cast<std::int64_t>(std::max(0.0, a - reach));
+    const std::int64_t high = static_cast<std::int64_t>(std::min(last, b - 1.0 + reach));
+    const std::int64_t outer = (begin - low) + (high + 1 - end);
+    double contrast = (box.sums[1] - box.sums[0]) / count;
     if (outer > 0) {
-      const double left = box.sums[0] - sum_before(low), right = sum_before(high) - box.sums[1];
-      contrast -= (left + right) / outer;
+      const double left = box.sums[0] - sum_before(low, std::max<std::int64_t>(low - 1, 0));
+      const double right = sum_before(high + 1, high) - box.sums[1];
+      contrast -= (left + right) / static_cast<double>(outer);
     }
     const double score = contrast + bonus;
     score_[j] = score;
     box.start = a * seconds;
-    box.end = (b + 1) * seconds;
+    box.end = b * seconds;
     greatest = std::max(greatest, score);
     least = std::min(least, score);
   }
@@ -455,57 +496,62 @@ void Plan::score_runs(const Tree& tree, std::int32_t label, double bonus) noexce
 
 // By descending score; what is equal by class, threshold and start.
 inline bool Plan::precedes(std::int32_t box, std::int32_t other) const noexcept {
-  if (score_[box] != score_[other]) return score_[box] > score_[other];
+  if (score_[box] > score_[other]) return true;
+  if (score_[box] < score_[other]) return false;
   const Box &x = box_[box], &y = box_[other];
   if (x.label != y.label) return x.label < y.label;
   return x.layer != y.layer ? x.layer < y.layer : box < other;
 }
 
-// Dealt into as many equal ranges of score as there are boxes, then insertion.
+// Dealt into twice as many equal ranges of score as there are boxes, then insertion.
 void Plan::sort(std::int32_t* boxes, std::int32_t n) noexcept {
   const double* const score = score_;
+  const std::int32_t* dealt = boxes;
   if (n > 16) {
-    double scale = (n - 1) / (greatest_ - least_);
+    const std::int32_t ranges = 2 * std::min(n, INT32_MAX / 2);
+    const double greatest = greatest_;
+    double scale = (ranges - 1) / (greatest - least_);
     if (!(scale <= kLargest)) scale = 0.0;
-    std::int32_t *const place = place_, *const bucket = bucket_, *const dealt = scratch_;
-    std::fill(place, place + n, 0);
+    std::int32_t *const place = place_, *const range = range_, *const scratch = scratch_;
+    std::fill(place, place + ranges, 0);
     for (std::int32_t i = 0; i < n; ++i) {
-      bucket[i] = static_cast<std::int32_t>((greatest_ - score[boxes[i]]) * scale);
-      ++place[bucket[i]];
+      range[i] = static_cast<std::int32_t>((greatest - score[boxes[i]]) * scale);
+      ++place[range[i]];
     }
     std::int32_t sum = 0;
-    for (std::int32_t i = 0; i < n; ++i) {
-      const std::int32_t here = place[i];
+    for (std::int32_t i = 0; i < ranges; i += 2) {
+      const std::int32_t here = place[i], both = here + place[i + 1];
       place[i] = sum;
-      sum += here;
+      place[i + 1] = sum + here;
+      sum += both;
     }
-    for (std::int32_t i = 0; i < n; ++i) dealt[place[bucket[i]]++] = boxes[i];
-    std::copy(dealt, dealt + n, boxes);
+    for (std::int32_t i = 0; i < n; ++i) scratch[place[range[i]]++] = boxes[i];
+    dealt = scratch;
   }
   // Scores that are nearly all in a few ranges would make insertion quadratic.
   std::int64_t moves = 0;
-  double least = n > 0 ? score[boxes[0]] : 0.0;
-  for (std::int32_t i = 1; i < n; ++i) {
-    const std::int32_t box = boxes[i];
+  double least = std::numeric_limits<double>::infinity();
+  for (std::int32_t i = 0; i < n; ++i) {
+    const std::int32_t box = dealt[i];
+    std::int32_t j = i;
     if (score[box] < least) {
       least = score[box];
-      continue;
+    } else {
+      for (; j > 0 && precedes(box, boxes[j - 1]); --j) boxes[j] = boxes[j - 1];
+      moves += i - j;
+      if (moves > 16 * std::int64_t{n} + 512) {
+        boxes[j] = box;
+        std::copy(dealt + i + 1, dealt + n, boxes + i + 1);
+        std::sort(boxes, boxes + n, [this](std::int32_t x, std::int32_t y) { return precedes(x, y); });
+        return;
+      }
     }
-    std::int32_t j = i;
-    for (; j > 0 && precedes(box, boxes[j - 1]); --j) boxes[j] = boxes[j - 1];
     boxes[j] = box;
-    moves += i - j;
-    if (moves > 16 * std::int64_t{n} + 512) {
-      std::sort(boxes, boxes + n, [this](std::int32_t x, std::int32_t y) { return precedes(x, y); });
-      return;
-    }
   }
 }
 
 // tIoU with the added seconds on every length and on the intersection.
-inline double Plan::overlap(std::int32_t box, std::int32_t other) const noexcept {
-  const double added = settings_.nms_added_seconds;
-  const Box &x = box_[box], &y = box_[other];
+inline double Plan::overlap(const Box& x, const Box& y, double added) noexcept {
   const double shared =
       std::max(0.0, std::min(x.end, y.end) - std::max(x.start, y.start) + added);
   const double all = (x.end - x.start + added) + (y.end - y.start + added) - shared;
@@ -547,23 +593,26 @@ void Plan::greedy(const Tree* low, const Tree* high) noexcept {
   const Box* const boxes = box_;
   const auto length_of = [=](std::int32_t j) noexcept { return boxes[j].end - boxes[j].start + added; };
   std::uint8_t* const gone = gone_;
+  std::int32_t* const met = met_;
+  double* const overlaps = overlap_;
   const std::int32_t begin = low->begin, stop = (high - 1)->end, n = stop - begin;
   std::int32_t* const order = order_ + begin;
   for (std::int32_t i = 0; i < n; ++i) order[i] = begin + i;
   sort(order, n);
-  std::int32_t met = 0;
+  std::int32_t kept = count_, left = 0;
   for (std::int32_t i = 0; i < n; ++i) {
     const std::int32_t best = order[i];
     if (gone[best]) continue;
     gone[best] = 1;
-    order_[count_++] = best;
+    order_[kept++] = best;
+    const Box box = boxes[best];
     const double length = length_of(best);
     const auto meet = [&](std::int32_t j) noexcept {
-      const double overlapping = overlap(best, j);
+      const double overlapping = overlap(box, boxes[j], added);
       const bool leaves = overlapping >= tiou && !gone[j];
-      met_[met] = j;
-      overlap_[met] = overlapping;
-      met += leaves ? 1 : 0;
+      met[left] = j;
+      overlaps[left] = overlapping;
+      left += leaves ? 1 : 0;
       gone[j] |= leaves ? 1 : 0;
     };
     if (!(tiou > 0.0)) {
@@ -572,11 +621,11 @@ void Plan::greedy(const Tree* low, const Tree* high) noexcept {
     } else if (high - low == 1 && ratio * length > added) {
       // Longer than what two boxes side by side can share: only those around it and within it matter, and
       // these get longer outwards and shorter inwards.
-      for (std::int32_t j = boxes[best].parent; j >= 0; j = boxes[j].parent) {
+      for (std::int32_t j = box.parent; j >= 0; j = boxes[j].parent) {
         if (length < ratio * length_of(j)) break;
         meet(j);
       }
-      for (std::int32_t j = best + 1; j < boxes[best].after;) {
+      for (std::int32_t j = best + 1; j < box.after;) {
         if (length_of(j) < ratio * length) {
           j = boxes[j].after;
         } else {
@@ -587,19 +636,22 @@ void Plan::greedy(const Tree* low, const Tree* high) noexcept {
       visit_near(best, low, high, meet);
     }
   }
-  if (settings_.nms == AICL_DECODE_HARD) return;
-  // All stay, and what left has decayed.
-  for (std::int32_t i = 0; i < met; ++i) {
-    score_[met_[i]] *= std::exp(-overlap_[i] * overlap_[i] / sigma);
-    order_[count_++] = met_[i];
+  if (settings_.nms != AICL_DECODE_HARD) {
+    // All stay, and what left has decayed.
+    double* const score = score_;
+    for (std::int32_t i = 0; i < left; ++i) {
+      score[met[i]] *= std::exp(-overlaps[i] * overlaps[i] / sigma);
+      order_[kept++] = met[i];
+    }
   }
+  count_ = kept;
 }
 
 // Soft-NMS of Bodla et al. 2017 over the trees low..high, ranked anew after each box.
 //
 // The greatest score of every few boxes is kept at hand: scores only change near the box that was taken.
 void Plan::gaussian(const Tree* low, const Tree* high) noexcept {
-  const double sigma = settings_.nms_sigma, floor = settings_.min_score;
+  const double sigma = settings_.nms_sigma, added = settings_.nms_added_seconds, floor = settings_.min_score;
   const double nothing = -std::numeric_limits<double>::infinity();
   const std::int32_t begin = low->begin, n = (high - 1)->end - begin;
   const auto rounded = [](std::int32_t count) noexcept { return (count + kBlock - 1) / kBlock * kBlock; };
@@ -626,10 +678,11 @@ void Plan::gaussian(const Tree* low, const Tree* high) noexcept {
     order_[count_++] = begin + best;
     live[best] = nothing;
     refresh(best / kBlock);
+    const Box box = box_[begin + best];
     std::int32_t met = 0;
     visit_near(begin + best, low, high, [&](std::int32_t j) noexcept {
       met_[met] = j - begin;
-      overlap_[met] = overlap(begin + best, j);
+      overlap_[met] = overlap(box, box_[j], added);
       met += live[j - begin] > nothing ? 1 : 0;
     });
     for (std::int32_t i = 0; i < met; ++i) {
@@ -672,6 +725,7 @@ aicl_decode_status Plan::run(const Scalar* scores, const Scalar* video_scores, s
     const Scalar* const best = std::max_element(video_scores, video_scores + width);
     column_[localised++] = static_cast<std::int32_t>(best - video_scores);
   }
+  one_class_ = localised == 1;
   Scalar* const curve = curves<Scalar>();
   if (!usable(video_scores, width) || !gather(scores, length, width, column_, localised, curve)) {
     return fail(AICL_DECODE_NOT_FINITE, "a score of the %lld x %lld is NaN, infinite or above 1e38.", length,

@@ -25,8 +25,8 @@ class Divisor {
     const std::uint64_t by = static_cast<std::uint64_t>(divisor);
     factor_ = ((std::uint64_t{1} << shift_) + by - 1) / by;
   }
-  std::int32_t divide(std::int32_t value) const noexcept {
-    return static_cast<std::int32_t>((static_cast<std::uint64_t>(value) * factor_) >> shift_);
+  std::int64_t divide(std::int64_t value) const noexcept {
+    return static_cast<std::int64_t>((static_cast<std::uint64_t>(value) * factor_) >> shift_);
   }
 
  private:
@@ -57,6 +57,8 @@ class Plan {
   const char* error() const noexcept { return error_; }
   void set_error(const char* text) noexcept;
 
+  // Whether all detections are of one class.
+  bool one_class() const noexcept { return one_class_; }
   // The class of detection `i`, best first.
   std::int32_t label(std::int32_t i) const noexcept { return box_[order_[i]].label; }
   // Copy the scores and times of the best `n` out.
@@ -73,6 +75,10 @@ class Plan {
   // r grid steps into a segment: r/upscale, r, and the sum of the r steps before it, in slopes.
   struct Step {
     double weight, count, slopes;
+  };
+  // Between segments t and t + 1 the curve crosses threshold `layer`; `falls` is 1 if downwards, else 0.
+  struct Crossing {
+    std::int32_t t, layer, falls;
   };
   // A run of grid points from ends[0] to before ends[1]; sums are of all the points before each.
   //
@@ -91,6 +97,8 @@ class Plan {
   };
 
   std::size_t lay_out(unsigned char* memory) noexcept;
+  // Of one class whose runs there is room for: each begins with one at most, and ends with one.
+  std::int64_t most_crossings() const noexcept { return 2 * std::int64_t{max_proposals_}; }
   template <class Scalar>
   Scalar* curves() noexcept;
   template <class Scalar>
@@ -98,7 +106,7 @@ class Plan {
   void score_runs(const Tree& tree, std::int32_t label, double bonus) noexcept;
   bool precedes(std::int32_t box, std::int32_t other) const noexcept;
   void sort(std::int32_t* boxes, std::int32_t n) noexcept;
-  double overlap(std::int32_t box, std::int32_t other) const noexcept;
+  static double overlap(const Box& x, const Box& y, double added) noexcept;
   template <class Visit>
   void visit_near(std::int32_t box, const Tree* low, const Tree* high, Visit visit) const noexcept;
   void greedy(const Tree* low, const Tree* high) noexcept;
@@ -114,6 +122,7 @@ class Plan {
   std::vector<float> float_thresholds_;
   std::int32_t max_proposals_;
   std::int32_t count_ = 0;
+  bool one_class_ = false;
   std::int32_t length_ = 0;
   double seconds_ = 0.0;
   // No score is greater or less, before it decays or after.
@@ -131,14 +140,15 @@ class Plan {
   double* double_curves_;
   // By segment of the curve at hand; prefix is the sum of all grid points before the segment.
   double *value_, *slope_, *prefix_;
-  std::int32_t *level_, *change_;
+  std::int32_t* level_;
+  Crossing* crossing_;
   // By threshold, from the second on: the last run that began.
   std::int32_t* open_;
   // By proposal. Memory that is never touched costs nothing, so these are as long as they can need to be.
   Box* box_;
   double* score_;
   std::uint8_t* gone_;
-  std::int32_t *order_, *scratch_, *bucket_, *place_, *met_;
+  std::int32_t *order_, *scratch_, *range_, *place_, *met_;
   double *overlap_, *live_, *peak_;
 };
 

@@ -35,6 +35,7 @@ struct Input {
 
 struct Output {
   std::vector<std::int32_t> labels;
+  bool one_class = false;
   std::vector<double> values, segments;
   aicl_decode_status status = AICL_DECODE_OK;
   std::string error;
@@ -110,22 +111,22 @@ class Names {
     return array_.shape(0) == width && array_.dtype().kind() == 'U';
   }
 
-  // (n,) the names of `label(i)`.
+  // (n,) the names of `label(i)`, which is the same for all of `one_class`.
   template <class Label>
-  py::array of(std::int32_t n, Label label) const {
+  py::array of(std::int32_t n, bool one_class, Label label) const {
     py::array texts = empty(array_.dtype(), n);
     const std::size_t size = static_cast<std::size_t>(array_.itemsize());
     const char* const names = static_cast<const char*>(array_.data());
     char* text = static_cast<char*>(texts.mutable_data());
-    // Mostly there is one class in a video: what has been written is doubled.
-    std::int32_t same = 0;
-    while (same < n && label(same) == label(0)) ++same;
-    if (same > 0) std::memcpy(text, names + static_cast<std::size_t>(label(0)) * size, size);
-    for (std::size_t done = 1, all = static_cast<std::size_t>(same); done < all; done *= 2) {
-      std::memcpy(text + done * size, text, std::min(done, all - done) * size);
+    if (one_class && n > 0) {
+      std::memcpy(text, names + static_cast<std::size_t>(label(0)) * size, size);
+      // What has been written is doubled.
+      for (std::size_t done = size, all = static_cast<std::size_t>(n) * size; done < all; done *= 2) {
+        std::memcpy(text + done, text, std::min(done, all - done));
+      }
+      return texts;
     }
-    text += static_cast<std::size_t>(same) * size;
-    for (std::int32_t i = same; i < n; ++i, text += size) {
+    for (std::int32_t i = 0; i < n; ++i, text += size) {
       const char* const name = names + static_cast<std::size_t>(label(i)) * size;
       if (size < kStep) {
         std::memcpy(text, name, size);
@@ -140,7 +141,8 @@ class Names {
 
  private:
   static constexpr std::size_t kStep = 16;
-  py::array array_;
+  // Nothing yet: py::array() would be a new array.
+  py::array array_ = py::reinterpret_steal<py::array>(py::handle());
 };
 
 // The class of results, filled as its own __init__ would, whose conversions would take a quarter of a call.
@@ -230,7 +232,8 @@ class Decoder {
     const std::int32_t n = plan.count();
     py::array values = empty(numpy().float64, n), segments = empty(numpy().float64, n, 2);
     plan.write(n, static_cast<double*>(values.mutable_data()), static_cast<double*>(segments.mutable_data()));
-    return result_.of(names.of(n, [&](std::int32_t i) { return plan.label(i); }), values, segments, video);
+    const py::array labels = names.of(n, plan.one_class(), [&](std::int32_t i) { return plan.label(i); });
+    return result_.of(labels, values, segments, video);
   }
 
   py::list decode_batch(const py::sequence& videos, int threads) {
@@ -265,8 +268,8 @@ class Decoder {
       py::array values = empty(numpy().float64, n), segments = empty(numpy().float64, n, 2);
       std::copy(out.values.begin(), out.values.end(), static_cast<double*>(values.mutable_data()));
       std::copy(out.segments.begin(), out.segments.end(), static_cast<double*>(segments.mutable_data()));
-      results.append(result_.of(names[b].of(n, [&](std::int32_t i) { return out.labels[i]; }), values, segments,
-                                py::reinterpret_borrow<py::tuple>(videos[b])[4]));
+      const py::array labels = names[b].of(n, out.one_class, [&](std::int32_t i) { return out.labels[i]; });
+      results.append(result_.of(labels, values, segments, py::reinterpret_borrow<py::tuple>(videos[b])[4]));
     }
     return results;
   }
@@ -370,6 +373,7 @@ class Decoder {
             continue;
           }
           const auto n = static_cast<std::size_t>(lease.plan().count());
+          out.one_class = lease.plan().one_class();
           out.labels.resize(n);
           for (std::size_t i = 0; i < n; ++i) out.labels[i] = lease.plan().label(static_cast<std::int32_t>(i));
           out.values.resize(n);

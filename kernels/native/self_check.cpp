@@ -202,6 +202,20 @@ void check_random(int rounds, unsigned seed) {
       if (!same) break;
     }
 
+    settings.max_proposals = static_cast<std::int32_t>(wanted.size());
+    if (!wanted.empty()) {
+      expect(decode(video, settings, pick(0, 1) == 0, round).size() == wanted.size(), "just enough room", round);
+    }
+    if (--settings.max_proposals > 0) {
+      const Plan small(settings);
+      std::int64_t count = 0;
+      expect(aicl_decode_f64(small.handle, video.scores.data(), video.video_scores.data(), video.rows,
+                             video.classes, video.num_segments, nullptr, nullptr, nullptr, 0,
+                             &count) == AICL_DECODE_TOO_LARGE,
+             "room for one proposal too few", round);
+    }
+    settings.max_proposals = 0;
+
     settings.nms = pick(0, 2);
     settings.nms_sigma = real(0.01, 1);
     settings.nms_tiou = pick(0, 3) == 0 ? pick(0, 1) : real(0, 1);

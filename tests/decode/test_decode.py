@@ -220,6 +220,34 @@ def test_arrays_of_any_origin(dtype: Any, backend: str) -> None:
     assert decode(scores, v, **{**arguments, "classes": ["a", "b"]}) == wanted
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("length", "width"), [(1, 1), (2, 20), (15, 3), (16, 1), (17, 4), (40, 20)])
+def test_memory_that_begins_anywhere(length: int, width: int, dtype: Any, backend: str) -> None:
+    # They are looked at by lines of the cache, 64 bytes, which end neither where rows do nor where all do.
+    a_line = 64 // np.dtype(dtype).itemsize
+    names = tuple(f"c{c}" for c in range(width))
+    arguments: dict[str, Any] = {
+        "num_segments": 30, "classes": names, "config": PLAIN, "data": SECONDS, "backend": backend,
+    }  # fmt: skip
+    scores, v = np.random.default_rng(3).random((length, width)).astype(dtype), np.full(width, 0.9, dtype)
+    scores[0] = 1
+    wanted = decode(scores, v, **arguments)
+    assert len(wanted)
+    # Nothing before them and nothing behind them is a score.
+    memory = np.full(scores.size + 3 * a_line, np.nan, dtype)
+    line = a_line + -memory.ctypes.data % 64 // memory.itemsize
+    for begin in range(line, line + a_line, 3):
+        memory[:] = np.nan
+        there = memory[begin : begin + scores.size].reshape(scores.shape)
+        there[:] = scores
+        assert decode(there, v, **arguments) == wanted
+        for t, c in np.ndindex(length, width):
+            there[t, c] = np.inf
+            with pytest.raises(DataError, match=rf"scores\[{t}, {c}\] is inf; .* 1 of {scores.size} "):
+                decode(there, v, **arguments)
+            there[t, c] = scores[t, c]
+
+
 def test_inputs_are_not_changed(backend: str) -> None:
     scores, v = np.random.default_rng(1).random((30, 1)), np.array([0.9])
     scores.setflags(write=False)
