@@ -153,7 +153,8 @@ class Detector:
             Detections in seconds, best first.
         Raises:
             DataError: empty, too short, of the wrong width, not floating-point, NaN or infinite (on a GPU
-                seen by the scores), two streams of different length, or on a GPU that the model is not on.
+                seen by the scores; in fp8 infinity is clipped), two streams of different length, or on a GPU
+                that the model is not on.
             UnavailableError: they are on a GPU and there is no torch.
         """
         return self.decode(self.scores(rgb, flow, fps=fps, video=video))
@@ -206,16 +207,17 @@ class Detector:
             raise DataError("recordings: some are on a GPU and some on the host; copy them to one place.")
         checked: Any
         if on_gpu[0]:
-            from aicl_fast.engines.gpu_features import check_on_gpu, sample_on_gpu
+            from aicl_fast.engines.gpu_features import check_on_gpu, run_in_parts, sample_on_gpu
 
             checked = [self._checked(*item, check_on_gpu) for item in zip(recordings, names, strict=True)]
-            sampled: Any = sample_on_gpu(checked, data.segments)
+            sampled = sample_on_gpu(checked, data.segments)
             if self._engine.name != "torch":
                 sampled = sampled.float()
+            low, _, high = self._engine.info.batch
+            outputs = run_in_parts(self._engine, sampled, low, high)
         else:
             checked = [self._checked(*item, check_features) for item in zip(recordings, names, strict=True)]
-            sampled = self._sampled(checked, data)
-        outputs = self._engine(sampled)
+            outputs = self._engine(self._sampled(checked, data))
         return [
             Scores(
                 fused=outputs.scores[row],

@@ -101,18 +101,27 @@ def capability(device: torch.device) -> int:
     return 10 * major + minor
 
 
+def _strides(tensor: Tensor) -> list[int]:
+    """The strides, as those of a contiguous tensor where a dimension has one element and any would do."""
+    strides = list(tensor.stride())
+    for i in range(tensor.ndim - 2, -1, -1):
+        if tensor.shape[i] == 1:
+            strides[i] = tensor.shape[i + 1] * strides[i + 1]
+    return strides
+
+
 def fits_boxes(tensor: Tensor) -> bool:
     """Whether a GPU's copy engine can read boxes of a tensor: all its steps are multiples of 16 bytes."""
-    steps = [stride * tensor.element_size() for stride in tensor.stride()[:-1]]
-    aligned = all(step > 0 and step % 16 == 0 for step in steps)
-    return aligned and tensor.data_ptr() % 16 == 0 and tensor.stride(-1) == 1
+    *steps, last = _strides(tensor)
+    aligned = all(step > 0 and step * tensor.element_size() % 16 == 0 for step in steps)
+    return aligned and tensor.data_ptr() % 16 == 0 and last == 1
 
 
 def boxes(tensor: Tensor, box: Sequence[int]) -> Any:
     """A descriptor that a kernel loads boxes of a tensor by; zeros beyond the tensor's ends on every side."""
     from triton.tools.tensor_descriptor import TensorDescriptor
 
-    return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), list(box))
+    return TensorDescriptor(tensor, list(tensor.shape), _strides(tensor), list(box))
 
 
 def next_power_of_2(n: int) -> int:

@@ -49,7 +49,7 @@ class _Stage:
         width = sum(runner.weights.widths)
         shape = (batch, runner.length, width)
         on_gpu = runner.device.type == "cuda"
-        self.host_features = torch.zeros(shape, dtype=torch.float32, pin_memory=on_gpu)
+        self._host_features: Tensor | None = None
         self.features = torch.zeros(shape, dtype=runner.dtype, device=runner.device)
         classes = runner.weights.classify.shape[0]
         shapes = (
@@ -65,6 +65,14 @@ class _Stage:
         parts = torch.split(self.host_packed, sizes)
         self.views = HostScores(*(part.view(s).numpy() for part, s in zip(parts, shapes, strict=True)))
         self.graphs: dict[bool, Any] = {}
+
+    @property
+    def host_features(self) -> Tensor:
+        """Where features from the host wait to be copied; there from the first use on."""
+        if self._host_features is None:
+            pinned = self.features.is_cuda
+            self._host_features = torch.zeros(self.features.shape, dtype=torch.float32, pin_memory=pinned)
+        return self._host_features
 
     def step(self, runner: TwoBranchRunner, from_host: bool) -> None:
         """What one replay does."""

@@ -254,7 +254,7 @@ def _half_gradient(
     b_w_x = b_scale * slope_x * tl.exp(tl.where(m_n, b_cos_x * inv_tau - lse_x, 0.0))
     b_w_y = b_scale * slope_y * tl.exp(tl.where(m_n, b_cos_y * inv_tau - lse_y, 0.0))
     # A norm that is eps in place of its own does not change with the embedding.
-    b_along = tl.where(b_inverse < 1.0 / EPS, b_w_x * b_cos_x + b_w_y * b_cos_y, 0.0) * b_inverse
+    b_along = tl.where(b_inverse * EPS < 0.999999, b_w_x * b_cos_x + b_w_y * b_cos_y, 0.0) * b_inverse
     b_out = b_w_x[:, None] * b_u_x[None, :] + b_w_y[:, None] * b_u_y[None, :]
     b_out += (b_x * gradient)[:, None] * b_d_x[None, :] + (b_y * gradient)[:, None] * b_d_y[None, :]
     return b_out, b_along
@@ -444,10 +444,14 @@ def _(
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     embeddings, ca, cb, ia, ib, ctx.tau = inputs
+    # What the forward leaves for the backward has no gradient: none is filled with zeros for nothing.
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(ca, cb, ia, ib, *output[1:], *embeddings)
 
 
-def _backward(ctx: Any, d_losses: Tensor, *_: Tensor | None) -> tuple[Any, ...]:
+def _backward(ctx: Any, d_losses: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
+    if d_losses is None:
+        return (None,) * 6
     ca, cb, ia, ib, vectors, scalars, negatives, *embeddings = ctx.saved_tensors
     masks = (ca, cb, ia, ib)
     gradients = segment_contrast_bwd(d_losses, embeddings, *masks, vectors, scalars, negatives, ctx.tau)

@@ -294,7 +294,7 @@ def _embed_kernel(
             b_last = tl.load(p_edge + (3 + stream) * DE + b_n, mask=m_n, other=0.0)
             b_acc += tl.where(b_t == 0, 1.0, 0.0)[:, None] * b_first[None, :]
             b_acc += tl.where(b_t == T - 1, 1.0, 0.0)[:, None] * b_last[None, :]
-        b_e = tl.maximum(b_acc, 0.0).to(p_e.dtype.element_ty)
+        b_e = tl.maximum(b_acc, 0.0, propagate_nan=tl.PropagateNan.ALL).to(p_e.dtype.element_ty)
         if not WITH_HEADS:
             tl.store(p_e + stream.to(tl.int64) * rows * DE + b_at, b_e, mask=m_tile)
         elif stream == 0:
@@ -362,7 +362,7 @@ def _heads_kernel(
                 b_last = tl.load(p_edge + 3 * DE + b_d, mask=m_d, other=0.0)
                 b_e += tl.where(b_t == 0, 1.0, 0.0)[:, None] * b_first[None, :]
                 b_e += tl.where(b_t == T - 1, 1.0, 0.0)[:, None] * b_last[None, :]
-            b_e = tl.maximum(b_e, 0.0).to(p_classify.dtype.element_ty)
+            b_e = tl.maximum(b_e, 0.0, propagate_nan=tl.PropagateNan.ALL).to(p_classify.dtype.element_ty)
             m_w = m_d[:, None] & m_c[None, :]
             b_w = tl.load(p_classify + b_c[None, :] * DE + b_d[:, None], mask=m_w, other=0.0)
             b_cas = tl.dot(b_e, b_w, b_cas, input_precision="tf32" if TF32 else None)
@@ -646,9 +646,12 @@ def _as_float8(x: Tensor, weights: TwoBranchWeights) -> Tensor:
 
 
 def _on_kernels(x: Tensor, weights: TwoBranchWeights) -> bool:
-    # float8 features have no reference arithmetic of their own: they are for the kernels wherever those run.
-    here = use_kernels(weights.bias, weights.classify) and (x.dtype == FLOAT8 or use_kernels(x))
-    return here and weights.classify.shape[0] <= _MAX_CLASSES
+    if weights.classify.shape[0] > _MAX_CLASSES:
+        return False
+    if x.dtype == FLOAT8:  # has no reference arithmetic of its own: for the kernels wherever those run
+        together = x.device == weights.bias.device and x.numel() > 0
+        return together and use_kernels(weights.bias, weights.classify)
+    return use_kernels(x, weights.bias, weights.classify)
 
 
 def two_branch_embed(x: Tensor, weights: TwoBranchWeights) -> TwoBranchEmbeddings:

@@ -49,7 +49,8 @@ class FusionLaunch:
 
 
 ROWS = FusionLaunch(elements=2048, least=1, per_thread=16)
-# Threads of a warp take neighbouring segments and hold all classes of theirs, so that sums need no exchange.
+# Threads of a warp take neighbouring segments and hold all classes of theirs, so that sums need no exchange;
+# but for lengths that are multiples of 16, whose wider accesses leave fewer threads along the segments.
 PLANAR = FusionLaunch(elements=2048, least=32, per_thread=32)
 
 

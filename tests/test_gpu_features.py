@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from aicl_fast import detector as detector_module  # noqa: E402
 from aicl_fast.engines import base, gpu_features  # noqa: E402
 from aicl_fast.engines import torch as torch_engine  # noqa: E402
 from aicl_fast.errors import DataError, UnavailableError  # noqa: E402
+from aicl_fast.metadata import Range  # noqa: E402
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -63,6 +65,35 @@ def test_a_batch_of_several_lengths_and_types(detector: Detector, device: str) -
     half = [tuple(stream.half() for stream in streams) for streams in there]
     for ours, theirs in zip(detector.batch_scores(half), expected, strict=True):
         _close(ours, theirs)
+
+
+def test_no_recording_is_rounded_to_the_type_of_another(detector: Detector, device: str) -> None:
+    rgb, flow = (torch.from_numpy(stream * 1e5).to(device) for stream in _streams(40))
+    alone = detector.scores(rgb, flow)
+    narrow = tuple(stream.half() for stream in (rgb / 1e5, flow / 1e5))
+    _close(detector.batch_scores([narrow, (rgb, flow)])[1], alone)
+    assert np.isfinite(alone.fused).all()
+
+
+def test_more_videos_than_a_run_takes(
+    detector: Detector, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recordings = [_streams(40, n) for n in range(7)]
+    expected = detector.batch_scores(recordings)
+    sizes = []
+    plain = detector.engine._plain
+
+    def seen(features):
+        sizes.append(len(features))
+        return plain(features)
+
+    monkeypatch.setattr(detector.engine, "_plain", seen)
+    monkeypatch.setattr(detector.engine, "info", replace(detector.engine.info, batch=Range(2, 2, 3)))
+    there = [tuple(torch.from_numpy(stream).to(device) for stream in streams) for streams in recordings]
+    for ours, theirs in zip(detector.batch_scores(there), expected, strict=True):
+        _close(ours, theirs)
+    if device == "cpu":
+        assert sizes == [3, 3, 2]
 
 
 def test_features_that_want_a_gradient(detector: Detector, device: str) -> None:

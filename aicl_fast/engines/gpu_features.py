@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, reduce
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from aicl_fast.engines.base import EngineOutputs
 from aicl_fast.errors import DataError, UnavailableError
 from aicl_fast.features import check_rows, sample_indices
 
@@ -17,7 +20,7 @@ def as_tensor(array: Any, name: str) -> torch.Tensor:
     """An array on a GPU as torch sees it, without a copy.
 
     Args:
-        array: a torch tensor, or what offers DLPack or ``__cuda_array_interface__``.
+        array: a torch tensor, or what offers DLPack or, on torch's current GPU, ``__cuda_array_interface__``.
         name: what it is, for messages.
     Raises:
         DataError: its owner does not give it away.
@@ -36,6 +39,9 @@ def as_tensor(array: Any, name: str) -> torch.Tensor:
     try:
         if hasattr(array, "__dlpack__"):
             return torch.utils.dlpack.from_dlpack(array)
+        stream = array.__cuda_array_interface__.get("stream")
+        if stream:  # what still writes it; torch does not look
+            torch.cuda.ExternalStream(stream).synchronize()  # type: ignore[no-untyped-call]
         return torch.as_tensor(array, device="cuda")
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(f"{name}: torch cannot read this {type(array).__name__} ({error}).") from error
@@ -65,7 +71,7 @@ def sample_on_gpu(recordings: Sequence[Sequence[torch.Tensor]], length: int) -> 
         recordings: the streams of each, (n, D) tensors with one n a recording.
         length: T.
     Returns:
-        (B, T, sum of D) on the GPU of the first, of its type.
+        (B, T, sum of D), of the type that holds all of theirs; float8 as float32.
     Raises:
         DataError: they lie on several devices.
     """
@@ -75,15 +81,46 @@ def sample_on_gpu(recordings: Sequence[Sequence[torch.Tensor]], length: int) -> 
     devices = {str(stream.device) for streams in recordings for stream in streams}
     if len(devices) > 1:
         raise DataError(f"features: expected one device, got {', '.join(sorted(devices))}. Copy them to one.")
+    kinds = {stream.dtype for streams in recordings for stream in streams}
+    dtype = reduce(torch.promote_types, (torch.float32 if kind.itemsize == 1 else kind for kind in kinds))
     width = sum(stream.shape[1] for stream in recordings[0])
-    batch = first.new_empty((len(recordings), length, width))
+    batch = first.new_empty((len(recordings), length, width), dtype=dtype)
     for row, streams in zip(batch, recordings, strict=True):
         indices = _indices(len(streams[0]), length, str(first.device))
         start = 0
         for stream in streams:
             row[:, start : start + stream.shape[1]] = torch.index_select(stream, 0, indices)
             start += stream.shape[1]
+        if indices.is_cuda:  # its memory is not given away while this stream reads it
+            indices.record_stream(torch.cuda.current_stream(indices.device))
     return batch
+
+
+def run_in_parts(
+    run: Callable[[Any], EngineOutputs], features: torch.Tensor, low: int, high: int
+) -> EngineOutputs:
+    """Run any number of videos that lie on a GPU.
+
+    Args:
+        run: for ``low`` to ``high`` videos at once.
+        features: (B, T, D); more than ``high`` are cut, fewer than ``low`` made up by empty videos.
+        low: the least that ``run`` takes.
+        high: the most.
+    """
+    results = []
+    for start in range(0, len(features), high):
+        part = features[start : start + high]
+        count = len(part)
+        if count < low:
+            filler = part.new_zeros((low - count, *part.shape[1:]))
+            import torch
+
+            part = torch.cat([part, filler])
+        outputs = run(part)
+        results.append(EngineOutputs(*(output[:count] for output in outputs)))
+    if len(results) == 1:
+        return results[0]
+    return EngineOutputs(*(np.concatenate(outputs) for outputs in zip(*results, strict=True)))
 
 
 @lru_cache(maxsize=256)

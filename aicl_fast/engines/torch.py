@@ -14,7 +14,7 @@ import torch
 from aicl_fast.devices import torch_device
 from aicl_fast.engines.base import Engine, EngineOutputs
 from aicl_fast.engines.gpu_array import is_gpu_array
-from aicl_fast.engines.gpu_features import as_tensor
+from aicl_fast.engines.gpu_features import as_tensor, run_in_parts
 from aicl_fast.errors import DataError, ModelError
 from aicl_fast.kernels import pack_two_branch, topk_pool
 from aicl_fast.kernels._triton_graph import TwoBranchRunner
@@ -108,12 +108,16 @@ class TorchEngine(Engine):
             raise DataError(f"features: expected a floating-point type, got {tensor.dtype}. Convert them.")
         if (tensor.device.type, tensor.device.index or 0) != (self._device.type, self._device.index or 0):
             raise DataError(f"features: are on {tensor.device}, and {self.path} runs on {self._device}.")
+        low, _, high = self.info.batch
+        return run_in_parts(self._run_there, tensor, low, high)
+
+    def _run_there(self, features: torch.Tensor) -> EngineOutputs:
         with self._lock:
             self._check_open()
             if self._runner is None:
-                return self._plain(tensor.float())
+                return self._plain(features.float())
             with torch.cuda.device(self._device):
-                return EngineOutputs(*self._runner(tensor))
+                return EngineOutputs(*self._runner(features))
 
     def run(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
         """Run (B, T, D) float32 features. Calls from several threads take turns."""

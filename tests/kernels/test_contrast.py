@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from aicl_fast.kernels.contrast import segment_contrast, segment_contrast_reference  # noqa: E402
-from aicl_fast.kernels.mining import Mining, mine_segments_reference  # noqa: E402
+from aicl_fast.kernels.mining import Mining, mine_segments, mine_segments_reference  # noqa: E402
 
 _SHAPES = [
     (1, 1, 8, 1, "rows"),
@@ -128,3 +128,23 @@ def test_reference_gradient_is_its_derivative() -> None:
     mining = _mining(2, 20)
     mining.ia[1] = False
     assert torch.autograd.gradcheck(lambda value: segment_contrast_reference(value, mining, 0.1), [embedding])
+
+
+def test_the_backward_fills_nothing_with_zeros(target32) -> None:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    filled = []
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if "zeros" in str(function):
+                filled.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    embedding = torch.rand(2, 20, 16, device=target32.device, requires_grad=True)
+    actionness = torch.rand(2, 2, 20, device=target32.device)
+    loss = segment_contrast(embedding, mine_segments(*actionness, 3), 0.1)
+    with Seen():
+        loss.backward()
+    assert filled == []
+    assert embedding.grad.abs().sum() > 0

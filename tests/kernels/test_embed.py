@@ -301,3 +301,29 @@ def test_features_that_start_between_16_bytes_are_read_by_pointers(
     assert seen == [False]
     expected = two_branch_infer_reference(x, pack_two_branch(net.state_dict(), torch.float32), net.gamma)
     assert_close(scores.A_score, expected.A_score, _TF32)
+
+
+def test_what_is_not_a_number_is_not_hidden(target32, halves) -> None:
+    net, x = _network((1, 63, 64, 64, 40, 5, False))
+    x[0, 30, 7] = float("nan")
+    weights = pack_two_branch(net.state_dict(), torch.float32, device=target32.device)
+    scores = two_branch_infer(x.to(target32.device), weights, net.gamma)
+    expected = two_branch_infer_reference(x, pack_two_branch(net.state_dict(), torch.float32), net.gamma)
+    for ours, theirs in zip(scores, expected, strict=True):
+        assert torch.equal(ours.isnan().cpu(), theirs.isnan())
+    assert expected.A_score.isnan().any()
+    embeddings = two_branch_embed(x.to(target32.device), weights)
+    assert embeddings.E[0, 30].isnan().all()
+
+
+def test_any_stride_of_a_dimension_of_one(target32, monkeypatch: pytest.MonkeyPatch, assert_close) -> None:
+    net, x = _network((1, 300, 16, 8, 16, 5, True))
+    weights = pack_two_branch(net.state_dict(), torch.float32, device=target32.device)
+    if target32.device.type == "cuda" and torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("compute capability 9.0 has boxes")
+    seen = _sources(monkeypatch)
+    expected = two_branch_infer(x.to(target32.device), weights, net.gamma).A_score
+    for stride in (0, 1, 24):
+        odd = torch.as_strided(x.to(target32.device), x.shape, (stride, 24, 1))
+        assert_close(two_branch_infer(odd, weights, net.gamma).A_score, expected, 1e-6)
+    assert seen == [True] * 4
