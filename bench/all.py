@@ -27,7 +27,7 @@ import tempfile
 import threading
 import time
 import xml.etree.ElementTree
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,8 @@ _ENDED = re.compile(
     r"(?:\[gw\d+\] \[ *\d+%\] )?(?:(\S+::.*?) )?(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b(.*)"
 )
 """How ``pytest -v`` says that a test has ended, in one process or in several."""
+_GLANCE = 0.5
+"""Seconds between two looks whether another thread wants a command stopped."""
 _NAMED = 20
 """Failed tests that are named."""
 FILES = "files"
@@ -196,6 +198,7 @@ def watched(
     environment: Mapping[str, str] | None = None,
     *,
     quiet: bool = False,
+    interrupted: threading.Event | None = None,
 ) -> tuple[int | None, list[str]]:
     """Run a command, and whatever it starts, for so long at most; an interruption ends them too.
 
@@ -204,6 +207,7 @@ def watched(
         seconds: after which it is stopped.
         environment: instead of this process's.
         quiet: do not show its output as it comes.
+        interrupted: set by another thread, stops it too: the main one alone is interrupted.
     Returns:
         Its exit status, None if it was stopped, and the lines of its output.
     """
@@ -211,20 +215,18 @@ def watched(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
         env=environment, start_new_session=True,
     )  # fmt: skip
-    stopped = threading.Event()
-
-    def end() -> None:
-        # It may have started processes of its own, which would keep the machine busy.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+    stopped, over = threading.Event(), threading.Event()
+    until = time.monotonic() + seconds
+    glance = seconds if interrupted is None else _GLANCE
 
     def stop() -> None:
-        stopped.set()
-        end()
+        while not over.wait(max(0.0, min(glance, until - time.monotonic()))):
+            if time.monotonic() >= until or (interrupted is not None and interrupted.is_set()):
+                stopped.set()
+                _end(process.pid)
+                return
 
-    timer = threading.Timer(seconds, stop)
-    timer.daemon = True
-    timer.start()
+    threading.Thread(target=stop, daemon=True).start()
     said: list[str] = []
     try:
         assert process.stdout is not None
@@ -235,11 +237,43 @@ def watched(
             said.append(line)
         code = process.wait()
     finally:
-        timer.cancel()
+        over.set()
         if process.poll() is None:
-            end()
+            _end(process.pid)
             process.wait()
     return (None if stopped.is_set() else code), said
+
+
+def _end(leader: int) -> None:
+    """Kill a group of processes, and those of all that they started: they would keep the machine busy."""
+    ended: set[int] = set()
+    while new := _groups(leader) - ended:
+        # Those that are stopped start no other.
+        _send(new, signal.SIGSTOP)
+        ended |= new
+    _send(ended, signal.SIGKILL)
+
+
+def _send(groups: Iterable[int], what: signal.Signals) -> None:
+    for group in groups:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, what)
+
+
+def _groups(leader: int) -> set[int]:
+    """The group of a process, and those of its descendants, where the system lists them."""
+    parents: dict[int, tuple[int, int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            # After the name, which may hold anything: state, parent and group.
+            _, parent, group = path.read_text(errors="replace").rpartition(")")[2].split()[:3]
+            parents[int(path.parent.name)] = int(parent), int(group)
+    family, found = [leader], {leader}
+    for one in family:
+        children = {child: group for child, (parent, group) in parents.items() if parent == one}
+        family += children
+        found |= set(children.values())
+    return found
 
 
 def run_step(suite: str, json: Path, arguments: Sequence[str]) -> int:

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -24,7 +25,7 @@ Found = dict[str, Any]
 """What is known of one candidate of a row."""
 _PROCESSES = 8
 _PATIENCE = 40
-"""Seconds that a candidate may take to compile and to run once at every size."""
+"""Seconds that a candidate may take to compile and to run once at every size; inputs are made before."""
 _SAID = "attempt: "
 """How a line of a process begins that is for the one that started it; compilers print pages."""
 
@@ -62,6 +63,18 @@ class Attempts:
             self._inputs[id(case)] = case.make(torch.Generator(self.device).manual_seed(1))
         return self._inputs[id(case)]
 
+    def expected(self, case: Case) -> Sequence[torch.Tensor]:
+        """What is right of them."""
+        if id(case) not in self._expected:
+            self._expected[id(case)] = expected(case, self.inputs(case))
+        return self._expected[id(case)]
+
+    def prepare(self, job: Job) -> None:
+        """Make what is no candidate's work; what fails is said by :meth:`checked`, which tries it again."""
+        for number, _ in job.at:
+            with contextlib.suppress(Exception):
+                self.expected(self.rows[number].case)
+
     def checked(self, job: Job) -> list[Found]:
         """The error at each size of a job; why, where it fails."""
         return [self._checked(self.rows[number], choice) for number, choice in job.at]
@@ -69,11 +82,9 @@ class Attempts:
     def _checked(self, row: Swept, choice: int) -> Found:
         case = row.case
         try:
-            inputs = self.inputs(case)
-            if id(case) not in self._expected:
-                self._expected[id(case)] = expected(case, inputs)
+            inputs, right = self.inputs(case), self.expected(case)
             with launched_with(row.launch, row.launch.choices[choice]):
-                error = check(case, case.kernels, inputs, self.device, self._expected[id(case)])
+                error = check(case, case.kernels, inputs, self.device, right)
         except Exception as failure:
             return {"correct": False, "failed": reason(failure)}
         return {"error": finite(error), "correct": error <= case.allowed}
@@ -123,10 +134,21 @@ def compiled(launches: Sequence[aot.Launch], target: int) -> list[Found]:
     return [{**asdict(usage), "fits": usage.fits} for usage in usages]
 
 
-def attempt(numbers: Sequence[int], work: Callable[[int], list[Found]]) -> None:
-    """What a process does: say which job it begins, and what came of it; ends if the device is lost."""
+def attempt(
+    numbers: Sequence[int],
+    work: Callable[[int], list[Found]],
+    prepare: Callable[[int], object] = lambda _: None,
+) -> None:
+    """What a process does: say which job it begins, and what came of it; ends if the device is lost.
+
+    Args:
+        numbers: of the jobs.
+        work: a job, within the time that it may take.
+        prepare: before that time begins.
+    """
     for number in numbers:
         _say({"job": number})
+        prepare(number)
         # Nobody handles it: a kernel that hangs ends its process, wherever that waits.
         signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
         found = work(number)
@@ -165,19 +187,27 @@ def in_processes(numbers: Sequence[int], arguments: Sequence[str]) -> dict[int, 
     """
     count = max(1, min(_PROCESSES, os.cpu_count() or 1, len(numbers)))
     shares = [numbers[first::count] for first in range(count)]
+    interrupted = threading.Event()
     with concurrent.futures.ThreadPoolExecutor(count) as threads:
-        found = threads.map(lambda share: _share(share, arguments), shares)
-        return {number: one for each in found for number, one in each.items()}
+        try:
+            found = list(threads.map(lambda share: _share(share, arguments, interrupted), shares))
+        except BaseException:
+            # The threads are waited for, and they for their processes, which have sessions of their own.
+            interrupted.set()
+            raise
+    return {number: one for each in found for number, one in each.items()}
 
 
-def _share(numbers: Sequence[int], arguments: Sequence[str]) -> dict[int, list[Found]]:
+def _share(
+    numbers: Sequence[int], arguments: Sequence[str], interrupted: threading.Event
+) -> dict[int, list[Found]]:
     """One process after the other: what ends one is not tried again, what comes after it is."""
     found: dict[int, list[Found]] = {}
     left = list(numbers)
-    while left:
+    while left and not interrupted.is_set():
         command = [sys.executable, "-P", "-m", "aicl_fast.bench.sweep", *arguments]
         command += ["--attempt", ",".join(map(str, left))]
-        code, lines = watched(command, _PATIENCE * (2 + len(left)), quiet=True)
+        code, lines = watched(command, _PATIENCE * (2 + len(left)), quiet=True, interrupted=interrupted)
         begun = None
         for said in _heard(lines):
             begun = None if "found" in said else said["job"]

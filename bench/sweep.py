@@ -18,6 +18,8 @@ The file is written after every row, and what it holds of the same commit and de
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -229,6 +231,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--attempt", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     target, small = options.compile, options.dry_run
+    if options.attempt is None:
+        # `timeout` asks to end: what was started ends too.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if target is None and not small and not torch.cuda.is_available():
         raise UnavailableError("there is no CUDA device here (--dry-run tries the script without one).")
     device = torch.device("cpu" if small or target is not None else "cuda")
@@ -243,7 +248,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             by_number = dict(zip(numbers, launches, strict=True))
             attempt(numbers, lambda number: compiled(by_number[number], target))
         else:
-            attempt(numbers, lambda number: attempts.checked(jobs[number]))
+            attempt(
+                numbers,
+                lambda number: attempts.checked(jobs[number]),
+                lambda number: attempts.prepare(jobs[number]),
+            )
         return 0
     if target is not None:
         return compile_all(rows, options.only, target)

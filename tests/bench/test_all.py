@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -223,6 +224,44 @@ def test_an_interruption_ends_what_was_started(tmp_path: Path, monkeypatch: pyte
     assert time.monotonic() - start < 30
     with pytest.raises(ProcessLookupError):
         os.kill(int(note.read_text()), 0)
+
+
+_CHILD_OF_ITS_OWN = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, soon; nobody may have asked for its status."""
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="nothing lists the processes")
+def test_what_is_stopped_takes_sessions_of_its_own_along() -> None:
+    code, said = runner.watched([sys.executable, "-c", _CHILD_OF_ITS_OWN], 3.0, quiet=True)
+    assert code is None
+    assert gone(int(said[0]))
+
+
+def test_another_thread_stops_a_command() -> None:
+    interrupted = threading.Event()
+    threading.Timer(0.2, interrupted.set).start()
+    start = time.monotonic()
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    assert runner.watched(command, 60.0, interrupted=interrupted) == (None, [])
+    assert time.monotonic() - start < 30
 
 
 def test_the_commit_of_a_copy_without_history(monkeypatch: pytest.MonkeyPatch) -> None:

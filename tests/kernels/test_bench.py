@@ -193,6 +193,77 @@ def test_a_wrong_kernel_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kernels.main(["--dry-run", "--no-compile", "--only", "mining"]) == 1
 
 
+def test_an_output_that_is_left_unwritten_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the memory that it lies in holds what is right."""
+    monkeypatch.delenv("PYTORCH_NO_CUDA_MEMORY_CACHING", raising=False)
+    case = next(kernel_cases.cases("pooling", True, torch.device(CPU)))
+    inputs = case.make(torch.Generator().manual_seed(0))
+    right = kernel_cases.expected(case, inputs)
+
+    def recycled(value: Any) -> Any:
+        """An allocator that hands back the block with the earlier answer, as CUDA's does."""
+        found = torch.empty_like(value)
+        poisoned = found.is_floating_point() and bool(found.isnan().all())
+        return found if poisoned else found.copy_(value)
+
+    case.kernels = lambda _: [recycled(value) for value in right]
+    assert kernel_cases.check(case, lambda given: case.kernels(given), inputs, torch.device(CPU), right) == 0
+    assert kernel_cases.check(case, case.kernels, inputs, torch.device(CPU), right) == float("inf")
+    # A sanitizer sees for itself what is not written, if nothing else writes there.
+    monkeypatch.setenv("PYTORCH_NO_CUDA_MEMORY_CACHING", "1")
+    assert kernel_cases.check(case, case.kernels, inputs, torch.device(CPU), right) == 0
+
+
+@pytest.mark.parametrize("before", [(False, False, False), (True, True, True), (True, False, False)])
+def test_memory_is_poisoned_and_torch_is_as_it_was(before: tuple[bool, bool, bool]) -> None:
+    def settings() -> tuple[bool, bool, bool]:
+        return (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+            torch.utils.deterministic.fill_uninitialized_memory,
+        )
+
+    def leave() -> None:
+        with kernel_cases.poisoned():
+            for dtype in (torch.float32, torch.bfloat16, torch.float8_e4m3fn):
+                assert torch.empty(100, dtype=dtype).float().isnan().all()
+            assert torch.empty_like(torch.zeros(100)).isnan().all()
+            assert (torch.empty(100, dtype=torch.int64) == torch.iinfo(torch.int64).max).all()
+            assert torch.empty(100, dtype=torch.bool).all()
+            raise RuntimeError("out of registers")
+
+    found = settings()
+    try:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = before[2]
+        with pytest.raises(RuntimeError, match="out of registers"):
+            leave()
+        assert settings() == before
+    finally:
+        torch.use_deterministic_algorithms(found[0], warn_only=found[1])
+        torch.utils.deterministic.fill_uninitialized_memory = found[2]
+
+
+def test_a_few_wrong_rows_of_a_large_batch_are_told() -> None:
+    right = torch.rand(64, 750, 20, generator=torch.Generator().manual_seed(0)) + 0.5
+    wrong = right.clone()
+    wrong[3, 100:140] = 0
+    # Of the whole batch it would pass as bfloat16's rounding.
+    assert float((wrong - right).norm() / right.norm()) < 3e-2
+    assert kernel_cases._error([wrong], [right]) > 0.1
+    wrong[3, 100:140] = float("nan")
+    assert kernel_cases._error([wrong], [right]) == float("inf")
+
+
+def test_the_rounding_of_a_video_that_is_nearly_zero_is_no_error() -> None:
+    right = torch.ones(4, 10)
+    right[2] = 0
+    rounded = right + 1e-6
+    assert 0 < kernel_cases._error([rounded], [right]) < 1e-4
+    assert kernel_cases._error([torch.zeros(4, 10)], [torch.zeros(4, 10)]) == 0
+    assert kernel_cases._error([torch.tensor(1.5)], [torch.tensor(1.0)]) == 0.5
+
+
 def test_a_kernel_that_fails_or_finds_nan_does_not_end_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
