@@ -151,8 +151,10 @@ def attempt(
         prepare(number)
         # Nobody handles it: a kernel that hangs ends its process, wherever that waits.
         signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
-        found = work(number)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        try:
+            found = work(number)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         _say({"job": number, "found": found})
         if any("failed" in each for each in found) and not _device_answers():
             return
