@@ -14,6 +14,7 @@ from aicl_fast.config import Config, DataConfig, DecodeConfig
 from aicl_fast.decode import decode
 from aicl_fast.detections import Detections
 from aicl_fast.engines import Engine, Provider, open_engine
+from aicl_fast.engines.base import run_in_parts
 from aicl_fast.engines.gpu_array import is_gpu_array
 from aicl_fast.errors import DataError
 from aicl_fast.features import Array, Floats, check_features, check_lengths, sample_indices
@@ -207,14 +208,14 @@ class Detector:
             raise DataError("recordings: some are on a GPU and some on the host; copy them to one place.")
         checked: Any
         if on_gpu[0]:
-            from aicl_fast.engines.gpu_features import check_on_gpu, run_in_parts, sample_on_gpu
+            from aicl_fast.engines.gpu_features import check_on_gpu, filled_on_gpu, sample_on_gpu
 
             checked = [self._checked(*item, check_on_gpu) for item in zip(recordings, names, strict=True)]
             sampled = sample_on_gpu(checked, data.segments)
             if self._engine.name != "torch":
                 sampled = sampled.float()
             low, _, high = self._engine.info.batch
-            outputs = run_in_parts(self._engine, sampled, low, high)
+            outputs = run_in_parts(self._engine, sampled, low, high, filled_on_gpu)
         else:
             checked = [self._checked(*item, check_features) for item in zip(recordings, names, strict=True)]
             outputs = self._engine(self._sampled(checked, data))

@@ -360,11 +360,12 @@ def numbered(found: Sequence[_Found], name: Callable[[_Found], tuple[str, str]])
     return keyed
 
 
-def _status(rows: Sequence[dict[str, Any]]) -> int:
+def status(rows: Sequence[dict[str, Any]]) -> int:
     """0 if all is right; else 1, with a line that says what is not."""
     wrong = [row for row in rows if not row.get("correct", True)]
     for row in wrong:
-        print(f"wrong or failed: {row['family']} {row['case']}")
+        names = (row[name] for name in ("family", "case", "launch") if name in row)
+        print(f"wrong or failed: {' '.join(names)}")
     return 1 if wrong else 0
 
 
@@ -376,19 +377,37 @@ def _first_of_each(numbered: Sequence[tuple[_Key, Case]]) -> list[tuple[_Key, Ca
     return [one for turn in itertools.zip_longest(*families.values()) for one in turn if one is not None]
 
 
+def common_arguments(description: str | None, families: Sequence[str]) -> argparse.ArgumentParser:
+    """A command line that chooses among families, and writes a file that it goes on with."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", default="", help=f"families whose name contains this: {', '.join(families)}"
+    )
+    parser.add_argument("--json", type=Path, help="where to write; else $OUT or bench/results/")
+    parser.add_argument("--again", action="store_true", help="measure anew what the file already has")
+    return parser
+
+
+def cuda_device() -> torch.device:
+    """The GPU.
+
+    Raises:
+        UnavailableError: there is none.
+    """
+    if not torch.cuda.is_available():
+        raise UnavailableError("there is no CUDA device here (--dry-run tries the script without one).")
+    return torch.device("cuda")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print a row a case, write the JSON; 1 if a kernel is wrong.
 
     Raises:
         UnavailableError: there is no CUDA device.
     """
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--only", default="", help=f"families whose name contains this: {', '.join(FAMILIES)}, latency"
-    )
-    parser.add_argument("--json", type=Path, help="where to write; else $OUT or bench/results/")
+    parser = common_arguments(__doc__, (*FAMILIES, "latency"))
     rivals = parser.add_mutually_exclusive_group()
     rivals.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     rivals.add_argument("--compiled", action="store_true", help="torch.compile alone beside the kernels")
@@ -396,17 +415,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--seconds", type=float, default=1e9, help="after which nothing more is compiled (no limit)"
     )
     parser.add_argument("--once", action="store_true", help="run every kernel once, check it, time nothing")
-    parser.add_argument("--again", action="store_true", help="measure anew what the file already has")
     parser.add_argument("--sanitize", action="store_true", help="compute-sanitizer on every kernel")
     parser.add_argument("--tool", choices=TOOLS, help="of compute-sanitizer; all, in turn, if left out")
     parser.add_argument("--limit", type=float, help="seconds a tool, compiling included (600 for all)")
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, small: that the script works")
     options = parser.parse_args(arguments)
     if options.dry_run:
-        return _status(measure_all(options, torch.device("cpu"), options.json, small=True))
-    if not torch.cuda.is_available():
-        raise UnavailableError("there is no CUDA device here (--dry-run tries the script without one).")
-    device = torch.device("cuda")
+        return status(measure_all(options, torch.device("cpu"), options.json, small=True))
+    device = cuda_device()
     if options.once:
         return run_once(options.only, device)
     if options.sanitize:
@@ -416,7 +432,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path = options.json or default_path("kernels")
     rows = measure_all(options, device, path)
     print(f"written to {path}")
-    return _status(rows)
+    return status(rows)
 
 
 if __name__ == "__main__":

@@ -32,17 +32,19 @@ from aicl_fast.bench.kernel_cases import FAMILIES, Inputs, complete, multiplies,
 from aicl_fast.bench.kernels import (
     Effort,
     clock_of,
+    common_arguments,
+    cuda_device,
     default_path,
     input_sets,
     measured_before,
     numbered,
     replay,
+    status,
 )
 from aicl_fast.bench.launches import Swept, fields, launched_with, replaced, swept
 from aicl_fast.bench.measure import Timing, median_interval, take_turns
 from aicl_fast.bench.quote import in_words
 from aicl_fast.bench.record import write_result
-from aicl_fast.errors import UnavailableError
 from aicl_fast.kernels import _triton
 from aicl_fast.kernels._triton_aot import TARGETS
 
@@ -214,14 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         UnavailableError: there is no CUDA device.
     """
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--only", default="", help=f"families whose name contains this: {', '.join(FAMILIES)}"
-    )
-    parser.add_argument("--json", type=Path, help="where to write; else $OUT or bench/results/")
-    parser.add_argument("--again", action="store_true", help="measure anew what the file already has")
+    parser = common_arguments(__doc__, FAMILIES)
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument(
         "--compile", type=int, choices=TARGETS, metavar="TARGET",
@@ -234,9 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.attempt is None:
         # `timeout` asks to end: what was started ends too.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    if target is None and not small and not torch.cuda.is_available():
-        raise UnavailableError("there is no CUDA device here (--dry-run tries the script without one).")
-    device = torch.device("cpu" if small or target is not None else "cuda")
+    device = torch.device("cpu") if small or target is not None else cuda_device()
     float8 = target >= 89 if target is not None else multiplies(torch.float8_e4m3fn, device)
     with replaced(_triton, "CAPABILITY", target):
         rows = list(swept(options.only, small, device, float8=float8))
@@ -274,10 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.again,
         )
         print(f"written to {path}")
-    wrong = [row for row in found if not row["correct"]]
-    for row in wrong:
-        print(f"wrong or failed: {row['family']} {row['case']} {row['launch']}")
-    return 1 if wrong else 0
+    return status(found)
 
 
 if __name__ == "__main__":

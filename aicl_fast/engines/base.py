@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,42 @@ class EngineOutputs(NamedTuple):
     """(B, T) class-aware A"""
     actionness_agnostic: Floats
     """(B, T) class-agnostic A_ca"""
+
+
+Outputs = TypeVar("Outputs", bound=tuple[Any, ...])
+"""A NamedTuple of arrays, a row a video."""
+
+
+def run_in_parts(
+    run: Callable[[Any], Outputs], inputs: Any, low: int, high: int, filled: Callable[[Any, int], Any]
+) -> Outputs:
+    """Run any number of videos, or of segments.
+
+    Args:
+        run: for ``low`` to ``high`` of them at once.
+        inputs: an array with a row for each; more than ``high`` are cut, fewer than ``low`` made up.
+        low: the least that ``run`` takes.
+        high: the most.
+        filled: gives inputs with so many empty rows after them, whose outputs are left out.
+    """
+    results: list[Any] = []
+    for start in range(0, len(inputs), high):
+        part = inputs[start : start + high]
+        count = len(part)
+        if count >= low:
+            results.append(run(part))
+        else:
+            outputs: Any = run(filled(part, low - count))
+            results.append(type(outputs)(*(output[:count] for output in outputs)))
+    if len(results) > 1:
+        results = [type(results[0])(*(np.concatenate(parts) for parts in zip(*results, strict=True)))]
+    found: Outputs = results[0]
+    return found
+
+
+def filled_with_zeros(inputs: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
+    """An array with so many rows of zeros after its own."""
+    return np.concatenate([inputs, np.zeros((count, *inputs.shape[1:]), inputs.dtype)])
 
 
 class Engine(ABC):
@@ -67,11 +104,7 @@ class Engine(ABC):
         features = np.ascontiguousarray(features, dtype=np.float32)
         self.check_shape(features.shape)
         low, _, high = self.info.batch
-        parts = [features[start : start + high] for start in range(0, len(features), high)]
-        results = [self._padded(part, low) for part in parts]
-        if len(results) == 1:
-            return results[0]
-        return EngineOutputs(*(np.concatenate(outputs) for outputs in zip(*results, strict=True)))
+        return run_in_parts(self.run, features, low, high, filled_with_zeros)
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Compare a batch's shape with what the file was exported for.
@@ -87,14 +120,6 @@ class Engine(ABC):
                 f"features: {self.path} takes (B, T, D) with B at least 1, T {length} and D {width}; got "
                 f"{shape}. Sample the recording to T segments, or export with another --segments."
             )
-
-    def _padded(self, features: npt.NDArray[np.float32], low: int) -> EngineOutputs:
-        count = len(features)
-        if count >= low:
-            return self.run(features)
-        filler = np.zeros((low - count, *features.shape[1:]), np.float32)
-        outputs = self.run(np.concatenate([features, filler]))
-        return EngineOutputs(*(output[:count] for output in outputs))
 
     def close(self) -> None:
         """Give back what the engine holds. It cannot run afterwards; closing twice does no harm.

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache, reduce
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from aicl_fast.engines.base import EngineOutputs
 from aicl_fast.errors import DataError, UnavailableError
 from aicl_fast.features import check_rows, sample_indices
 
@@ -96,31 +93,11 @@ def sample_on_gpu(recordings: Sequence[Sequence[torch.Tensor]], length: int) -> 
     return batch
 
 
-def run_in_parts(
-    run: Callable[[Any], EngineOutputs], features: torch.Tensor, low: int, high: int
-) -> EngineOutputs:
-    """Run any number of videos that lie on a GPU.
+def filled_on_gpu(features: torch.Tensor, count: int) -> torch.Tensor:
+    """(B, T, D) features with so many empty videos after them."""
+    import torch
 
-    Args:
-        run: for ``low`` to ``high`` videos at once.
-        features: (B, T, D); more than ``high`` are cut, fewer than ``low`` made up by empty videos.
-        low: the least that ``run`` takes.
-        high: the most.
-    """
-    results = []
-    for start in range(0, len(features), high):
-        part = features[start : start + high]
-        count = len(part)
-        if count < low:
-            filler = part.new_zeros((low - count, *part.shape[1:]))
-            import torch
-
-            part = torch.cat([part, filler])
-        outputs = run(part)
-        results.append(EngineOutputs(*(output[:count] for output in outputs)))
-    if len(results) == 1:
-        return results[0]
-    return EngineOutputs(*(np.concatenate(outputs) for outputs in zip(*results, strict=True)))
+    return torch.cat([features, features.new_zeros((count, *features.shape[1:]))])
 
 
 @lru_cache(maxsize=256)

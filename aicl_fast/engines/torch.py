@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 
 from aicl_fast.devices import torch_device
-from aicl_fast.engines.base import Engine, EngineOutputs
+from aicl_fast.engines.base import Engine, EngineOutputs, run_in_parts
 from aicl_fast.engines.gpu_array import is_gpu_array
-from aicl_fast.engines.gpu_features import as_tensor, run_in_parts
+from aicl_fast.engines.gpu_features import as_tensor, filled_on_gpu
 from aicl_fast.errors import DataError, ModelError
 from aicl_fast.kernels import pack_two_branch, topk_pool
 from aicl_fast.kernels._triton_graph import TwoBranchRunner
@@ -109,7 +109,7 @@ class TorchEngine(Engine):
         if (tensor.device.type, tensor.device.index or 0) != (self._device.type, self._device.index or 0):
             raise DataError(f"features: are on {tensor.device}, and {self.path} runs on {self._device}.")
         low, _, high = self.info.batch
-        return run_in_parts(self._run_there, tensor, low, high)
+        return run_in_parts(self._run_there, tensor, low, high, filled_on_gpu)
 
     def _run_there(self, features: torch.Tensor) -> EngineOutputs:
         with self._lock:

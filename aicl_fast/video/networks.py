@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
+from aicl_fast.engines.base import filled_with_zeros, run_in_parts
 from aicl_fast.engines.container import Container
 from aicl_fast.engines.tensorrt import TensorRTEngine, Tensors
 from aicl_fast.errors import DataError, ModelError, UnavailableError
@@ -185,10 +186,7 @@ class SegmentNetwork(ABC):
     def _outputs(self, clips: npt.NDArray[Any], *, longer: bool = False) -> SegmentOutputs:
         clips = np.ascontiguousarray(self._checked(clips, longer=longer))
         low, _, high = self.info.batch
-        found = [self._padded(clips[start : start + high], low) for start in range(0, len(clips), high)]
-        if len(found) == 1:
-            return found[0]
-        return SegmentOutputs(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+        return run_in_parts(self.run, clips, low, high, filled_with_zeros)
 
     def _checked(self, clips: Any, *, longer: bool) -> npt.NDArray[Any]:
         dtype = np.uint8 if self.stream == "rgb" else np.float32
@@ -212,13 +210,6 @@ class SegmentNetwork(ABC):
     @property
     def _meaning(self) -> str:
         return "RGB in 0 to 255" if self.stream == "rgb" else "flow in pixels a frame"
-
-    def _padded(self, clips: npt.NDArray[Any], low: int) -> SegmentOutputs:
-        count = len(clips)
-        if count >= low:
-            return self.run(clips)
-        filler = np.zeros((low - count, *clips.shape[1:]), clips.dtype)
-        return SegmentOutputs(*(output[:count] for output in self.run(np.concatenate([clips, filler]))))
 
     def close(self) -> None:
         """Give back what runs the network. It cannot be called afterwards; closing twice does no harm."""
