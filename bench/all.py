@@ -315,7 +315,8 @@ def _tests(json: Path, arguments: Sequence[str]) -> int:
     command = [sys.executable, "-P", "-m", "pytest", *files, "-v", "-m", "gpu", f"--junitxml={report}"]
     command.append("--continue-on-collection-errors")
     if importlib.util.find_spec("xdist") is not None:
-        command += ["-n", "8", "--dist", "loadscope"]
+        # With the other ways a test that ends its process can keep the rest from ending.
+        command += ["-n", "8", "--dist", "worksteal"]
     row: dict[str, Any] = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
     failed: list[str] = []
     row["failed_tests"] = failed
