@@ -15,7 +15,6 @@ others from running, but the exit status is 1. One that is stopped keeps the row
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
 import importlib.util
 import os
@@ -24,16 +23,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import xml.etree.ElementTree
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aicl_fast.bench import machine
 from aicl_fast.bench.arguments import program, seconds
+from aicl_fast.bench.processes import watched
 from aicl_fast.bench.record import (
     HEADER,
     RESULTS,
@@ -57,8 +56,6 @@ _ENDED = re.compile(
     r"(?:\[gw\d+\] \[ *\d+%\] )?(?:(\S+::.*?) )?(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b(.*)"
 )
 """How ``pytest -v`` says that a test has ended, in one process or in several."""
-_GLANCE = 0.5
-"""Seconds between two looks whether another thread wants a command stopped."""
 _NAMED = 20
 """Failed tests that are named."""
 FILES = "files"
@@ -190,90 +187,6 @@ def run(
         return {"status": "cut off", "reason": f"not finished in {seconds:.0f} s", **found}
     why = f"exit status {code}" if code else "it recorded no rows"
     return {"status": "failed", "reason": last if code and last else why, **found}
-
-
-def watched(
-    command: Sequence[str],
-    seconds: float,
-    environment: Mapping[str, str] | None = None,
-    *,
-    quiet: bool = False,
-    interrupted: threading.Event | None = None,
-) -> tuple[int | None, list[str]]:
-    """Run a command, and whatever it starts, for so long at most; an interruption ends them too.
-
-    Args:
-        command: with its arguments.
-        seconds: after which it is stopped.
-        environment: instead of this process's.
-        quiet: do not show its output as it comes.
-        interrupted: set by another thread, stops it too: the main one alone is interrupted.
-    Returns:
-        Its exit status, None if it was stopped, and the lines of its output.
-    """
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-        env=environment, start_new_session=True,
-    )  # fmt: skip
-    stopped, over = threading.Event(), threading.Event()
-    until = time.monotonic() + seconds
-    glance = seconds if interrupted is None else _GLANCE
-
-    def stop() -> None:
-        while not over.wait(max(0.0, min(glance, until - time.monotonic()))):
-            if time.monotonic() >= until or (interrupted is not None and interrupted.is_set()):
-                stopped.set()
-                _end(process.pid)
-                return
-
-    threading.Thread(target=stop, daemon=True).start()
-    said: list[str] = []
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if not quiet:
-                sys.stdout.write(line)
-                sys.stdout.flush()
-            said.append(line)
-        code = process.wait()
-    finally:
-        over.set()
-        if process.poll() is None:
-            _end(process.pid)
-            process.wait()
-    return (None if stopped.is_set() else code), said
-
-
-def _end(leader: int) -> None:
-    """Kill a group of processes, and those of all that they started: they would keep the machine busy."""
-    ended: set[int] = set()
-    while new := _groups(leader) - ended:
-        # Those that are stopped start no other.
-        _send(new, signal.SIGSTOP)
-        ended |= new
-    _send(ended, signal.SIGKILL)
-
-
-def _send(groups: Iterable[int], what: signal.Signals) -> None:
-    for group in groups:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(group, what)
-
-
-def _groups(leader: int) -> set[int]:
-    """The group of a process, and those of its descendants, where the system lists them."""
-    parents: dict[int, tuple[int, int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has ended
-            # After the name, which may hold anything: state, parent and group.
-            _, parent, group = path.read_text(errors="replace").rpartition(")")[2].split()[:3]
-            parents[int(path.parent.name)] = int(parent), int(group)
-    family, found = [leader], {leader}
-    for one in family:
-        children = {child: group for child, (parent, group) in parents.items() if parent == one}
-        family += children
-        found |= set(children.values())
-    return found
 
 
 def run_step(suite: str, json: Path, arguments: Sequence[str]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import json
 import os
@@ -15,9 +14,9 @@ from typing import Any
 
 import torch
 
-from aicl_fast.bench.all import watched
 from aicl_fast.bench.kernel_cases import Case, Inputs, check, complete, expected, finite, reason
 from aicl_fast.bench.launches import Swept, fields, launched_with, replaced
+from aicl_fast.bench.processes import side_by_side, watched
 from aicl_fast.bench.quote import in_words
 from aicl_fast.kernels import _triton_aot as aot
 
@@ -189,14 +188,7 @@ def in_processes(numbers: Sequence[int], arguments: Sequence[str]) -> dict[int, 
     """
     count = max(1, min(_PROCESSES, os.cpu_count() or 1, len(numbers)))
     shares = [numbers[first::count] for first in range(count)]
-    interrupted = threading.Event()
-    with concurrent.futures.ThreadPoolExecutor(count) as threads:
-        try:
-            found = list(threads.map(lambda share: _share(share, arguments, interrupted), shares))
-        except BaseException:
-            # The threads are waited for, and they for their processes, which have sessions of their own.
-            interrupted.set()
-            raise
+    found = side_by_side(lambda share, interrupted: _share(share, arguments, interrupted), shares)
     return {number: one for each in found for number, one in each.items()}
 
 

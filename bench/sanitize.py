@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import os
 import shutil
 import sys
@@ -13,8 +12,8 @@ from typing import Any
 
 import torch
 
-from aicl_fast.bench.all import watched
 from aicl_fast.bench.kernel_cases import FAMILIES, cases, check, reason
+from aicl_fast.bench.processes import side_by_side, watched
 from aicl_fast.bench.record import write_result
 from aicl_fast.errors import UnavailableError
 
@@ -50,11 +49,13 @@ def _once(only: str) -> list[str]:
 def _compile_all(only: str, seconds: float) -> None:
     """Fill Triton's cache on disk, a process a family: within a sanitizer compiling takes far longer."""
     families = [family for family in FAMILIES if only in family]
-    with concurrent.futures.ThreadPoolExecutor(max(1, len(families))) as threads:
-        ended = threads.map(lambda family: watched(_once(family), seconds, quiet=True), families)
-        for family, (code, lines) in zip(families, ended, strict=True):
-            if code:
-                print(f"{family}: {''.join(lines)[-1000:]}")
+    ended = side_by_side(
+        lambda family, interrupted: watched(_once(family), seconds, quiet=True, interrupted=interrupted),
+        families,
+    )
+    for family, (code, lines) in zip(families, ended, strict=True):
+        if code:
+            print(f"{family}: {''.join(lines)[-1000:]}")
 
 
 def sanitize(only: str, path: Path | None, seconds: float, tools: Sequence[str] = TOOLS) -> int:

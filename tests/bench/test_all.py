@@ -6,10 +6,8 @@ import argparse
 import importlib
 import importlib.metadata
 import json
-import os
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -207,61 +205,6 @@ def test_nothing_is_taken_up_of_a_source_that_is_not_known(
     for number in range(2):
         runner.main(["--out", str(tmp_path / "out"), *["--replace"] * number])
     assert len(steps) == 8
-
-
-def test_an_interruption_ends_what_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Interrupted:
-        def write(self, text: str) -> int:
-            raise KeyboardInterrupt
-
-    note = tmp_path / "pid"
-    code = f"import os, time; open({str(note)!r}, 'w').write(str(os.getpid())); print(1, flush=True); "
-    start = time.monotonic()
-    with monkeypatch.context() as patch:
-        patch.setattr(sys, "stdout", Interrupted())
-        with pytest.raises(KeyboardInterrupt):
-            runner.watched([sys.executable, "-c", code + "time.sleep(60)"], 60.0)
-    assert time.monotonic() - start < 30
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(note.read_text()), 0)
-
-
-_CHILD_OF_ITS_OWN = """
-import subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
-print(child.pid, flush=True)
-time.sleep(60)
-"""
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended, soon; nobody may have asked for its status."""
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except FileNotFoundError:
-            return True
-        if state == "Z":
-            return True
-        time.sleep(0.05)
-    return False
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="nothing lists the processes")
-def test_what_is_stopped_takes_sessions_of_its_own_along() -> None:
-    code, said = runner.watched([sys.executable, "-c", _CHILD_OF_ITS_OWN], 3.0, quiet=True)
-    assert code is None
-    assert gone(int(said[0]))
-
-
-def test_another_thread_stops_a_command() -> None:
-    interrupted = threading.Event()
-    threading.Timer(0.2, interrupted.set).start()
-    start = time.monotonic()
-    command = [sys.executable, "-c", "import time; time.sleep(60)"]
-    assert runner.watched(command, 60.0, interrupted=interrupted) == (None, [])
-    assert time.monotonic() - start < 30
 
 
 def test_the_commit_of_a_copy_without_history(monkeypatch: pytest.MonkeyPatch) -> None:
