@@ -23,7 +23,7 @@ import numpy.typing as npt
 from aicl_fast.config import PRESETS, Config, DataConfig, DecodeConfig, NmsMode
 from aicl_fast.detections import Detections
 from aicl_fast.errors import ConfigError, DataError, UnavailableError
-from aicl_fast.processors import usable_processors
+from aicl_fast.processors import processor_count
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -143,7 +143,7 @@ def decode_batch(
         (*_checked(s, v, n, len(classes), config.upscale, name), int(n), names, name)
         for s, v, n, name in zip(scores, video_scores, num_segments, videos, strict=True)
     ]
-    found = engine.run_batch(inputs, max(1, min(threads or len(usable_processors()), len(inputs))))
+    found = engine.run_batch(inputs, max(1, min(threads or processor_count(), len(inputs))))
     result = []
     for (a_score, v, _, _, name), one in zip(inputs, found, strict=True):
         if one is None:

@@ -41,7 +41,8 @@ class Detector:
         engine: ``onnxruntime``, ``openvino``, ``tensorrt`` or ``torch``; None is the file's own.
         device: ``cpu`` or ``cuda``; None is where the file runs, the CPU if both are possible.
         precision: what products are computed in, where that is chosen at load (OpenVINO, torch).
-        threads: threads of the engine; None takes every core.
+        threads: threads of the engine; None takes every core. ONNX Runtime and OpenVINO then take what a
+            quota of processor time (``docker run --cpus``) grants, too.
         pin_threads: tie threads to cores (ONNX Runtime on the CPU, OpenVINO).
         providers: ONNX Runtime execution providers by name or (name, options); those of a GPU run on
             ``device``. None follows ``device``.

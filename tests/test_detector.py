@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aicl_fast import Detections, Detector
+from aicl_fast import Detections, Detector, processors
 from aicl_fast.config import Config
 from aicl_fast.errors import AiclError, DataError, ModelError, UnavailableError
 
@@ -267,7 +267,9 @@ def test_threads_are_tied_to_cores(detector: Detector, monkeypatch: pytest.Monke
         seen.append((options.intra_op_num_threads, tied))
         return real(path, providers=providers)
 
-    monkeypatch.setattr(ort, "usable_processors", lambda: [2, 3, 7])
+    for module in (ort, processors):
+        monkeypatch.setattr(module, "usable_processors", lambda: [2, 3, 7])
+        monkeypatch.setattr(module, "processor_quota", lambda: None)
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     for threads, pin in (
         (None, None),
@@ -281,6 +283,12 @@ def test_threads_are_tied_to_cores(detector: Detector, monkeypatch: pytest.Monke
         Detector(detector.path, threads=threads, pin_threads=pin)
     # ONNX Runtime counts cores from one, and the caller's thread is not its own.
     assert seen == [(0, ""), (2, ""), (3, "4;8"), (3, ""), (2, "4"), (1, ""), (4, "4;8;3")]
+    seen.clear()
+    for module in (ort, processors):
+        monkeypatch.setattr(module, "processor_quota", lambda: 1.5)
+    for threads, pin in ((None, None), (4, None), (None, True)):
+        Detector(detector.path, threads=threads, pin_threads=pin)
+    assert seen == [(2, ""), (4, ""), (2, "4")]
 
 
 def test_tied_threads_find_the_same(detector: Detector) -> None:

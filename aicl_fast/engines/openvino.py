@@ -15,6 +15,7 @@ from aicl_fast.engines.container import is_container, read_container
 from aicl_fast.errors import ModelError, UnavailableError
 from aicl_fast.files import require_file
 from aicl_fast.metadata import METADATA_KEY, parse_info
+from aicl_fast.processors import processor_count, processor_quota
 
 # Left to itself OpenVINO computes float32 files in bfloat16 wherever the processor can, so the type is
 # always said. A processor without float16 products runs such a file in float32.
@@ -36,7 +37,7 @@ class OpenVinoEngine(Engine):
 
     Args:
         path: ``.openvino`` or ``.onnx``, written by ``aicl-fast export``.
-        threads: threads in all; None takes every core.
+        threads: threads in all; None takes every core, or what a quota grants.
         pin_threads: tie threads to cores; None is OpenVINO's own choice.
         precision: ``fp32``, ``bf16`` or ``fp16``, of the products; None is the file's own. The last layers,
             from the heads' sums on, stay in float32.
@@ -172,6 +173,8 @@ def compile_model(
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": _hint(core, own, asked),
     }
+    if threads is None and processor_quota() is not None:
+        threads = processor_count()
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
     if pin_threads is not None:

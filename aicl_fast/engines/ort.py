@@ -14,7 +14,7 @@ from aicl_fast.engines.base import Engine, EngineOutputs
 from aicl_fast.errors import ModelError, UnavailableError
 from aicl_fast.files import require_file
 from aicl_fast.metadata import METADATA_KEY, parse_info
-from aicl_fast.processors import usable_processors
+from aicl_fast.processors import processor_count, processor_quota, usable_processors
 
 Provider = str | tuple[str, dict[str, Any]]
 """An execution provider by name, with options or without."""
@@ -27,7 +27,7 @@ class OnnxRuntimeEngine(Engine):
 
     Args:
         path: written by ``aicl-fast export``.
-        threads: threads within an operation; None lets ONNX Runtime take every core.
+        threads: threads within an operation; None lets ONNX Runtime take every core, or what a quota grants.
         pin_threads: tie each but the caller's own to a core; None is ONNX Runtime's own choice.
         providers: execution providers by name or (name, options), in order of preference; None is the CPU.
     Raises:
@@ -94,9 +94,9 @@ def open_session(
         )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    if pin_threads is not None:
-        # Where it is not told how many, ONNX Runtime ties them by itself.
-        threads = len(usable_processors()) if threads is None else threads
+    if threads is None and (pin_threads is not None or processor_quota() is not None):
+        # Where it is not told how many, ONNX Runtime ties them by itself, and counts without the quota.
+        threads = processor_count()
     if threads is not None:
         options.intra_op_num_threads = threads
     if pin_threads and threads is not None and threads > 1:

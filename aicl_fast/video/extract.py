@@ -25,7 +25,7 @@ import numpy.typing as npt
 from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.feature_file import Recipe, VideoFeatures
 from aicl_fast.features import Floats
-from aicl_fast.processors import usable_processors
+from aicl_fast.processors import processor_count
 from aicl_fast.video.flow import Flow, FlowAlgorithm, Gray, gray
 from aicl_fast.video.networks import FRAMES
 from aicl_fast.video.reader import Image, read_frames
@@ -138,7 +138,7 @@ class Extraction:
     @contextmanager
     def _cut(self, path: Path) -> Iterator[tuple[Iterator[Segment], _Cutter]]:
         """A video's segments, made by other threads while this one is busy."""
-        workers = self.workers or len(usable_processors())
+        workers = self.workers or processor_count()
         with ThreadPoolExecutor(workers, thread_name_prefix="flow") as pool:
             cutter = _Cutter(self, path, pool)
             try:
