@@ -1,12 +1,12 @@
 """What localising costs, features to detections, against the textbook pipeline.
 
     python -m aicl_fast.bench.detect --json detect.json
-    python -m aicl_fast.bench.detect --model m.onnx --batch 1,8,64 --seconds 5
+    python -m aicl_fast.bench.detect --model m.onnx --batch 1,8 --seconds 5
 
-Warm: recordings in memory to detections, by every file that can be exported and opened here, one batch after
-another. The textbook runs a batch's recordings one by one, as test scripts do. Without a model, one of
-THUMOS14's size is trained on synthetic recordings (`models.py`), and each row has the mAP of its file. Cold:
-fresh processes, as the `load` suite measures them.
+Warm: recordings in memory to detections, by every file that can be exported and opened here, or by the
+exported file that is given, one batch after another. The textbook runs a batch's recordings one by one, as
+test scripts do. Without a model, one of THUMOS14's size is trained on synthetic recordings (`models.py`), and
+each row has the mAP of its file. Cold: fresh processes, as the `load` suite measures them.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from aicl_fast.bench import load, machine
 from aicl_fast.bench.arguments import batches, count, count_or_none, program, seconds
 from aicl_fast.bench.engines import BASELINE, LONGEST, Contender, exact_accuracy, open_all, working_folder
 from aicl_fast.bench.measure import FILL, PAUSE, Call, rotating, sustained, take_turns
-from aicl_fast.bench.models import Recording, Subject, given_subject, subject
-from aicl_fast.bench.record import write_result
+from aicl_fast.bench.models import MODEL_HELP, WEIGHTS_HELP, Recording, Subject, given_subject, subject
+from aicl_fast.bench.record import warn_if_busy, write_result
 from aicl_fast.bench.textbook_detect import TextbookDetector
 from aicl_fast.detector import Detector
 from aicl_fast.errors import AiclError
@@ -120,10 +120,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", type=Path, help="a file of one's own, its .safetensors beside it")
+    parser.add_argument("--model", type=Path, help=MODEL_HELP)
+    parser.add_argument("--weights", type=Path, help=WEIGHTS_HELP)
     parser.add_argument("--data", type=Path, help="its data set folder; random recordings if left out")
     parser.add_argument("--batch", type=batches, default=BATCHES, help="recordings a call (1,8)")
-    parser.add_argument("--seconds", type=seconds, default=30.0, help="of measuring, in all (30)")
+    parser.add_argument("--seconds", type=seconds, default=30.0, help="of taking turns, in all (30)")
     parser.add_argument(
         "--sustained", type=seconds, default=1.0, help="of each pipeline back to back, at each batch (1)"
     )
@@ -134,9 +135,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     machine.require(options.device)
+    warn_if_busy()
     torch.set_num_threads(options.threads)
     if options.model is not None:
-        what = given_subject(options.model.resolve(), options.data)
+        what = given_subject(options.model.resolve(), options.data, options.weights)
     else:
         what = subject("thumos14", options.device)
     rows: list[dict[str, Any]] = []
@@ -149,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     with working_folder(options.folder) as folder:
         running, left_out = open_all(what, folder, options.threads, options.device)
-        textbook = TextbookDetector(*load_model(what.weights), options.device)
+        textbook = TextbookDetector(load_model(what.weights)[0], what.config, options.device)
         with Detector(what.weights, threads=options.threads) as exact:
             found = check_agreement(what, textbook, exact)
         longest = 0.0

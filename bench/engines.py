@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import dataclasses
 import hashlib
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -29,9 +30,9 @@ import torch
 from aicl_fast.bench import machine
 from aicl_fast.bench.arguments import batches, count, program, seconds
 from aicl_fast.bench.measure import FILL, PAUSE, Call, rotating, take_turns
-from aicl_fast.bench.models import Subject, given_subject, subject
+from aicl_fast.bench.models import MODEL_HELP, WEIGHTS_HELP, Subject, given_subject, subject
 from aicl_fast.bench.quote import TITLES
-from aicl_fast.bench.record import write_result
+from aicl_fast.bench.record import warn_if_busy, write_result
 from aicl_fast.bench.textbook_detect import TextbookDetector
 from aicl_fast.config import Config
 from aicl_fast.detector import Detector
@@ -96,7 +97,7 @@ class LeftOut:
 
 
 def contenders(what: Subject, folder: Path, threads: int, device: str) -> Iterator[Contender | LeftOut]:
-    """Export the weights in every way and open the files, one after another.
+    """The weights in torch; then the exported file that was given, or one of every format and precision.
 
     Args:
         what: the model.
@@ -109,6 +110,14 @@ def contenders(what: Subject, folder: Path, threads: int, device: str) -> Iterat
         options: dict[str, Any] = {"precision": precision, "device": device}
         path, options["threads"] = what.weights, threads
         yield _open(what, path, "safetensors", precision, options, folder / f"{stem}-{precision}.mAP")
+        if what.exported is not None:
+            break  # the first is what the baseline is compared with
+    if what.exported is not None:
+        path, info = what.exported
+        format_ = next((name for name, suffix in SUFFIXES.items() if suffix == path.suffix), path.suffix[1:])
+        note = folder / f"{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}.mAP"
+        yield _open(what, path, format_, info.precision, _settings(format_, threads, device), note)
+        return
     for format_, precisions in FORMATS.items():
         if format_ not in SUFFIXES:
             continue  # a folder for a server
@@ -120,19 +129,25 @@ def contenders(what: Subject, folder: Path, threads: int, device: str) -> Iterat
             yield LeftOut(format_, "", "ONNX Runtime has no CUDAExecutionProvider here")
             continue
         for precision in precisions:
+            if precision in _CALIBRATED and what.dataset is None:
+                yield LeftOut(format_, precision, "is calibrated on recordings: name a data set with --data")
+                continue
             path = folder / f"{stem}-{format_}-{precision}{SUFFIXES[format_]}"
             try:
                 if not path.is_file():
+                    sys.stderr.write(f"exporting {what.name} as {format_}, {precision}\n")
                     export_model(what.weights, path, _options(what, format_, precision))
             except Exception as error:  # of an exporter's own libraries, too: one format is not the others
                 yield LeftOut(format_, precision, _first_line(error, path))
                 continue
-            settings: dict[str, Any] = {}
-            if format_ == "onnx":
-                settings["device"] = device
-            if device == "cpu":
-                settings["threads"] = threads
+            settings = _settings(format_, threads, device)
             yield _open(what, path, format_, precision, settings, path.with_suffix(".mAP"))
+
+
+def _settings(format_: str, threads: int, device: str) -> dict[str, Any]:
+    """How a file is opened."""
+    settings: dict[str, Any] = {"device": device} if format_ == "onnx" else {}
+    return {**settings, "threads": threads} if device == "cpu" else settings
 
 
 def _runs_on_cuda() -> bool:
@@ -254,8 +269,8 @@ def measure(
     device: str,
 ) -> list[dict[str, Any]]:
     """One batch size: every contender in turn with the textbook network."""
-    net, config = load_model(what.weights)
-    textbook = TextbookDetector(net, config, device)
+    config = what.config
+    textbook = TextbookDetector(load_model(what.weights)[0], config, device)
     inputs = [_features(config, each) for each in what.batches(batch)]
     calls: dict[str, Call] = {BASELINE: rotating(textbook.scores, [torch.from_numpy(x) for x in inputs])}
     calls |= {each.name: rotating(each.detector.engine, inputs) for each in running}
@@ -267,6 +282,8 @@ def measure(
         precision = "fp32" if each is None else each.precision
         moved, operations = work(config, batch, "" if each is None else each.format, precision)
         floor = machine.floor_seconds(rates, moved, operations, _RATES.get(precision, precision))
+        if what.exported is not None and each is not None and each.format != "safetensors":
+            floor = None  # it does not say which convolution it was written with
         rows.append(
             {
                 "subject": what.name,
@@ -300,8 +317,8 @@ def agreeing(
     what: Subject, running: Sequence[Contender], device: str
 ) -> tuple[list[Contender], list[dict[str, Any]]]:
     """The contenders whose scores are the textbook's within their precision, and the rows of the others."""
-    net, config = load_model(what.weights)
-    textbook = TextbookDetector(net, config, device)
+    config = what.config
+    textbook = TextbookDetector(load_model(what.weights)[0], config, device)
     features = _features(config, what.batches(1)[0])
     right, others = [], []
     for each in running:
@@ -341,7 +358,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--subject", default="demo,thumos14", help="demo, thumos14 or both (both)")
-    parser.add_argument("--model", type=Path, help="a file of one's own, its .safetensors beside it")
+    parser.add_argument("--model", type=Path, help=MODEL_HELP)
+    parser.add_argument("--weights", type=Path, help=WEIGHTS_HELP)
     parser.add_argument("--data", type=Path, help="its data set folder")
     parser.add_argument("--batch", type=batches, default=BATCHES, help="1,8,64")
     parser.add_argument("--seconds", type=seconds, default=60.0, help="of measuring, in all (60)")
@@ -351,9 +369,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     machine.require(options.device)
+    warn_if_busy()
     torch.set_num_threads(options.threads)
     if options.model is not None:
-        subjects = [given_subject(options.model, options.data)]
+        subjects = [given_subject(options.model, options.data, options.weights)]
     else:
         subjects = _available(options.subject.split(","), options.device)
     on_cpu = options.device == "cpu"

@@ -25,7 +25,7 @@ import torch
 from aicl_fast.bench.arguments import count
 from aicl_fast.bench.arguments import program as run_program
 from aicl_fast.bench.measure import Timing
-from aicl_fast.bench.models import Subject, given_subject, subject
+from aicl_fast.bench.models import MODEL_HELP, WEIGHTS_HELP, Subject, given_subject, subject
 from aicl_fast.bench.record import write_result
 from aicl_fast.detector import Detector
 from aicl_fast.errors import AiclError
@@ -81,6 +81,7 @@ for line in sys.stdin:
         lines = said.read().decode(errors="replace").strip().splitlines()
     print(json.dumps([process.returncode, taken, usage.ru_maxrss, lines[-1] if lines else ""]), flush=True)
 """
+_NAMES = {"onnx": "Detector, ONNX Runtime", "openvino": "Detector, OpenVINO", "engine": "Detector, TensorRT"}
 _PARTS = ("import_ms", "open_ms", "first_ms")
 
 
@@ -92,28 +93,30 @@ def programs(what: Subject, threads: int, folder: Path) -> dict[str, list[str]]:
         np.save(path, array)
         data.append(str(path))
     python = [sys.executable, "-c"]
-    onnx = folder / "load.onnx"
     weights = str(what.weights.resolve())
     found = {
         "import numpy": [*python, _IMPORT.format("numpy")],
         IMPORT: [*python, _IMPORT.format("aicl_fast")],
         BASELINE: [*python, _TEXTBOOK, weights, *data, str(threads)],
     }
-    for name, format_, path in (
-        ("Detector, ONNX Runtime", "onnx", onnx),
-        ("Detector, OpenVINO", "openvino", folder / "load.openvino"),
-    ):
+    exports = {format_: folder / f"load.{format_}" for format_ in ("onnx", "openvino")}
+    if what.exported is not None:
+        path, _ = what.exported
+        exports = {path.suffix.removeprefix("."): path}
+    for format_, path in exports.items():
+        name = _NAMES.get(format_, f"Detector, {format_}")
         try:
-            export_model(what.weights, path, ExportOptions(format_))
+            if what.exported is None:
+                export_model(what.weights, path, ExportOptions(format_))
             # It opens here, or it would fail there.
             with Detector(path, threads=threads):
                 found[name] = [*python, _DETECTOR, str(path), *data, str(threads)]
         except Exception as error:  # of an exporter's or engine's own libraries, too
             print(f"{name}: left out, {(str(error).splitlines() or [''])[0]}", file=sys.stderr)
     program = Path(sys.executable).with_name("aicl-fast")
-    if program.is_file() and "Detector, ONNX Runtime" in found:
+    if program.is_file() and _NAMES["onnx"] in found:
         options = ["--rgb", data[0], "--flow", data[1], "--threads", str(threads)]
-        found[COMMAND] = [str(program), "detect", str(onnx), *options]
+        found[COMMAND] = [str(program), "detect", str(exports["onnx"]), *options]
     return found
 
 
@@ -196,12 +199,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", type=Path, help="weights beside their exported file, of one's own")
+    parser.add_argument("--model", type=Path, help=MODEL_HELP)
+    parser.add_argument("--weights", type=Path, help=WEIGHTS_HELP)
     parser.add_argument("--rounds", type=count, default=7)
     parser.add_argument("--threads", type=count, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
-    what = subject("thumos14") if options.model is None else given_subject(options.model.resolve())
+    what = (
+        subject("thumos14")
+        if options.model is None
+        else given_subject(options.model.resolve(), weights=options.weights)
+    )
 
     def keep(rows: list[dict[str, Any]]) -> None:
         if options.json is not None:

@@ -22,10 +22,12 @@ from aicl_fast.detector import Detector
 from aicl_fast.errors import AiclError, DataError
 from aicl_fast.evaluate import mean_average_precision
 from aicl_fast.features import Array, Floats
+from aicl_fast.files import require_file
+from aicl_fast.metadata import ModelInfo
 from aicl_fast.train.synthetic import SETTINGS, SyntheticConfig, write_synthetic
 from aicl_fast.train.trainer import train
 from aicl_fast.train.watch import prepare_watch
-from aicl_fast.weights import load_model, save_model
+from aicl_fast.weights import load_model, save_model, weights_hash
 
 FOLDER = Path("runs/bench")
 """Where models are kept between runs."""
@@ -33,6 +35,10 @@ DEMO = Path("runs/demo")
 """Where `make demo` leaves its own, which is taken if it is there."""
 SIZED = SyntheticConfig(train_videos=40, test_videos=20, strength=1.5, background=0.3)
 _SIZED_MB = 240
+MODEL_HELP = (
+    "of one's own: weights (.safetensors), to measure every format, or an exported file, to measure that"
+)
+WEIGHTS_HELP = "that an exported --model was made from; the .safetensors of its name if left out"
 _SIZED_TRAINING = ("steps=40", "batch_size=4", "lr=3e-4", "eval_every=40")
 
 Recording = tuple[Array, Array]
@@ -47,17 +53,20 @@ class Subject:
         weights: ``model.safetensors``.
         recordings: both streams of each, in memory, of different lengths.
         dataset: what mAP is measured on; None measures none.
+        exported: the file that is measured beside the weights, and what it says of itself; None measures
+            every format that they can be exported to.
     """
 
     name: str
     weights: Path
     recordings: tuple[Recording, ...]
     dataset: Dataset | None = None
+    exported: tuple[Path, ModelInfo] | None = None
 
     @property
     def config(self) -> Config:
-        """The model's settings."""
-        return load_model(self.weights)[1]
+        """The model's settings; an exported file may have been given another T."""
+        return load_model(self.weights)[1] if self.exported is None else self.exported[1].config
 
     def mean_average(self, detector: Detector) -> float | None:
         """Average mAP of a file of this model on the test recordings, through the whole pipeline."""
@@ -107,22 +116,46 @@ def thumos_subject(folder: Path = FOLDER, device: str = "cpu") -> Subject:
     return _subject("thumos14", _trained(root, dataset, device), dataset)
 
 
-def given_subject(model: Path, data: Path | None = None, segments: int = 900) -> Subject:
+def given_subject(
+    model: Path, data: Path | None = None, weights: Path | None = None, segments: int = 900
+) -> Subject:
     """A model file of one's own, with a data set or, without one, random recordings.
 
     Args:
-        model: any exported file; its weights lie beside it as ``.safetensors``.
+        model: weights, of which every format is measured; or an exported file, which is measured itself.
         data: data set folder.
+        weights: of an exported file, for the baseline; None takes the ``.safetensors`` of its name beside it.
         segments: of a random recording.
     Raises:
-        DataError: there are no weights beside it, which the baseline runs.
+        DataError: no such file; no weights beside it; other weights than it was exported from.
+        AiclError: it cannot be opened here.
     """
-    weights = model.with_suffix(".safetensors")
-    if not weights.is_file():
-        raise DataError(f"{weights}: the baseline runs the weights, which are expected beside {model.name}.")
-    config = load_model(weights)[1]
+    require_file(model, "model file")
+    exported = None
+    if model.suffix == ".safetensors":
+        weights = model
+        config = load_model(weights)[1]
+    else:
+        weights = model.with_suffix(".safetensors") if weights is None else weights
+        if not weights.is_file():
+            raise DataError(
+                f"{weights}: the baseline runs the weights that {model.name} was exported from. Name them "
+                "with --weights."
+            )
+        with Detector(model) as detector:
+            info = detector.engine.info
+        net, own = load_model(weights)
+        if info.weights and info.weights != weights_hash(net.state_dict()):
+            raise DataError(
+                f"{weights}: {model.name} was exported from other weights. Name them with --weights."
+            )
+        exported, config = (model, info), info.config
+        if config != own:
+            # What the file is compared with has its settings: T may be another.
+            weights = FOLDER / "given" / f"{model.stem}.safetensors"
+            save_model(weights, net, config)
     if data is not None:
-        return _subject(model.stem, weights, Dataset.open(data, config))
+        return _subject(model.stem, weights, Dataset.open(data, config), exported)
     rng = np.random.default_rng(0)
     widths = (config.data.rgb_width, config.data.flow_width)
 
@@ -130,7 +163,7 @@ def given_subject(model: Path, data: Path | None = None, segments: int = 900) ->
         rgb, flow = (rng.random((segments, width), dtype=np.float32) for width in widths)
         return rgb, flow
 
-    return Subject(model.stem, weights, tuple(draw() for _ in range(16)))
+    return Subject(model.stem, weights, tuple(draw() for _ in range(16)), exported=exported)
 
 
 def subject(name: str, device: str = "cpu") -> Subject:
@@ -145,7 +178,9 @@ def subject(name: str, device: str = "cpu") -> Subject:
     return makers[name](device=device)
 
 
-def _subject(name: str, weights: Path, dataset: Dataset) -> Subject:
+def _subject(
+    name: str, weights: Path, dataset: Dataset, exported: tuple[Path, ModelInfo] | None = None
+) -> Subject:
     width = dataset.config.data.rgb_width
 
     def streams(video: str) -> Recording:
@@ -153,7 +188,8 @@ def _subject(name: str, weights: Path, dataset: Dataset) -> Subject:
         rgb, flow = (np.ascontiguousarray(part) for part in (features[:, :width], features[:, width:]))
         return rgb, flow
 
-    return Subject(name, weights, tuple(streams(video) for video in dataset.videos["test"]), dataset)
+    recordings = tuple(streams(video) for video in dataset.videos["test"])
+    return Subject(name, weights, recordings, dataset, exported)
 
 
 def _trained(root: Path, dataset: Dataset, device: str) -> Path:

@@ -20,7 +20,7 @@ import numpy as np
 
 from aicl_fast.bench.arguments import program
 from aicl_fast.bench.compare import joined, usable
-from aicl_fast.bench.record import RESULTS, read_result
+from aicl_fast.bench.record import BUSY, RESULTS, read_result
 from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.files import write_text
 
@@ -28,8 +28,8 @@ TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "Te
 """What engines are called in tables."""
 _TIMED = frozenset(("p50_ms", "native_us", "milliseconds", "kernels", "replay_us"))
 """What rows that hold times have one of."""
-_BUSY_BEFORE, _BUSY_WITH_IT = 1.2, 2.0
-"""Load a core from which a machine is busy: of the minute before a suite, and with the suite itself."""
+_BUSY_WITH_IT = 2.0
+"""Load a core from which a machine is busy, with the suite itself."""
 _STEADY = (0.8, 1.25)
 """The drift of a row that is not marked."""
 _FEW = 100
@@ -461,8 +461,8 @@ def busy(result: Mapping[str, Any]) -> str:
     before = result.get("load_before", after) or 0.0
     if not any(_TIMED.intersection(row) for row in result["rows"]):
         return ""
-    load = before if before > _BUSY_BEFORE * cores else after
-    if before <= _BUSY_BEFORE * cores and after <= _BUSY_WITH_IT * cores:
+    load = before if before > BUSY * cores else after
+    if before <= BUSY * cores and after <= _BUSY_WITH_IT * cores:
         return ""
     return (
         f"Left out: the machine was busy while this was measured (load average {load:.1f} on {cores} cores). "

@@ -28,6 +28,8 @@ RESULTS = Path(__file__).resolve().parent / "results"
 """Where results are kept."""
 STATUSES = ("measured", "not measured", "cut off", "failed")
 """Of a suite in a file of several."""
+BUSY = 1.2
+"""Load a core, in the minute before a suite, from which a machine is busy."""
 UNKNOWN = "unknown"
 """The commit, where there is neither git nor AICL_COMMIT."""
 HEADER = ("schema", "suite", "device", "cores", "system", "versions", "commit", "date")
@@ -64,6 +66,16 @@ def _constants() -> dict[str, Any]:
         "versions": versions,
         "commit": _commit(),
     }
+
+
+def warn_if_busy() -> None:
+    """Say so where other programs keep the machine busy: times and ratios mean less then."""
+    load = load_average()
+    if load is not None and load > BUSY * (os.cpu_count() or 1):
+        sys.stderr.write(
+            f"warning: other programs keep this machine busy (load {load:.1f} on {os.cpu_count()} cores): "
+            "what runs in several threads will seem slower than it is\n"
+        )
 
 
 def load_average() -> float | None:

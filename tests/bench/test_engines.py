@@ -16,6 +16,8 @@ pytest.importorskip("onnxruntime")
 from aicl_fast.bench import detect, engines, load
 from aicl_fast.config import Config
 from aicl_fast.errors import AiclError, DataError
+from aicl_fast.export.formats import ExportOptions, export_model
+from aicl_fast.metadata import Range
 from aicl_fast.weights import save_model
 
 
@@ -31,7 +33,7 @@ def test_engines(
     formats = {"onnx": ("fp32", "bf16"), "openvino": ("fp32",), "tensorrt": ("fp32",), "server": ("fp32",)}
     monkeypatch.setattr(engines, "FORMATS", formats)
     out = tmp_path / "engines.json"
-    given = ["--model", str(tiny_model.with_suffix(".onnx")), "--data", str(tiny_dataset)]
+    given = ["--model", str(tiny_model), "--data", str(tiny_dataset)]
     engines.main([*given, "--batch", "1,3", "--seconds", "0", "--threads", "1", "--json", str(out)])
     result = recorded(out)
     rows, left_out = result["rows"], result["left_out"]
@@ -56,7 +58,7 @@ def test_engines(
 def test_detect(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "FORMATS", {"onnx": ("fp32",)})
     out = tmp_path / "detect.json"
-    given = ["--model", str(tiny_model.with_suffix(".onnx")), "--batch", "1,2", "--rounds", "0"]
+    given = ["--model", str(tiny_model), "--batch", "1,2", "--rounds", "0"]
     detect.main([*given, "--seconds", "0", "--threads", "1", "--json", str(out)])
     result = recorded(out)
     assert {row["batch"] for row in result["rows"]} == {1, 2}
@@ -69,7 +71,7 @@ def test_detect(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_different_answers_are_not_timed(tiny_model: Path) -> None:
-    what = detect.given_subject(tiny_model.with_suffix(".onnx"))
+    what = detect.given_subject(tiny_model)
 
     def wrong(rgb: Any, flow: Any) -> Any:
         labels, boxes = textbook(rgb, flow)
@@ -84,7 +86,7 @@ def test_different_answers_are_not_timed(tiny_model: Path) -> None:
 
 def test_load(tiny_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "load.json"
-    load.main(["--model", str(tiny_model.with_suffix(".onnx")), "--rounds", "1", "--json", str(out)])
+    load.main(["--model", str(tiny_model), "--rounds", "1", "--json", str(out)])
     rows = {row["program"]: row for row in recorded(out)["rows"]}
     assert {load.BASELINE, load.IMPORT, "Detector, ONNX Runtime"} <= set(rows)
     # torch is in one of them only; memory is each process's own, not that of this one.
@@ -95,7 +97,7 @@ def test_load(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_a_program_that_fails_says_why(tiny_model: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    what = detect.given_subject(tiny_model.with_suffix(".onnx"))
+    what = detect.given_subject(tiny_model)
     command = [load.sys.executable, "-c", "raise SystemExit('no disk')"]
     monkeypatch.setattr(load, "programs", lambda *_: {load.BASELINE: command})
     with pytest.raises(AiclError, match="textbook script failed: no disk"):
@@ -110,7 +112,7 @@ def test_an_exporter_that_fails_leaves_out_its_format(
 
     monkeypatch.setattr(engines, "FORMATS", {"onnx": ("fp32",)})
     monkeypatch.setattr(engines, "export_model", failing)
-    what = detect.given_subject(tiny_model.with_suffix(".onnx"))
+    what = detect.given_subject(tiny_model)
     running, (left,) = engines.open_all(what, tmp_path, 1, "cpu")
     assert [each.format for each in running] == ["safetensors"]
     assert (left["format"], left["why"]) == ("onnx", "RuntimeError: no such operator")
@@ -118,7 +120,7 @@ def test_an_exporter_that_fails_leaves_out_its_format(
 
 def test_a_gpus_float32_is_judged_as_tf32(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "TextbookDetector", lambda net, config, device: None)
-    what = detect.given_subject(tiny_model.with_suffix(".onnx"))
+    what = detect.given_subject(tiny_model)
     each = engines.Contender("torch", "safetensors", "fp32", None, 1.0, 1.0, 0.5)  # type: ignore[arg-type]
     for error, device, right in ((2e-3, "cpu", 0), (2e-3, "cuda", 1), (6e-3, "cuda", 0)):
         monkeypatch.setattr(engines, "apart", lambda *_, error=error: error)
@@ -137,7 +139,7 @@ def test_a_program_that_cannot_run_here_is_left_out(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(load.sys.modules, "onnxruntime", None)
-    what = detect.given_subject(tiny_model.with_suffix(".onnx"))
+    what = detect.given_subject(tiny_model)
     found = load.programs(what, 1, tmp_path)
     assert load.BASELINE in found
     assert not {"Detector, ONNX Runtime", load.COMMAND} & set(found)
@@ -148,7 +150,7 @@ def test_a_file_with_other_scores_is_not_timed(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines, "FORMATS", {})
-    what = detect.given_subject(tiny_model.with_suffix(".onnx"))
+    what = detect.given_subject(tiny_model)
     running, _ = engines.open_all(what, tmp_path, 1, "cpu")
     assert engines.agreeing(what, running, "cpu") == (running, [])
     engine = running[0].detector.engine
@@ -163,7 +165,7 @@ def test_files_are_taken_of_the_same_weights_only(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines, "FORMATS", {"onnx": ("fp32",)})
-    what = detect.given_subject(tiny_model.with_suffix(".onnx"))
+    what = detect.given_subject(tiny_model)
     for _ in range(2):
         engines.open_all(what, tmp_path, 1, "cpu")
     assert len(list(tmp_path.glob("*.onnx"))) == 1
@@ -195,8 +197,46 @@ def test_work_is_counted(tiny_config: Config) -> None:
     assert moved == 4 * (2 * (data.segments * both + results) + convolutions + heads)
 
 
-def test_weights_are_expected_beside_a_model(tiny_model: Path, tmp_path: Path) -> None:
+def test_an_exported_file_is_measured_itself(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its own T, beside the weights in torch, and without exporting anything of them."""
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "own.onnx"
+    settings = ExportOptions("onnx", segments=Range(16, 40, 64), convolution="direct")
+    export_model(tiny_model, own, settings)
+    given = ["--model", str(own), "--weights", str(tiny_model), "--threads", "1"]
+    out = tmp_path / "out.json"
+    engines.main([*given, "--batch", "2", "--seconds", "0", "--json", str(out)])
+    rows, left_out = recorded(out)["rows"], recorded(out)["left_out"]
+    assert [(row["engine"], row["format"]) for row in rows] == [
+        ("textbook", ""), ("torch", "safetensors"), ("onnxruntime", "onnx")
+    ]  # fmt: skip
+    assert not left_out
+    assert rows[2]["floor_ms"] is None
+    detect.main([*given, "--batch", "1", "--seconds", "0", "--rounds", "1", "--json", str(out)])
+    assert [row["pipeline"] for row in recorded(out)["rows"]][2:] == ["ONNX Runtime, fp32"]
+    assert "Detector, OpenVINO" not in {row["program"] for row in recorded(out)["cold"]}
+
+
+def test_files_that_cannot_be_measured(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"ghost\.onnx: the model file does not exist"):
+        engines.main(["--model", str(tmp_path / "ghost.onnx")])
     alone = tmp_path / "alone.onnx"
     alone.write_bytes(tiny_model.with_suffix(".onnx").read_bytes())
-    with pytest.raises(DataError, match=r"alone\.safetensors: the baseline runs the weights"):
+    with pytest.raises(DataError, match=r"alone\.safetensors: the baseline runs the weights .* --weights"):
         engines.main(["--model", str(alone)])
+    other = tmp_path / "other.safetensors"
+    net, config = detect.load_model(tiny_model)
+    next(net.parameters()).requires_grad_(False).add_(1.0)
+    save_model(other, net, config)
+    with pytest.raises(DataError, match=r"other\.safetensors: alone\.onnx was exported from other weights"):
+        engines.main(["--model", str(alone), "--weights", str(other)])
+
+
+def test_what_is_calibrated_needs_a_data_set(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "FORMATS", {"onnx": ("int8",)})
+    _, (left,) = engines.open_all(detect.given_subject(tiny_model), tmp_path, 1, "cpu")
+    assert left["why"] == "is calibrated on recordings: name a data set with --data"
