@@ -73,12 +73,17 @@ class Summary:
     only_tested: tuple[str, ...]
 
 
-def read_labels(path: str | os.PathLike[str]) -> list[Label]:
+def read_labels(
+    path: str | os.PathLike[str], *, duration: Callable[[str], float | None] = lambda video: None
+) -> list[Label]:
     """Read a table of labels: comma, semicolon or tab between columns, UTF-8.
 
     A header with ``video`` and ``label`` may put the columns in any order; without one they are ``video,
     label[, start, end][, split]``. Times are in seconds; a split is ``train`` or ``test``.
 
+    Args:
+        path: the table.
+        duration: a video's length in seconds, or None where it is not known.
     Raises:
         DataError: no such file, not text, no rows, or rows that cannot be used: each is named with its line.
     """
@@ -111,6 +116,7 @@ def read_labels(path: str | os.PathLike[str]) -> list[Label]:
         except ValueError as error:
             bad.append((line, str(error)))
     _check_together(found, bad)
+    bad += _unusable(found, duration)
     _refuse(bad, target)
     if not found:
         raise DataError(f"{target}: has a header and no rows.")
@@ -158,7 +164,7 @@ def write_annotations(
     for label in labels:
         videos.setdefault(label.video, []).append(label)
     durations = {video: duration(video) for video in videos}
-    _check_ends(labels, durations, source)
+    _refuse(_unusable(labels, durations.__getitem__), source)
     splits = _splits(videos, test_share, seed, source)
     classes = tuple(sorted({label.label for label in labels}))
     database = {video: _entry(rows, durations[video], splits[video]) for video, rows in videos.items()}
@@ -265,11 +271,16 @@ def _check_together(found: list[Label], bad: list[tuple[int, str]]) -> None:
             )  # fmt: skip
 
 
-def _check_ends(labels: Sequence[Label], durations: Mapping[str, float | None], source: str) -> None:
+def _unusable(labels: Sequence[Label], duration: Callable[[str], float | None]) -> list[tuple[int, str]]:
+    """Rows of test videos without times, and times after their video's end."""
     bad = []
     for label in labels:
-        seconds = durations[label.video]
-        if seconds is None or label.segment is None:
+        if label.segment is None:
+            if label.split == "test":
+                bad.append((label.line, f"{label.video!r} is a test video, whose rows need start and end"))
+            continue
+        seconds = duration(label.video)
+        if seconds is None:
             continue
         start, end = label.segment
         fault = (
@@ -279,22 +290,13 @@ def _check_ends(labels: Sequence[Label], durations: Mapping[str, float | None], 
         )  # fmt: skip
         if fault:
             bad.append((label.line, f"{fault} s, and {label.video!r} is {seconds:.1f} s long"))
-    _refuse(bad, source)
+    return bad
 
 
 def _splits(videos: Mapping[str, list[Label]], test_share: float, seed: int, source: str) -> dict[str, Split]:
     if not 0 <= test_share < 1:
         raise DataError(f"test_share: expected a share from 0 to below 1, got {test_share:g}.")
     timed = {video for video, rows in videos.items() if all(row.segment is not None for row in rows)}
-    _refuse(
-        [
-            (row.line, f"{video!r} is a test video, whose rows need start and end")
-            for video, rows in videos.items()
-            for row in rows
-            if row.split == "test" and row.segment is None
-        ],
-        source,
-    )
     free = [video for video, rows in videos.items() if rows[0].split is None]
     candidates = [video for video in free if video in timed]
     count = min(len(candidates), math.ceil(test_share * len(free)))
@@ -333,5 +335,6 @@ def _refuse(bad: list[tuple[int, str]], source: str | os.PathLike[str]) -> None:
     if bad:
         lines = [f"\n  line {line}: {text}" for line, text in sorted(bad)[:_SHOWN]]
         more = f"\n  … and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-        count = f"{len(bad)} rows" if len(bad) > 1 else "a row"
+        rows = len({line for line, _ in bad})
+        count = f"{rows} rows" if rows > 1 else "a row"
         raise DataError(f"{source}: {count} cannot be used:{''.join(lines)}{more}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from aicl_fast import labels
 from aicl_fast.annotations import GroundTruth
 from aicl_fast.config import load_config
 from aicl_fast.errors import DataError
@@ -41,7 +42,7 @@ def test_fewer_columns(tmp_path: Path) -> None:
     assert (row.segment, row.split) == ((1, 2), None)
 
 
-def test_every_bad_row_is_named_by_its_line(tmp_path: Path) -> None:
+def test_every_bad_row_is_named_by_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = """video,label,start,end,split
 good,jump,1,2,test
 a,jump,1,,test
@@ -54,11 +55,14 @@ a,jump,1,2,validation
 a,jump,1,2
 good,jump,1,2,test
 good,run,3,4,train
+b,jump,,,test
+c,jump,3,9,train
 """
+    monkeypatch.setattr(labels, "_SHOWN", 12)
     with pytest.raises(DataError) as caught:
-        read_labels(table(tmp_path, text))
+        read_labels(table(tmp_path, text), duration={"c": 5.0}.get)
     said = str(caught.value)
-    assert "10 rows cannot be used" in said
+    assert "12 rows cannot be used" in said
     for line, words in (
         (3, "a start alone"),
         (4, "the label is empty"),
@@ -70,6 +74,8 @@ good,run,3,4,train
         (10, "has 4 columns, expected 5"),
         (11, "repeats line 2"),
         (12, "'good' is train, in line 2 test"),
+        (13, "'b' is a test video, whose rows need start and end"),
+        (14, "ends at 9 s, and 'c' is 5.0 s long"),
     ):
         assert any(row.startswith(f"  line {line}: ") and words in row for row in said.splitlines()), said
 
@@ -120,8 +126,8 @@ SECONDS = {"a": 10.0, "b": 5.5, "c": 7.25, "d": 8.5}
 
 
 def test_what_is_written(tmp_path: Path) -> None:
-    labels = read_labels(table(tmp_path, TEXT))
-    summary = write_annotations(labels, tmp_path / "data", duration=SECONDS.get, test_share=0.4, seed=3)
+    rows = read_labels(table(tmp_path, TEXT))
+    summary = write_annotations(rows, tmp_path / "data", duration=SECONDS.get, test_share=0.4, seed=3)
     assert len(summary.test) == 2
     assert set(summary.train) | set(summary.test) == set("abcde")
     assert "c" in summary.train  # it has no times
@@ -140,19 +146,19 @@ def test_what_is_written(tmp_path: Path) -> None:
     config = load_config(file=tmp_path / "data/settings.toml")
     assert config.classes == ("jump", "run")
     assert config.data.modal == "both"
-    again = write_annotations(labels, tmp_path / "data", test_share=0.4, seed=3, modal="rgb", overwrite=True)
+    again = write_annotations(rows, tmp_path / "data", test_share=0.4, seed=3, modal="rgb", overwrite=True)
     assert again.test == summary.test
     assert load_config(file=tmp_path / "data/settings.toml").data.modal == "rgb"
     others = {
-        write_annotations(labels, tmp_path / "data", test_share=0.4, seed=seed, overwrite=True).test
+        write_annotations(rows, tmp_path / "data", test_share=0.4, seed=seed, overwrite=True).test
         for seed in range(8)
     }
     assert len(others) > 1
 
 
 def test_labels_with_quotes_survive_the_settings(tmp_path: Path) -> None:
-    labels = read_labels(table(tmp_path, 'a,"say ""hi"" \\ é 🏃",1,2,test\nb,x,1,2,train\n'))
-    summary = write_annotations(labels, tmp_path)
+    rows = read_labels(table(tmp_path, 'a,"say ""hi"" \\ é 🏃",1,2,test\nb,x,1,2,train\n'))
+    summary = write_annotations(rows, tmp_path)
     assert summary.only_tested == ('say "hi" \\ é 🏃',)
     assert load_config(file=tmp_path / "settings.toml").classes == ('say "hi" \\ é 🏃', "x")
 
@@ -163,23 +169,29 @@ def test_labels_with_quotes_survive_the_settings(tmp_path: Path) -> None:
         ("a,jump,1,20,train\n", "line 1: ends at 20 s, and 'a' is 10.0 s long"),
         ("a,jump,10.5,10.9,train\n", "line 1: starts at 10.5 s, and 'a' is 10.0 s long"),
         ("a,jump,10,10.5,train\n", "line 1: starts at 10 s, and 'a' is 10.0 s long"),
-        ("a,jump,,,test\nb,jump,1,2,train\n", "line 1: 'a' is a test video, whose rows need start and end"),
         ("a,jump,1,2,train\n", "leaves no test video"),
         ("a,jump\nb,jump\n", "leaves no test video.*start and end"),
         ("a,jump,1,2,test\n", "leaves no train video"),
     ],
 )
 def test_what_cannot_become_a_data_set(tmp_path: Path, text: str, words: str) -> None:
-    labels = read_labels(table(tmp_path, text))
+    rows = read_labels(table(tmp_path, text))
     with pytest.raises(DataError, match=words):
-        write_annotations(labels, tmp_path / "data", duration=SECONDS.get)
+        write_annotations(rows, tmp_path / "data", duration=SECONDS.get)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_test_video_without_times_is_refused_however_its_rows_came(tmp_path: Path) -> None:
+    rows = [labels.Label(1, "a", "jump", None, "test"), labels.Label(2, "b", "jump", (1.0, 2.0), "train")]
+    with pytest.raises(DataError, match="line 1: 'a' is a test video, whose rows need start and end"):
+        write_annotations(rows, tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
 def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
-    labels = read_labels(table(tmp_path, "a,jump,1,2,test\nb,jump,1,2,train\n"))
-    write_annotations(labels, tmp_path)
+    rows = read_labels(table(tmp_path, "a,jump,1,2,test\nb,jump,1,2,train\n"))
+    write_annotations(rows, tmp_path)
     before = json.loads((tmp_path / "gt.json").read_text())
     with pytest.raises(DataError, match=r"gt\.json: is there already.*--overwrite"):
-        write_annotations(labels[:1], tmp_path)
+        write_annotations(rows[:1], tmp_path)
     assert json.loads((tmp_path / "gt.json").read_text()) == before

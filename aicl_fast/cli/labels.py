@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,12 +17,13 @@ def run_annotations(
     table: Path, folder: Path, videos: Path | None, test_share: float, seed: int, *, overwrite: bool
 ) -> None:
     """``aicl-fast annotations``."""
-    labels = read_labels(table)
     extracted = _extracted(folder)
+    duration = functools.cache(_durations(extracted, videos))
+    labels = read_labels(table, duration=duration)
     summary = write_annotations(
         labels,
         folder,
-        duration=_durations(extracted, videos),
+        duration=duration,
         modal=_modal([recipe for _, recipe in extracted.values()]),
         test_share=test_share,
         seed=seed,
@@ -34,13 +36,14 @@ def run_annotations(
         highlight=False,
         soft_wrap=True,
     )
-    for text, names in (
-        ("videos whose length is not known (extract their features first, or give --videos)",
+    for one, many, text, names in (
+        ("video", "videos", "whose length is not known (extract features first, or give --videos)",
          summary.without_duration),
-        ("classes that no training video has, which cannot be learned", summary.only_tested),
+        ("class", "classes", "that no training video has, which cannot be learned", summary.only_tested),
     ):  # fmt: skip
         if names:
-            err.print(f"note: {len(names)} {text}: {', '.join(names[:5])}", highlight=False, soft_wrap=True)
+            count = f"{len(names)} {one if len(names) == 1 else many}"
+            err.print(f"note: {count} {text}: {', '.join(names[:5])}", highlight=False, soft_wrap=True)
     out.print(f"settings: {folder / SETTINGS}", highlight=False, soft_wrap=True)
 
 
