@@ -99,6 +99,11 @@ def i3d_hash(net: I3D) -> str:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    if path.suffix != ".pt" and _is_pickle(path):
+        raise ModelError(
+            f"{path}: is a Python pickle, which is not read: it could run code. If you trust where it comes "
+            "from, make an .npz of it; docs/video.md says how."
+        )
     try:
         if path.suffix == ".npz":
             return _from_flax(path)
@@ -142,7 +147,17 @@ def _from_safetensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(str(error)) from error
 
 
+def _is_pickle(path: Path) -> bool:
+    """Whether a file begins as pickles of protocol 2 and later do."""
+    with path.open("rb") as file:
+        mark, protocol = (file.read(2) + b"\0\0")[:2]
+    return mark == 0x80 and 2 <= protocol <= pickle.HIGHEST_PROTOCOL
+
+
 def _from_flax(path: Path) -> dict[str, Tensor]:
+    # numpy takes whatever is no array for a pickle, and says how to load it all the same.
+    if not zipfile.is_zipfile(path):
+        raise ValueError("not a whole .npz archive")
     state = {}
     with np.load(path, allow_pickle=False) as arrays:
         if "meta" in arrays.files:
@@ -151,7 +166,16 @@ def _from_flax(path: Path) -> dict[str, Tensor]:
                 "which reads video."
             )
         for key in arrays.files:
-            value = torch.from_numpy(np.ascontiguousarray(arrays[key]))
+            try:
+                array = arrays[key]
+            except ValueError as error:
+                if "allow_pickle" not in str(error):
+                    raise
+                raise ModelError(
+                    f"{path}: {key} holds Python objects, which are not read: they could run code. Expected "
+                    "arrays of numbers."
+                ) from error
+            value = torch.from_numpy(np.ascontiguousarray(array))
             name = _port_name(key)
             # (T, H, W, in, out) is (out, in, T, H, W) here; statistics keep their ones for broadcasting.
             state[name] = value.permute(4, 3, 0, 1, 2) if key.endswith("kernel") else value.flatten()

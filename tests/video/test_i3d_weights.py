@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +146,9 @@ def test_a_features_file_is_not_weights(tmp_path: Path) -> None:
     np.savez(tmp_path / "w.npz", rgb=np.zeros((3, 1024), np.float32), meta=np.array("{}"))
     with pytest.raises(ModelError, match=r"w\.npz: is a features file"):
         load_i3d(tmp_path / "w.npz")
+    (tmp_path / "w.npz").write_text("no archive")
+    with pytest.raises(ModelError, match=r"cannot be read \(not a whole \.npz archive\)"):
+        load_i3d(tmp_path / "w.npz")
     np.savez(tmp_path / "w.npz", a=np.array("text"))
     with pytest.raises(ModelError, match=r"w\.npz: cannot be read"):
         load_i3d(tmp_path / "w.npz")
@@ -150,8 +156,52 @@ def test_a_features_file_is_not_weights(tmp_path: Path) -> None:
 
 def test_a_pickled_array_is_not_unpickled(tmp_path: Path) -> None:
     np.savez(tmp_path / "w.npz", a=np.array([Path("code")], dtype=object))
-    with pytest.raises(ModelError, match=r"w\.npz: cannot be read \(Object arrays cannot be loaded"):
+    with pytest.raises(ModelError, match=r"w\.npz: a holds Python objects, which are not read"):
         load_i3d(tmp_path / "w.npz")
+
+
+class _Trap:
+    """Pickled, it is a call of ``os.mkdir`` at loading."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("name", ["w.ckpt", "w.npz", "w.safetensors"])
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_a_pickle_is_called_one_and_not_read(tmp_path: Path, name: str, protocol: int) -> None:
+    (tmp_path / name).write_bytes(pickle.dumps(_Trap(tmp_path / "trap"), protocol))
+    with pytest.raises(ModelError, match=r"w\.\w+: is a Python pickle, .* docs/video\.md") as caught:
+        load_i3d(tmp_path / name)
+    assert not (tmp_path / "trap").exists()
+    assert "allow_pickle" not in str(caught.value)
+
+
+def test_the_documented_conversion_of_a_pickle(
+    tmp_path: Path, state: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_flax(tmp_path / "flat.npz", state, scale=False)
+    tree: dict = {}
+    with np.load(tmp_path / "flat.npz") as arrays:
+        for key in arrays.files:
+            kind, rest = key.split("/", 1)
+            place, layer, parameter = rest.rsplit("/", 2)
+            outer, _, inner = place.partition("/")
+            # As in the release: a branch's name has a slash of its own.
+            node = tree.setdefault(kind, {}).setdefault(outer, {})
+            node = node.setdefault(inner, {}) if inner else node
+            node.setdefault(layer, {})[parameter] = arrays[key]
+    (tmp_path / "i3d-kinetics-400.ckpt").write_bytes(pickle.dumps(tree))
+    text = (Path(__file__).parents[2] / "docs" / "video.md").read_text(encoding="utf-8")
+    (code,) = (
+        block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "pickle.load(" in block
+    )
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert i3d_hash(load_i3d("i3d_rgb.npz")) == i3d_hash(load_i3d("flat.npz"))
 
 
 def test_what_is_not_weights_of_this_stream(tmp_path: Path, state) -> None:
