@@ -89,6 +89,13 @@ def import_checkpoint(
 
 
 def _load(path: Path) -> Any:
+    with path.open("rb") as file:
+        head = file.read(2)
+    if head != b"PK" and head[:1] != b"\x80":
+        raise ModelError(
+            f"{path}: is not a file that torch.save wrote, or is damaged. Expected the authors' "
+            "CAS_Only.pkl, a state dict of tensors."
+        )
     try:
         with warnings.catch_warnings():
             # That a pickle is of another protocol is no remark for the user: it is refused below.

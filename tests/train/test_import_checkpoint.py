@@ -209,8 +209,12 @@ def test_damaged_files(authors: dict[str, Any], config: Config, tmp_path: Path) 
     content = path.read_bytes()
     for damaged in (content[: len(content) // 2], b"", b"\x00" * 64, b"not a checkpoint at all"):
         path.write_bytes(damaged)
-        with pytest.raises(ModelError, match=r"cut\.pkl: "):
+        with pytest.raises(ModelError, match=r"cut\.pkl: ") as caught:
             import_checkpoint(path, tmp_path / "model.safetensors", config)
+        assert "run code" not in str(caught.value)
+    np.save(tmp_path / "array.npy", np.ones(3))
+    with pytest.raises(ModelError, match=r"array\.npy: is not a file that torch\.save wrote"):
+        import_checkpoint(tmp_path / "array.npy", tmp_path / "model.safetensors", config)
     with pytest.raises(DataError, match="the checkpoint does not exist"):
         import_checkpoint(tmp_path / "none.pkl", tmp_path / "model.safetensors", config)
 
