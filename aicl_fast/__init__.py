@@ -1,8 +1,8 @@
 """Temporal action localization with AICL: features in, timed detections out.
 
-Importing this package loads numpy and nothing heavier. Each public name below is imported from its
-module when it is first used, so an application that only decodes never pays for ONNX Runtime, and
-none pays for torch unless it trains or exports.
+Importing this package loads its errors and nothing else, not even numpy. Each public name below is
+imported from its module when it is first used, so an application that only decodes never pays for
+ONNX Runtime, and none pays for torch unless it trains, exports or runs weights.
 
     from aicl_fast import Detector
     detector = Detector("model.onnx")

@@ -1,7 +1,7 @@
 """A data set on disk: features, splits and annotations, in the layout that published features come in.
 
 features/{train,test}/{rgb,flow}/<video>.npy    (n, width) float, one row a segment
-or features/{train,test}/<video>.npy            both streams side by side
+or features/{train,test}/<video>.npy            both streams side by side, or the one that is read
 or features/{train,test}/<video>.npz            what `aicl-fast features` wrote, see feature_file.py
 or any of these without {train,test}/           all videos in one place
 split_train.txt, split_test.txt                 one video a line
@@ -147,7 +147,9 @@ class Dataset:
                         hint = f" Did you mean '{close[0]}'?" if close else ""
                         raise DataError(
                             f"{self.ground_truth.source}: '{video}' has the label '{label}', which is not "
-                            f"among the {len(classes)} classes.{hint}"
+                            f"among the {len(classes)} classes.{hint} For other classes choose the preset "
+                            "of this data set (--preset), or name them all: --set classes=A,B,… or a "
+                            "settings file (--config) with classes = […]."
                         )
 
     def _check_features(self, allow_missing: bool) -> Dataset:
@@ -238,10 +240,12 @@ def read_streams(folder: Path, video: str, data: DataConfig, *, mapped: bool = F
     """The streams of one video that the model reads, (n, width) each; or both in one array.
 
     Args:
-        folder: with ``rgb/`` and ``flow/`` in it, or with files of both streams side by side.
+        folder: with ``rgb/`` and ``flow/`` in it, or with files of both streams side by side or, for a model
+            of one stream, of that one.
         mapped: leave float32 files on disk and read what is used.
     Raises:
-        DataError: see :func:`aicl_fast.features.load_features`; or the streams differ in length.
+        DataError: see :func:`aicl_fast.features.load_features`; another width than the settings'; or the
+            streams differ in length.
     """
     paths = feature_files(folder, video, data)
     if paths[0].suffix == EXTRACTED:
@@ -249,14 +253,31 @@ def read_streams(folder: Path, video: str, data: DataConfig, *, mapped: bool = F
 
         return load_video_features(paths[0], mapped=mapped).streams(data, str(paths[0]))
     read = map_features if mapped else load_features
+    loaded = tuple(read(path) for path in paths)
+    streams = [stream for stream in ("rgb", "flow") if data.modal in ("both", stream)]
     if not is_apart(folder):
-        both = read(paths[0], width=data.rgb_width + data.flow_width)
-        part = {"both": slice(None), "rgb": slice(data.rgb_width), "flow": slice(data.rgb_width, None)}
-        return (both[:, part[data.modal]],)
-    widths = [data.rgb_width] * (data.modal != "flow") + [data.flow_width] * (data.modal != "rgb")
-    loaded = tuple(read(path, width=width) for path, width in zip(paths, widths, strict=True))
+        (one,) = loaded
+        if data.modal != "both" and one.shape[1] == data.rgb_width + data.flow_width:
+            return (one[:, : data.rgb_width] if data.modal == "rgb" else one[:, data.rgb_width :],)
+        _check_width(paths[0], one, data, streams)
+        return loaded
+    for path, array, stream in zip(paths, loaded, streams, strict=True):
+        _check_width(path, array, data, [stream])
     check_lengths(*loaded, name=" and ".join(map(str, paths)))
     return loaded
+
+
+def _check_width(path: Path, array: Floats, data: DataConfig, streams: Sequence[str]) -> None:
+    """Refuse another width than that of these streams side by side."""
+    widths = {f"{stream}_width": getattr(data, f"{stream}_width") for stream in streams}
+    expected = sum(widths.values())
+    if array.shape[1] != expected:
+        spoken = " + ".join(f"{name} {width}" for name, width in widths.items())
+        settings = " ".join(f"--set {name}=…" for name in widths)
+        raise DataError(
+            f"{path}: expected {expected} features a segment ({spoken}), got {array.shape[1]}. Use the "
+            f"features that the model was trained on; to train one on these, {settings}."
+        )
 
 
 def is_apart(folder: Path) -> bool:

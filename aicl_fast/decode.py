@@ -35,6 +35,8 @@ _NMS_MODES = {"decay_once": 0, "hard": 1, "gaussian": 2}
 # Far above any score, and low enough that no sum over a grid of 2³¹ points overflows.
 _LARGEST = 1e38
 _MOST_SEGMENTS = 2**40
+# How far above 1 half precision may round a probability.
+_ROUNDING = 1e-3
 _MOST_POINTS = 2**31 - 2
 
 
@@ -158,9 +160,9 @@ def postprocess(
     actionness_flow: npt.ArrayLike,
     *,
     num_segments: int,
-    fps: float = 25.0,
+    fps: float | None = None,
     preset: str | Config = "thumos14",
-    nms: NmsMode = "decay_once",
+    nms: NmsMode | None = None,
     classes: Sequence[str] | None = None,
     backend: Backend = "auto",
     video: str = "video",
@@ -174,23 +176,28 @@ def postprocess(
         cas: (T, C) class activation sequence, logits.
         actionness_rgb: (T,) probabilities of the RGB branch.
         actionness_flow: (T,) probabilities of the flow branch.
-        num_segments: n, the video's own number of segments before it was sampled to T.
-        fps: frames a second; takes the place of the preset's.
-        preset: a preset's name or a :class:`~aicl_fast.config.Config`.
-        nms: takes the place of the preset's.
+        num_segments: n >= 2, the video's own number of segments before it was sampled to T.
+        fps: frames a second; the preset's if None.
+        preset: a preset's name or a :class:`~aicl_fast.config.Config`: γ, thresholds, NMS, frame rate and
+            frames a segment, and the classes where it has them.
+        nms: the preset's if None.
         classes: C names; the preset's own if None.
         backend, video: as in :func:`decode`.
     Raises:
-        DataError: shapes that do not fit each other, a NaN or an infinity, no segments.
+        DataError: shapes that do not fit each other, a NaN or an infinity, actionness that is no
+            probability, fewer than two segments.
         UnavailableError: the backend is not installed.
         ConfigError: an unknown preset or NMS, a preset without class names when none are given.
     """
     from dataclasses import replace
 
-    if isinstance(preset, str):
-        if preset not in PRESETS:
-            raise ConfigError(f"preset: there is no {preset!r}. Choose from {', '.join(PRESETS)}.")
+    if not isinstance(preset, Config):
+        if not isinstance(preset, str) or preset not in PRESETS:
+            raise ConfigError(
+                f"preset: there is no {preset!r}. Choose from {', '.join(PRESETS)}, or give a Config."
+            )
         preset = PRESETS[preset]
+    _check_count(num_segments, 2, video)
     names = preset.classes if classes is None else classes
     logits = _real(cas, "cas", video)
     streams = [_real(a, name, video) for a, name in (
@@ -208,6 +215,12 @@ def postprocess(
     logits = logits.astype(np.float64)
     if not np.isfinite(logits).all():
         raise DataError(f"{video}: cas has a NaN or an infinity; expected finite logits.")
+    for name, stream in zip(("actionness_rgb", "actionness_flow"), streams, strict=True):
+        if not (np.abs(stream - 0.5) <= 0.5 + _ROUNDING).all():
+            raise DataError(
+                f"{video}: {name} goes from {stream.min():g} to {stream.max():g}; expected probabilities, "
+                "from 0 to 1. If these are logits, apply the sigmoid first."
+            )
     gamma = preset.model.fusion_gamma
     agnostic = (streams[0].astype(np.float64) + streams[1]) / 2
     a_score = gamma * _softmax(logits) + (1 - gamma) * agnostic[:, None]
@@ -217,7 +230,8 @@ def postprocess(
         v = _softmax(np.take_along_axis(logits, top, axis=0).mean(axis=0))
     else:
         v = np.zeros(logits.shape[1])
-    config, data = replace(preset.decode, nms=nms), replace(preset.data, fps=fps)
+    config = preset.decode if nms is None else replace(preset.decode, nms=nms)
+    data = preset.data if fps is None else replace(preset.data, fps=fps)
     return decode(
         a_score,
         v,
@@ -279,16 +293,20 @@ def _checked(
             f"{video}: {a_score.shape[0]} segments of {upscale} grid points each are more than 2**31; "
             "expected a shorter recording, or a smaller upscale."
         )
-    whole = isinstance(num_segments, (int, np.integer))
-    if not (whole and 1 <= num_segments <= _MOST_SEGMENTS):
-        raise DataError(
-            f"{video}: num_segments is {num_segments!r}; expected the video's own number of segments, "
-            "a whole number from 1 to 2**40."
-        )
+    _check_count(num_segments, 1, video)
     if v.dtype != a_score.dtype:
         # The larger of the two: what was given in float64 is not rounded.
         a_score, v = a_score.astype(np.float64), v.astype(np.float64)
     return a_score, v
+
+
+def _check_count(num_segments: int, least: int, video: str) -> None:
+    whole = isinstance(num_segments, (int, np.integer))
+    if not (whole and least <= num_segments <= _MOST_SEGMENTS):
+        raise DataError(
+            f"{video}: num_segments is {num_segments!r}; expected the video's own number of segments, "
+            f"a whole number from {least} to 2**40."
+        )
 
 
 def _not_finite(a_score: Array, v: Array, video: str) -> DataError:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,10 @@ class Detection(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """The action instances found in one recording, best score first.
+    """The action instances found in one recording. What decoding gives has the best score first.
+
+    It iterates over :class:`Detection`. An index gives one of them; a slice, an array of indices or a
+    boolean mask gives Detections.
 
     Attributes:
         labels: (N,) class names, a NumPy array of strings.
@@ -38,6 +41,8 @@ class Detections:
             video score, so they may be negative or exceed 1.
         segments: (N, 2) float64, start and end in seconds.
         video: the recording's name, used as the key in JSON.
+    Raises:
+        DataError: arrays that do not fit each other, or hold something else.
     """
 
     labels: npt.NDArray[np.str_]
@@ -46,9 +51,14 @@ class Detections:
     video: str = "video"
 
     def __post_init__(self) -> None:
-        labels = np.asarray(self.labels, dtype=np.str_).reshape(-1)
-        scores = np.asarray(self.scores, dtype=np.float64).reshape(-1)
-        segments = np.asarray(self.segments, dtype=np.float64).reshape(-1, 2)
+        try:
+            labels = np.asarray(self.labels, dtype=np.str_).reshape(-1)
+            scores = np.asarray(self.scores, dtype=np.float64).reshape(-1)
+            segments = np.asarray(self.segments, dtype=np.float64).reshape(-1, 2)
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"detections: expected (N,) labels, (N,) scores and (N, 2) segments in seconds: {error}."
+            ) from error
         if not len(labels) == len(scores) == len(segments):
             raise DataError(
                 f"detections: {len(labels)} labels, {len(scores)} scores and {len(segments)} segments; "
@@ -67,7 +77,17 @@ class Detections:
         ):
             yield Detection(label, score, start, end)
 
-    def __getitem__(self, index: int) -> Detection:
+    @overload
+    def __getitem__(self, index: int | np.integer[Any]) -> Detection: ...
+
+    @overload
+    def __getitem__(self, index: slice | Sequence[int] | npt.NDArray[Any]) -> Detections: ...
+
+    def __getitem__(
+        self, index: int | np.integer[Any] | slice | Sequence[int] | npt.NDArray[Any]
+    ) -> Detection | Detections:
+        if not isinstance(index, (int, np.integer)):
+            return Detections(self.labels[index], self.scores[index], self.segments[index], self.video)
         start, end = self.segments[index].tolist()
         return Detection(str(self.labels[index]), float(self.scores[index]), start, end)
 
@@ -81,20 +101,27 @@ class Detections:
         )
 
     def __repr__(self) -> str:
-        best = f", best {self[0].label} {self[0].score:.3f}" if len(self) else ""
-        return f"Detections({len(self)} of '{self.video}'{best})"
+        if not len(self):
+            return f"Detections(0 of '{self.video}')"
+        best = self[np.argmax(self.scores)]
+        return f"Detections({len(self)} of '{self.video}', best {best.label} {best.score:.3f})"
 
     def above(self, score: float) -> Detections:
         """Those with at least this score."""
-        keep = self.scores >= score
-        return Detections(self.labels[keep], self.scores[keep], self.segments[keep], self.video)
+        return self[self.scores >= score]
 
     def to_list(self) -> list[dict[str, Any]]:
         """ActivityNet's list of ``{"label", "score", "segment"}``."""
         return [{"label": d.label, "score": d.score, "segment": [d.start, d.end]} for d in self]
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
-        """The ActivityNet document for this one recording; also written to ``path`` when given."""
+        """The ActivityNet document for this one recording; also written to ``path`` when given.
+
+        Folders on the way to ``path`` are made.
+
+        Raises:
+            DataError: a score or time is NaN or infinite, or ``path`` cannot be written.
+        """
         if path is not None:
             save_detections(path, {self.video: self})
         return json.dumps(_document({self.video: self}), allow_nan=False)
@@ -134,7 +161,14 @@ class Detections:
 
 
 def save_detections(path: str | os.PathLike[str], detections: Mapping[str, Detections]) -> None:
-    """Write many recordings' detections as one ActivityNet document, whole or not at all."""
+    """Write many recordings' detections as one ActivityNet document, whole or not at all.
+
+    Args:
+        path: the file; folders on the way to it are made.
+        detections: by the recordings' names.
+    Raises:
+        DataError: not such a mapping, a score or time is NaN or infinite, or ``path`` cannot be written.
+    """
     write_json(path, _document(detections))
 
 
@@ -148,7 +182,17 @@ def load_detections(path: str | os.PathLike[str]) -> dict[str, Detections]:
 
 
 def _document(detections: Mapping[str, Detections]) -> dict[str, Any]:
-    results = {video: found.to_list() for video, found in detections.items()}
+    if not isinstance(detections, Mapping):
+        raise DataError(
+            f"detections: expected a mapping of names to Detections, got {type(detections).__name__}. Write "
+            "{each.video: each for each in detections}."
+        )
+    results = {}
+    for video, found in detections.items():
+        if not isinstance(found, Detections):
+            raise DataError(f"detections: expected Detections of '{video}', got {type(found).__name__}.")
+        _check_finite(found, f"detections: '{video}'")
+        results[video] = found.to_list()
     return {"version": FORMAT_VERSION, "results": results, "external_data": {}}
 
 
@@ -179,6 +223,13 @@ def _parse_video(video: str, items: Any, source: str) -> Detections:
                 f"'segment': [start, end] in seconds ({type(error).__name__}: {error})."
             ) from error
     found = Detections(np.array(labels, np.str_), np.array(scores), np.array(segments), video)
-    if not (np.isfinite(found.scores).all() and np.isfinite(found.segments).all()):
-        raise DataError(f"{source}: '{video}' has a score or time that is NaN or infinite.")
+    _check_finite(found, f"{source}: '{video}'")
     return found
+
+
+def _check_finite(found: Detections, name: str) -> None:
+    if not (np.isfinite(found.scores).all() and np.isfinite(found.segments).all()):
+        raise DataError(
+            f"{name} has a score or time that is NaN or infinite, which JSON has no numbers for. Leave these "
+            "detections out, or look at what made them."
+        )

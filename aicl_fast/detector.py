@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from aicl_fast.detections import Detections
 from aicl_fast.engines import Engine, Provider, open_engine
 from aicl_fast.engines.base import run_in_parts
 from aicl_fast.engines.gpu_array import is_gpu_array
-from aicl_fast.errors import DataError
+from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.features import Array, Floats, check_features, check_lengths, sample_indices
 from aicl_fast.scores import Scores
 
@@ -28,6 +30,16 @@ def is_on_gpu(recording: Any) -> bool:
     """Whether a recording's features, or those of its first stream, lie on a GPU."""
     first = recording[0] if isinstance(recording, tuple) and recording else recording
     return not isinstance(first, np.ndarray) and is_gpu_array(first)
+
+
+def _several(recordings: Iterable[Recording]) -> list[Recording]:
+    one = isinstance(recordings, (str, os.PathLike, Mapping)) or getattr(recordings, "ndim", 3) == 2
+    if one or not isinstance(recordings, Iterable):
+        raise DataError(
+            f"recordings: expected a list of arrays or of tuples (rgb, flow), got one "
+            f"{type(recordings).__name__}. For one recording call detector(rgb, flow), or write a list of it."
+        )
+    return list(recordings)
 
 
 class Detector:
@@ -51,6 +63,7 @@ class Detector:
         decode: settings of the decoding; None takes the model's own.
     Raises:
         DataError: no such file, or a T that the file does not allow.
+        ConfigError: ``decode`` is no DecodeConfig.
         ModelError: not a model of ours, damaged, or an engine, device or option that is not for it.
         UnavailableError: the engine's package, or the device, is not here.
 
@@ -73,6 +86,13 @@ class Detector:
         segments: int | None = None,
         decode: DecodeConfig | None = None,
     ) -> None:
+        if not isinstance(model, (str, os.PathLike)):
+            raise DataError(f"model: expected the path of a model file, got {type(model).__name__}.")
+        if not isinstance(decode, (DecodeConfig, NoneType)):
+            raise ConfigError(
+                f"decode: expected an aicl_fast.config.DecodeConfig, got {type(decode).__name__}. To change "
+                "some of a model's settings: dataclasses.replace(detector.decode_config, nms='hard')."
+            )
         self._engine = open_engine(
             model,
             engine=engine,
@@ -106,10 +126,10 @@ class Detector:
     @segments.setter
     def segments(self, length: int) -> None:
         low, _, high = self._engine.info.segments
-        if not low <= length <= high:
+        if not (isinstance(length, (int, np.integer)) and low <= length <= high):
             raise DataError(
                 f"segments: {self.path} takes {low if low == high else f'{low} to {high}'} segments, got "
-                f"{length}. Export with another --segments, or leave the argument out."
+                f"{length!r}. Export with another --segments, or leave the argument out."
             )
         self._segments = length
 
@@ -163,7 +183,7 @@ class Detector:
 
     def batch(
         self,
-        recordings: Sequence[Recording],
+        recordings: Iterable[Recording],
         *,
         fps: float | None = None,
         videos: Sequence[str] | None = None,
@@ -171,11 +191,12 @@ class Detector:
         """Localise many recordings of any lengths in one run of the network.
 
         Args:
-            recordings: arrays as :meth:`__call__` takes them, or (rgb, flow) pairs.
+            recordings: arrays as :meth:`__call__` takes them, or tuples (rgb, flow).
             fps: frames a second of all of them; None is the model's.
             videos: their names; None numbers them.
         Raises:
-            DataError: as :meth:`__call__`, naming the recording; or names and recordings differ in number.
+            DataError: as :meth:`__call__`, naming the recording; one recording instead of several; or names
+                and recordings differ in number.
         """
         return [self.decode(scores) for scores in self.batch_scores(recordings, fps=fps, videos=videos)]
 
@@ -188,17 +209,20 @@ class Detector:
 
     def batch_scores(
         self,
-        recordings: Sequence[Recording],
+        recordings: Iterable[Recording],
         *,
         fps: float | None = None,
         videos: Sequence[str] | None = None,
     ) -> list[Scores]:
         """The network's curves of many recordings. Arguments as :meth:`batch`."""
+        recordings = _several(recordings)
         names = [f"video {number}" for number in range(len(recordings))] if videos is None else list(videos)
         if len(names) != len(recordings):
             raise DataError(f"videos: {len(names)} names for {len(recordings)} recordings.")
-        if fps is not None and not fps > 0:
-            raise DataError(f"fps: expected a positive number of frames a second, got {fps}.")
+        if fps is not None and not (
+            isinstance(fps, (int, float, np.floating, np.integer)) and 0 < fps < math.inf
+        ):
+            raise DataError(f"fps: expected a positive number of frames a second, got {fps!r}.")
         if not recordings:
             return []
         data = replace(
@@ -260,6 +284,11 @@ class Detector:
 
     def _checked(self, recording: Recording, name: str, check: Callable[..., Any]) -> tuple[Any, ...]:
         data = self.config.data
+        if isinstance(recording, list) or (isinstance(recording, tuple) and len(recording) != 2):
+            raise DataError(
+                f"{name}: expected an array, or a tuple (rgb, flow) of two, got a {type(recording).__name__} "
+                f"of {len(recording)}."
+            )
         if isinstance(recording, tuple):
             rgb, flow = recording
             if data.modal != "both":
@@ -273,6 +302,13 @@ class Detector:
             )
             check_lengths(*streams, name=name)
         else:
+            shape: Any = getattr(recording, "shape", ())
+            if data.modal == "both" and len(shape) == 2 and shape[1] in (data.rgb_width, data.flow_width):
+                raise DataError(
+                    f"{name}: expected {data.input_width} features a segment, got {shape[1]}, as one stream "
+                    f"alone has. The model reads rgb ({data.rgb_width}) and flow ({data.flow_width}): give "
+                    "both, as detector(rgb, flow) or detector.batch([(rgb, flow), …])."
+                )
             streams = (check(recording, f"{name}: features", width=data.input_width),)
         if len(streams[0]) < 2:
             raise DataError(

@@ -26,6 +26,12 @@ def check_features(features: Array, name: str, *, width: int | None = None) -> F
     Raises:
         DataError: not an array, not 2-D, empty, integers, the wrong width, or NaN or infinity in it.
     """
+    if isinstance(features, (str, os.PathLike)):
+        raise DataError(
+            f"{name}: expected a NumPy array of shape (segments, {width or 'features'}), got the path "
+            f"{str(features)!r}. Read a .npy file with numpy.load(path, allow_pickle=False); for a video use "
+            "`aicl-fast detect`, or aicl_fast.video.extract_features and then detect_features."
+        )
     if not isinstance(features, np.ndarray):
         raise DataError(
             f"{name}: expected a NumPy array of shape (segments, {width or 'features'}), got "
@@ -127,7 +133,7 @@ def check_rows(
     if width is not None and shape[1] != width:
         raise DataError(
             f"{name}: expected {width} features a segment, got {shape[1]}. Use the features that "
-            "the model was trained on, or a preset with this width."
+            "the model was trained on."
         )
 
 

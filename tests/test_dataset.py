@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from aicl_fast.config import Config
-from aicl_fast.dataset import Dataset
+from aicl_fast.dataset import Dataset, read_streams
 from aicl_fast.errors import DataError
 
 
@@ -76,7 +76,8 @@ def test_an_unknown_label_is_named_with_the_near_one(tiny_dataset: Path, tiny_co
     document["database"]["train_0"]["annotations"][0]["label"] = "Jmp"
     path.write_text(json.dumps(document))
     with pytest.raises(
-        DataError, match=r"'train_0' has the label 'Jmp', which is not among the 3 classes.*'Jump'"
+        DataError,
+        match=r"'train_0' has the label 'Jmp', which is not among the 3 classes.*'Jump'.*--set classes=",
     ):
         Dataset.open(tiny_dataset, tiny_config)
 
@@ -152,6 +153,41 @@ def test_one_stream_needs_only_its_files(
         shutil.rmtree(tiny_dataset / "features" / split / ("flow" if modal == "rgb" else "rgb"))
     dataset = Dataset.open(tiny_dataset, tiny_config.with_values({"modal": modal}))
     np.testing.assert_array_equal(dataset.features("test", "test_1"), both[:, part])
+
+
+@pytest.mark.parametrize(("modal", "part"), [("rgb", slice(0, 6)), ("flow", slice(6, 11))])
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_file_a_video_may_hold_one_stream(
+    tiny_dataset: Path, tiny_config: Config, modal: str, part: slice, alone: bool
+) -> None:
+    both = Dataset.open(tiny_dataset, tiny_config).features("test", "test_1")
+    folder = tiny_dataset / "features" / "test"
+    for stream in ("rgb", "flow"):
+        shutil.rmtree(folder / stream)
+    data = tiny_config.with_values({"modal": modal}).data
+    np.save(folder / "test_1.npy", both[:, part] if alone else both)
+    (found,) = read_streams(folder, "test_1", data)
+    np.testing.assert_array_equal(found, both[:, part])
+
+
+@pytest.mark.parametrize(
+    ("apart", "modal", "words"),
+    [
+        (True, "both", r"rgb.test_1\.npy: expected 6 .*\(rgb_width 6\), got 9\. .*, --set rgb_width=…\."),
+        (False, "both", r"expected 11 .*\(rgb_width 6 \+ flow_width 5\), got 9\. .* --set flow_width=…\."),
+        (False, "flow", r"expected 5 .*\(flow_width 5\), got 9\. .*, --set flow_width=…\."),
+    ],
+)
+def test_another_width_names_the_settings(
+    tiny_dataset: Path, tiny_config: Config, apart: bool, modal: str, words: str
+) -> None:
+    folder = tiny_dataset / "features" / "test"
+    if not apart:
+        for stream in ("rgb", "flow"):
+            shutil.rmtree(folder / stream)
+    np.save((folder / "rgb" if apart else folder) / "test_1.npy", np.ones((33, 9), np.float32))
+    with pytest.raises(DataError, match=words):
+        read_streams(folder, "test_1", tiny_config.with_values({"modal": modal}).data)
 
 
 def test_mapped_streams_hold_the_same_values(tiny_dataset: Path, tiny_config: Config) -> None:

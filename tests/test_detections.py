@@ -25,11 +25,30 @@ def test_it_iterates_and_indexes(found: Detections) -> None:
     assert list(Detections.empty()) == []
 
 
+@pytest.mark.parametrize(
+    "index",
+    [slice(1, None), [1], np.array([1]), np.array([False, True]), [False, True]],
+    ids=["slice", "list", "array", "mask", "list of truths"],
+)
+def test_several_are_taken_out_together(found: Detections, index) -> None:
+    some = found[index]
+    assert some == Detections(np.array(["Run"]), np.array([0.1]), np.array([[2, 4]]))
+    assert some.video == "clip"
+    assert found[np.int64(1)] == some[0]
+    assert found[:0] == Detections.empty()
+
+
+def test_the_best_is_named_whatever_the_order(found: Detections) -> None:
+    assert repr(found[::-1]) == "Detections(2 of 'clip', best Jump 0.900)"
+    assert repr(found[:0]) == "Detections(0 of 'clip')"
+
+
 def test_json_there_and_back(found: Detections, tmp_path: Path) -> None:
     assert Detections.from_json(found.to_json()) == found
-    found.to_json(tmp_path / "d.json")
-    assert Detections.from_json(tmp_path / "d.json").video == "clip"
-    document = json.loads((tmp_path / "d.json").read_text())
+    path = tmp_path / "new" / "folder" / "d.json"
+    found.to_json(path)
+    assert Detections.from_json(path).video == "clip"
+    document = json.loads(path.read_text())
     assert document["results"]["clip"][0] == {"label": "Jump", "score": 0.9, "segment": [0.0, 1.5]}
     assert set(document) == {"version", "results", "external_data"}
 
@@ -70,6 +89,27 @@ def test_wrong_documents_are_explained(text: str, words: str) -> None:
 def test_lengths_must_agree() -> None:
     with pytest.raises(DataError, match="1 labels, 2 scores"):
         Detections(np.array(["a"]), np.zeros(2), np.zeros((2, 2)))
+    with pytest.raises(DataError, match=r"\(N, 2\) segments in seconds: cannot reshape"):
+        Detections(np.array(["a"]), np.zeros(1), np.zeros((1, 3)))
+    with pytest.raises(DataError, match=r"\(N,\) scores .*could not convert"):
+        Detections(np.array(["a"]), ["high"], np.zeros((1, 2)))
+
+
+@pytest.mark.parametrize("part", ["scores", "segments"])
+def test_what_json_has_no_number_for_is_refused(found: Detections, tmp_path: Path, part: str) -> None:
+    getattr(found, part)[0] = np.nan
+    with pytest.raises(DataError, match="'clip' has a score or time that is NaN"):
+        found.to_json()
+    with pytest.raises(DataError, match="'clip' has a score or time that is NaN"):
+        found.to_json(tmp_path / "d.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_saved_is_named(found: Detections, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"expected a mapping of names to Detections, got list\. Write"):
+        save_detections(tmp_path / "d.json", [found])
+    with pytest.raises(DataError, match="expected Detections of 'clip', got list"):
+        save_detections(tmp_path / "d.json", {"clip": list(found)})
 
 
 def test_a_real_file_reads(shared_data: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from aicl_fast import Detections, Detector, processors
 from aicl_fast.config import Config
-from aicl_fast.errors import AiclError, DataError, ModelError, UnavailableError
+from aicl_fast.errors import AiclError, ConfigError, DataError, ModelError, UnavailableError
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,14 @@ def _nan(array: np.ndarray) -> np.ndarray:
         (lambda r, f: (r, _nan(f)), "flow: 1 values are NaN"),
         (lambda r, f: (r.astype(int), f), "floating-point"),
         (lambda r, f: (r.tolist(), f), "got list"),
-        (lambda r, f: (r, None), "expected 11 features a segment, got 6"),
+        (
+            lambda r, f: (r, None),
+            r"expected 11 .*, got 6, as one stream.*give both, as detector\(rgb, flow\)",
+        ),
+        (lambda r, f: (f, None), "got 5, as one stream"),
+        (lambda r, f: (np.ones((9, 7)), None), "expected 11 features a segment, got 7"),
+        (lambda r, f: ("clip.npy", None), r"path 'clip.npy'.*numpy\.load.*aicl-fast detect.*detect_features"),
+        (lambda r, f: (Path("clip.mp4"), f), r"rgb: .*the path 'clip\.mp4'"),
     ],
 )
 def test_bad_recordings_are_refused_by_name(detector: Detector, change, words: str) -> None:
@@ -112,13 +119,49 @@ def test_bad_recordings_are_refused_by_name(detector: Detector, change, words: s
         detector(*change(*_streams(10)), video="clip")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda r, f: np.hstack([r, f]), "recordings: expected a list .*, got one ndarray"),
+        (lambda r, f: "clip.npy", "recordings: .* got one str"),
+        (lambda r, f: {"clip": (r, f)}, "recordings: .* got one dict"),
+        (lambda r, f: 3, "recordings: .* got one int"),
+        (lambda r, f: (r, f), r"video 0: .*got 6, as one stream.*detector\.batch\(\[\(rgb, flow\)"),
+        (lambda r, f: [[r, f]], r"video 0: expected an array, or a tuple \(rgb, flow\).*got a list of 2"),
+        (lambda r, f: [(r, f), (r, f, r)], "video 1: .*got a tuple of 3"),
+        (lambda r, f: [(r,)], "video 0: .*got a tuple of 1"),
+    ],
+)
+def test_what_is_no_list_of_recordings_is_refused(detector: Detector, change, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        detector.batch(change(*_streams(10)))
+
+
+def test_recordings_may_come_from_anything_that_iterates(detector: Detector) -> None:
+    joined = [np.hstack(_streams(10, seed)) for seed in (1, 2)]
+    expected = detector.batch(joined)
+    assert detector.batch(each for each in joined) == expected
+    assert detector.batch(np.stack(joined)) == expected
+
+
+@pytest.mark.parametrize("fps", [0, float("inf"), float("nan"), "25"])
+def test_a_frame_rate_that_is_none(detector: Detector, fps) -> None:
+    with pytest.raises(DataError, match=r"^fps: expected a positive number"):
+        detector(*_streams(10), fps=fps)
+
+
 def test_bad_arguments(detector: Detector) -> None:
-    with pytest.raises(DataError, match="fps: expected a positive number"):
-        detector(*_streams(10), fps=0)
     with pytest.raises(DataError, match="2 names for 1 recordings"):
         detector.batch([_streams(10)], videos=["a", "b"])
-    with pytest.raises(UnavailableError, match="no NoSuchProvider"):
+    with pytest.raises(UnavailableError, match=r"no NoSuchProvider.*onnxruntime-gpu in place of onnxruntime"):
         Detector(detector.path, providers=["NoSuchProvider"])
+    with pytest.raises(DataError, match="takes 32 segments, got '32'"):
+        Detector(detector.path, segments="32")
+    with pytest.raises(ConfigError, match=r"decode: expected .*DecodeConfig, got dict.*decode_config, nms="):
+        Detector(detector.path, decode={"nms": "hard"})
+    for model in (None, b"model.onnx"):
+        with pytest.raises(DataError, match=f"model: expected the path .* got {type(model).__name__}"):
+            Detector(model)
 
 
 def test_files_that_are_not_our_models(tiny_model: Path, tmp_path: Path) -> None:
@@ -159,10 +202,37 @@ def test_detecting_imports_no_torch(tiny_model: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_the_readme_runs_as_it_stands(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After `make demo`, whose files these stand for."""
+    text = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    section = text.partition("## In Python")[2].partition("\n## ")[0]
+    blocks = [block.partition("```")[0] for block in section.split("```python\n")[1:]]
+    detecting, on_gpu, decoding = blocks
+    assert "cuda" in on_gpu
+    monkeypatch.chdir(tmp_path)
+    demo = tmp_path / "runs" / "demo"
+    for stream, array in zip(("rgb", "flow"), _streams(40), strict=True):
+        folder = demo / "data" / "features" / "test" / stream
+        folder.mkdir(parents=True)
+        np.save(folder / "watch_test_000.npy", array)
+    shutil.copy(tiny_model.with_suffix(".onnx"), demo / "model.onnx")
+    exec(detecting, {})
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == min(5, len(Detections.from_json("out.json"))) > 0
+    random = np.random.default_rng(0)
+    names = ["Jump", "Run", "Throw"]
+    given = {"actionness_rgb": random.random(30), "actionness_flow": random.random(30), "n": 90}
+    scope = {"cas": 4 * random.standard_normal((30, 3)), "names": names, **given}
+    exec(decoding, scope)
+    assert set(scope["found"].labels) <= set(names)
+
+
 def test_importing_the_package_is_light() -> None:
     code = (
         "import sys, aicl_fast\n"
-        "heavy = {'torch', 'triton', 'numba', 'onnxruntime', 'rich', 'typer'} & set(sys.modules)\n"
+        "heavy = {'numpy', 'torch', 'triton', 'numba', 'onnxruntime', 'rich', 'typer'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
         "assert 'Detector' in dir(aicl_fast) and aicl_fast.__version__\n"
         "try: aicl_fast.nothing\n"

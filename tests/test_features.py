@@ -43,6 +43,7 @@ def test_good_features_come_back_as_contiguous_float32(tmp_path: Path) -> None:
         ),
         (np.where(np.arange(20).reshape(5, 4) == 6, np.inf, 1.0), "NaN or infinite"),
         ([[1.0, 2.0, 3.0, 4.0]], "got list"),
+        ("a.npy", r"got the path 'a\.npy'\. Read .*allow_pickle=False"),
     ],
 )
 def test_unusable_features_are_refused(array: np.ndarray, words: str) -> None:

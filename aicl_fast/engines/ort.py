@@ -90,7 +90,8 @@ def open_session(
     lacking = [name for name in names if name not in there]
     if lacking:
         raise UnavailableError(
-            f"providers: this ONNX Runtime has no {', '.join(lacking)}; it has {', '.join(there)}."
+            f"device, providers: this ONNX Runtime has no {', '.join(lacking)}; it has {', '.join(there)}. "
+            "An NVIDIA GPU needs the package onnxruntime-gpu in place of onnxruntime; device='cpu' runs here."
         )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -119,8 +120,8 @@ def open_session(
     failed = [name for name in names if name not in session.get_providers()]
     if failed:
         raise UnavailableError(
-            f"providers: {', '.join(failed)} cannot start on this machine, and ONNX Runtime would run "
-            f"{path} on {', '.join(session.get_providers())}. Check the device and "
+            f"device, providers: {', '.join(failed)} cannot start on this machine, and ONNX Runtime would "
+            f"run {path} on {', '.join(session.get_providers())}. Check the device and "
             "its driver, or choose the CPU."
         )
     return session, session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)

@@ -390,6 +390,15 @@ def test_postprocess_errors() -> None:
         postprocess(cas, a[:8], a, num_segments=9)
     with pytest.raises(DataError, match="cas has a NaN"):
         postprocess(np.full((9, 20), np.nan), a, a, num_segments=9)
+    with pytest.raises(DataError, match=r"num_segments is 1; .* from 2 to"):
+        postprocess(cas, a, a, num_segments=1)
+    with pytest.raises(DataError, match=r"actionness_flow goes from 0\.5 to 3; expected prob.*the sigmoid"):
+        postprocess(cas, a, np.where(np.arange(9) == 4, 3.0, a), num_segments=9)
+    with pytest.raises(DataError, match="actionness_rgb goes from nan"):
+        postprocess(cas, np.full(9, np.nan), a, num_segments=9)
+    for preset in (None, {}):
+        with pytest.raises(ConfigError, match="preset: there is no"):
+            postprocess(cas, a, a, num_segments=9, preset=preset)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="no segments"):
         postprocess(cas[:0], a[:0], a[:0], num_segments=9)
     with pytest.raises(DataError, match=r"\(T, 3\)"):
@@ -404,6 +413,20 @@ def test_postprocess_takes_a_config_and_names(backend: str) -> None:
     assert found.video == "w"
     assert set(found.labels.tolist()) <= {"x", "y", "z"}
     assert len(found)
+
+
+def test_postprocess_follows_the_preset(backend: str) -> None:
+    rng = np.random.default_rng(0)
+    arrays = 4 * rng.standard_normal((50, 5)), rng.random(50), rng.random(50)
+    demo = PRESETS["demo"].with_classes("abcde")
+    found = postprocess(*arrays, num_segments=80, preset=demo, backend=backend)  # type: ignore[arg-type]
+    given = postprocess(*arrays, num_segments=80, preset=demo, fps=50.0, nms="gaussian", backend=backend)  # type: ignore[arg-type]
+    assert found == given
+    assert demo.decode.nms == "gaussian"
+    hard = postprocess(*arrays, num_segments=80, preset=demo, nms="hard", backend=backend)  # type: ignore[arg-type]
+    assert len(hard) < len(found)
+    slow = postprocess(*arrays, num_segments=80, preset=demo, fps=25.0, backend=backend)  # type: ignore[arg-type]
+    assert slow.segments.max() == pytest.approx(2 * found.segments.max())
 
 
 # ---- backends -------------------------------------------------------------------------------------------
