@@ -155,8 +155,8 @@ def _fits(float8: bool, split: bool, boxes: bool, rows: int, columns: int, warps
     if wide and stages > 4:
         return False
     if float8:
-        # A second set of results, which sums are raised to.
-        return boxes and rows == 256 and not split if wide else boxes or warps == 8
+        # A second set of results, which is added to the first.
+        return not wide and warps == 8
     return boxes or split or warps == 8 or stages == 3
 
 

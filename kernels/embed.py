@@ -192,13 +192,12 @@ def _half_product(
             b_x = tl.load(p_row + (tap - 1) * PITCH + b_d[None, :], mask=m_x, other=0.0)
             p_out = p_w + b_out[None, :] * (3 * D)
             b_w = tl.load(p_out + tap * D + b_d[:, None], mask=m_w, other=0.0)
-        b_acc = tl.dot(
-            b_x,
-            b_w,
-            b_acc,
-            input_precision="tf32" if TF32 else None,
-            max_num_imprecise_acc=BLOCK_K if PROMOTE else None,
-        )
+        if PROMOTE:
+            # Not tl.dot's own way, max_num_imprecise_acc: its sums read what a product still in flight writes,
+            # so that the assembler lets no two products be in flight.
+            b_acc += tl.dot(b_x, b_w)
+        else:
+            b_acc = tl.dot(b_x, b_w, b_acc, input_precision="tf32" if TF32 else None)
     return b_acc
 
 
@@ -445,7 +444,8 @@ def _product(
         WITH_EDGE=edge is not None,
         WITH_SCALE=scale is not None,
         TF32=x.dtype == torch.float32,
-        PROMOTE=x.dtype == FLOAT8,
+        # Hopper's float8 products keep fewer bits of their sums.
+        PROMOTE=x.dtype == FLOAT8 and capability(x.device) // 10 == 9,
         BOXES=in_boxes,
         BLOCK_M=launch.block_m,
         BLOCK_N=launch.block_n,

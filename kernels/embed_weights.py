@@ -172,4 +172,6 @@ def _(x: Tensor, scale: float) -> Tensor:
 
 def float8_features_reference(x: Tensor, scale: float) -> Tensor:
     """Features over their scale, clipped to ±448 and rounded to float8, in plain torch."""
-    return (x.float() / scale).clamp(-_FLOAT8_MAX, _FLOAT8_MAX).to(FLOAT8)
+    # On a GPU torch divides by a number as it multiplies by its reciprocal, which rounds once more.
+    divisor = torch.full((), scale, device=x.device)
+    return (x.float() / divisor).clamp(-_FLOAT8_MAX, _FLOAT8_MAX).to(FLOAT8)
