@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from aicl_fast.config import Config
-from aicl_fast.errors import ConfigError, DataError
+from aicl_fast.engines.container import is_container
+from aicl_fast.errors import ConfigError, DataError, ModelError
 from aicl_fast.export.onnx import build_onnx, model_info, require_onnx
 from aicl_fast.export.tensorrt import (
     BuildOptions,
@@ -22,7 +23,7 @@ from aicl_fast.export.triton_repository import (
     check_server,
     export_triton_repository,
 )
-from aicl_fast.files import atomic_path
+from aicl_fast.files import atomic_path, require_file
 from aicl_fast.metadata import ModelInfo, Precision, Range
 from aicl_fast.model import TwoBranchNet
 from aicl_fast.weights import load_model
@@ -48,6 +49,7 @@ WINOGRAD: dict[str, tuple[Precision, ...]] = {
 """Where the convolutions can be written as half as many products: while the graph around them is float32."""
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".openvino", "tensorrt": ".engine", "tensorrt-rtx": ".engine"}
+"""How the files of a format are named."""
 
 
 @dataclass(frozen=True)
@@ -148,17 +150,50 @@ def check_combination(options: ExportOptions) -> None:
     require_onnx()
 
 
+def format_of(out: Path | None) -> str:
+    """The format that a file's name says; ONNX where it says none.
+
+    Raises:
+        ConfigError: files of two formats have such names.
+    """
+    fits = [name for name, suffix in SUFFIXES.items() if out is not None and out.suffix.lower() == suffix]
+    if len(fits) > 1:
+        raise ConfigError(f"--format: {out} may be {' or '.join(fits)}; say which.")
+    return fits[0] if fits else "onnx"
+
+
+def check_weights(weights: Path) -> None:
+    """Refuse what is an export already.
+
+    Raises:
+        DataError: no such file.
+        ModelError: an exported model.
+    """
+    require_file(weights, "file of weights")
+    if weights.suffix.lower() in SUFFIXES.values() or is_container(weights):
+        there = [weights.with_suffix(suffix) for suffix in (".safetensors", ".pt", ".npz")]
+        beside = next(
+            (str(path) for path in there if path.is_file()), "the model.safetensors of its training"
+        )
+        raise ModelError(
+            f"{weights}: is an exported model, and an export is made of the weights. Give {beside}."
+        )
+
+
 def check_target(weights: Path, target: Path, options: ExportOptions) -> None:
-    """Refuse to write over what is read, before any work starts.
+    """Refuse to write over what is read, or under a name of another format, before any work starts.
 
     Args:
         weights: what is exported.
         target: what will be written.
         options: the other files that an export writes, and the data set that it reads.
     Raises:
-        ConfigError: one of the files to write is the weights, or two of them are the same.
-        DataError: the log cannot be written, or the timing cache not read.
+        ConfigError: one of the files to write is the weights, or two of them are the same; or the target's
+            name ends as another format's.
+        DataError: no weights are there, the log cannot be written, or the timing cache not read.
+        ModelError: the weights are an exported model.
     """
+    check_weights(weights)
     written = {"--out": target, "--log": options.build.log, "--timing-cache": options.build.timing_cache}
     read = {"the weights": weights}
     for option, path in written.items():
@@ -168,6 +203,13 @@ def check_target(weights: Path, target: Path, options: ExportOptions) -> None:
             if _same(path, other):
                 raise ConfigError(f"{option}: {path} is {what}, and would be overwritten. Name another file.")
         read[f"what {option} names"] = path
+    suffix = SUFFIXES.get(options.format)
+    if suffix is not None and target.suffix.lower() != suffix:
+        raise ConfigError(
+            f"--out: expected a name that ends in {suffix} for --format {options.format}, got {target}."
+        )
+    if suffix is None and target.suffix.lower() in SUFFIXES.values():
+        raise ConfigError(f"--out: expected a folder for --format {options.format}, got {target}.")
     log, cache = options.build.log, options.build.timing_cache
     try:
         if log is not None:
@@ -197,8 +239,8 @@ def export_model(
 
     Args:
         weights: ``model.safetensors``.
-        out: the file to write (a folder for ``triton-repository``); None is beside the weights, under their
-            name.
+        out: the file to write, with the format's ending (a folder for ``triton-repository``); None is beside
+            the weights, under their name.
         options: None is float32 ONNX.
         progress: told (steps done, steps in all, phase) while TensorRT builds.
     Returns:

@@ -10,7 +10,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from aicl_fast.cli.console import out, progress
+from aicl_fast.cli.console import err, out, progress
 from aicl_fast.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def run_export(
     refit: Path | None,
 ) -> None:
     """``aicl-fast export``. ``options`` is called here, so that ``--help`` imports no torch."""
-    from aicl_fast.export.formats import check_combination, export_model
+    from aicl_fast.export.formats import check_combination, check_weights, export_model
 
     chosen = options()
     if network != "aicl":
@@ -41,6 +41,7 @@ def run_export(
     if data is not None and not verify:
         raise ConfigError("--data: is what --verify runs on; give both, or neither.")
     check_combination(chosen)
+    check_weights(model)
     if verify:
         _check_verify(model, chosen, data)
     if refit is not None:
@@ -50,6 +51,8 @@ def run_export(
         with progress("building", show=show) as bar:
             target = export_model(model, file, chosen, progress=bar if show else None)
     _print_size(target)
+    if chosen.format == "onnx" and chosen.precision == "bf16":
+        _note("run this file with --engine openvino")
     if verify:
         written = target / chosen.server.name / "1" / "model.onnx" if target.is_dir() else target
         run_parity([str(model), str(written)], data, threads=None, runs=20, seed=0)
@@ -73,6 +76,8 @@ def run_parity(
     from aicl_fast.dataset import Dataset
     from aicl_fast.export.parity import compare_detectors
 
+    if len(models) < 2:
+        raise ConfigError(f"parity: expected at least two model files, got {models[0]} alone.")
     options = {"threads": threads, "providers": providers or None, "pin_threads": pin_threads}
     detectors: list[Detector] = []
     try:
@@ -128,6 +133,8 @@ def _open(text: str, device: str | None, options: dict[str, Any]) -> Detector:
 
     before, colon, after = text.partition(":")
     engine, file = (before, after) if colon and before in ENGINES else (None, text)
+    if colon and engine is None and not Path(text).exists() and Path(after).exists():
+        raise ConfigError(f"{text}: there is no engine {before!r}; expected one of {', '.join(ENGINES)}.")
     has = options_of(file, engine)
     return Detector(
         file, engine=engine, device=device, **{name: options[name] for name in has & set(options)}
@@ -150,6 +157,8 @@ def _export_i3d(
     with progress("building", show=show) as bar:
         target = export_i3d(network, weights, file, options, progress=bar if show else None)
     _print_size(target)
+    if options.format == "onnx" and options.precision == "bf16":
+        _note("for one, export with --format openvino")
     if not verify:
         return
     found = verify_i3d(weights, target)
@@ -162,6 +171,13 @@ def _export_i3d(
     )
     if not found.passed:
         raise typer.Exit(1)
+
+
+def _note(remedy: str) -> None:
+    """Of ONNX files in bfloat16."""
+    err.print(
+        f"note: ONNX Runtime has no bfloat16 convolution on a CPU; {remedy}", highlight=False, soft_wrap=True
+    )
 
 
 def _print_size(target: Path) -> None:

@@ -25,6 +25,7 @@ from aicl_fast.evaluate import mean_average_precision
 from aicl_fast.export.formats import (
     CALIBRATED,
     FORMATS,
+    SUFFIXES,
     ExportOptions,
     check_combination,
     check_target,
@@ -142,11 +143,12 @@ def test_export_load_detect(
 ) -> None:
     pytest.importorskip(engine)
     calibrate = recordings.root if precision in CALIBRATED else None
-    # A name that says nothing: what the file holds decides what runs it.
-    out = tmp_path / ("model.bin" if format_ == "openvino" else "model.onnx")
+    out = tmp_path / f"model{SUFFIXES.get(format_, '')}"
     export_model(trained.weights, out, ExportOptions(format_, precision, calibrate=calibrate))
     if out.is_dir():  # a server's folder
         (out,) = out.rglob("model.onnx")
+    # A name that says nothing: what the file holds decides what runs it.
+    out = out.rename(tmp_path / "model.bin")
     tolerance = TOLERANCES[precision]
     with Detector(out, engine=engine if engine != ENGINE_OF[format_] else None, threads=1) as detector:
         assert detector.engine.name == engine
@@ -174,7 +176,7 @@ def test_what_an_exported_network_computes(
     """Features of no recording, from a network that is sure of nothing: every output counts."""
     pytest.importorskip(engine)
     calibrate = tiny_dataset if precision in CALIBRATED else None
-    out = tmp_path / "model"
+    out = tmp_path / f"model{SUFFIXES.get(format_, '')}"
     export_model(tiny_model, out, ExportOptions(format_, precision, calibrate=calibrate))
     if out.is_dir():
         (out,) = out.rglob("model.onnx")
@@ -451,7 +453,7 @@ def test_files_that_cannot_be_used_are_named_first(
     for log in (tmp_path, tmp_path / "file" / "build.log"):
         with pytest.raises(DataError, match=r"--log: .* cannot be written"):
             export_model(
-                tiny_model, tmp_path / "m", ExportOptions("tensorrt-rtx", build=BuildOptions(log=log))
+                tiny_model, tmp_path / "m.engine", ExportOptions("tensorrt-rtx", build=BuildOptions(log=log))
             )
         with pytest.raises(DataError, match=r"--log: .* cannot be written"):
             make_logger(load_tensorrt("tensorrt-rtx"), log)
@@ -952,6 +954,53 @@ def test_the_convolution_is_chosen(tiny_model, tmp_path, convolution, convolutio
     out = export_model(tiny_model, tmp_path / "m.onnx", ExportOptions(convolution=convolution))
     kinds = [node.op_type for node in onnx.load(out).graph.node]
     assert kinds.count("Conv") == convolutions
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-o", "x.engine"], "--format: x.engine may be tensorrt or tensorrt-rtx; say which"),
+        (["-o", "out.trt"], "--out: expected a name that ends in .onnx for --format onnx, got out.trt"),
+        (["-o", "m.safetensors"], "--out: expected a name that ends in .onnx"),
+        (["-f", "onnx", "-o", "x.engine"], "--out: expected a name that ends in .onnx"),
+        (["-f", "openvino", "-o", "x.onnx"], "ends in .openvino for --format openvino, got x.onnx"),
+        (["-f", "triton-repository", "-o", "x.onnx"], "--out: expected a folder for --format triton-repo"),
+    ],
+)
+def test_a_name_and_a_format_that_contradict_each_other(
+    run, tiny_model: Path, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    pytest.importorskip("openvino")
+    status, _, err = run("export", tiny_model, *arguments)
+    assert (status, words in " ".join(err.split())) == (2, True), err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_format_is_taken_from_the_name(run, tiny_model: Path) -> None:
+    pytest.importorskip("openvino")
+    for name, engine in (("m.openvino", "openvino"), ("m.ONNX", "onnxruntime")):
+        status, _, _ = run("export", tiny_model, "-o", name)
+        assert status == 0
+        with Detector(name) as detector:
+            assert detector.engine.name == engine
+
+
+@pytest.mark.parametrize("options", [[], ["-o", "other.onnx"], ["--verify"], ["--model", "i3d-rgb"]])
+def test_an_exported_model_is_not_exported(run, tiny_model: Path, tmp_path: Path, options: list[str]) -> None:
+    (tmp_path / "m.onnx").write_bytes(tiny_model.with_suffix(".onnx").read_bytes())
+    for beside in ("the model.safetensors of its training.", "m.safetensors."):
+        status, _, err = run("export", "m.onnx", *options)
+        words = f"m.onnx: is an exported model, and an export is made of the weights. Give {beside}"
+        assert (status, words in " ".join(err.split())) == (2, True), err
+        (tmp_path / "m.safetensors").touch()
+
+
+def test_bfloat16_for_onnx_runtime_is_remarked_on(run, tiny_model: Path) -> None:
+    status, _, err = run("export", tiny_model, "--precision", "bf16", "-o", "brain.onnx")
+    assert status == 0
+    assert "note: ONNX Runtime has no bfloat16 convolution on a CPU; run this file with --engine" in err
+    status, _, err = run("export", tiny_model, "--precision", "fp16", "-o", "half.onnx")
+    assert (status, err) == (0, "")
 
 
 def test_weights_are_not_written_over(run, tiny_model: Path, tmp_path: Path) -> None:
