@@ -428,7 +428,7 @@ class Config:
         changed: dict[str, dict[str, Any]] = {}
         top: dict[str, Any] = {}
         for key, value in values.items():
-            section, name = _locate(key)
+            section, name = locate_setting(key)
             kind = _hints(_SECTIONS[section])[name] if section else tuple[str, ...]
             parsed = _coerce(value, kind, key)
             if section:
@@ -590,8 +590,12 @@ def _read_toml(file: str | os.PathLike[str]) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
 
 
-def _locate(key: str) -> tuple[str, str]:
-    """(section, field) of ``field`` or ``section.field``; the section is empty for ``classes``."""
+def locate_setting(key: str) -> tuple[str, str]:
+    """(section, field) of ``field`` or ``section.field``; the section is empty for ``classes``.
+
+    Raises:
+        ConfigError: no such field; the nearest names are listed.
+    """
     section, dot, name = key.rpartition(".")
     if key == "classes":
         return "", key
@@ -600,7 +604,10 @@ def _locate(key: str) -> tuple[str, str]:
     if section in _SECTIONS and _FIELDS.get(name) == section:
         return section, name
     every = [*_FIELDS, *(f"{home}.{name}" for name, home in _FIELDS.items()), "classes"]
-    raise ConfigError(f"{key}: there is no such setting.{_near(key, every)} `aicl-fast info` lists them all.")
+    raise ConfigError(
+        f"{key}: there is no such setting.{_near(key, every)} `aicl-fast info --preset thumos14` "
+        "lists them all."
+    )
 
 
 def _near(word: str, candidates: Iterable[str]) -> str:

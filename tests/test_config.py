@@ -89,7 +89,7 @@ def test_a_toml_file_lies_between_preset_and_overrides(tmp_path: Path) -> None:
     ("override", "words"),
     [
         ("train.step=3", "train.steps"),
-        ("learning=3", "no such setting"),
+        ("learning=3", "no such setting.*`aicl-fast info --preset thumos14` lists them"),
         ("lr", "name=value"),
         ("=3", "name=value"),
         ("lr=fast", "a number"),
@@ -219,7 +219,7 @@ def test_decoding_takes_whole_floats_and_refuses_other_counts(backend: Any) -> N
     assert several[0].segments.tolist() == wanted.segments.tolist()
 
 
-@pytest.mark.parametrize("fps", ["25", None, float("inf"), 0])
+@pytest.mark.parametrize("fps", ["25", float("inf"), 0])
 def test_a_frame_rate_that_is_none(fps: Any) -> None:
     cas, a = np.zeros((9, 20)), np.full(9, 0.5)
     with pytest.raises(ConfigError, match="fps: expected"):

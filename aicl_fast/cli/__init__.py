@@ -9,8 +9,8 @@ import sys
 
 
 def main() -> None:
-    """Entry point of ``aicl-fast``: prints our errors without a traceback and exits with 2."""
-    from aicl_fast.cli.app import app
+    """Entry point of ``aicl-fast``: prints our errors without a traceback; exits with 2, or 130 by Ctrl-C."""
+    from aicl_fast.cli.app import Interrupted, app
     from aicl_fast.errors import AiclError
 
     try:
@@ -18,6 +18,6 @@ def main() -> None:
     except AiclError as error:
         sys.stderr.write(f"aicl-fast: {error}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("aicl-fast: interrupted; files already complete are kept\n")
+    except Interrupted as interrupted:
+        sys.stderr.write(f"aicl-fast: interrupted; {interrupted}\n")
         sys.exit(130)

@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from aicl_fast.cli.video import VideoOptions
     from aicl_fast.export.formats import ExportOptions
 
+_GOES_ON = {
+    "train": "the same command with --resume goes on from the last checkpoint",
+    "ablate": "the same command goes on with the runs that are not finished",
+    "features": "the same command goes on with the videos that have no features yet",
+}
+
+
+class Interrupted(Exception):
+    """Ctrl-C, and what becomes of the work."""
+
+
+class _Commands(TyperGroup):
+    """typer itself ends a command that Ctrl-C comes to without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            known = _GOES_ON.get(ctx.invoked_subcommand or "")
+            raise Interrupted(known or "files already complete are kept") from None
+
+
 app = typer.Typer(
     name="aicl-fast",
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -47,8 +71,11 @@ FlowWeights = Annotated[
     Path | None,
     typer.Option(help="I3D for optical flow, the same.", rich_help_panel=_VIDEO),
 ]
-VideoBatch = Annotated[int, typer.Option(min=1, help="Segments a run of I3D.", rich_help_panel=_VIDEO)]
-VideoDevice = Annotated[str, typer.Option(help="Of I3D: cpu or cuda.", rich_help_panel=_VIDEO)]
+_BATCH = 8
+VideoBatch = Annotated[
+    int | None,
+    typer.Option(min=1, help=f"Segments a run of I3D; {_BATCH} if left out.", rich_help_panel=_VIDEO),
+]
 VideoPrecision = Annotated[
     str | None,
     typer.Option(
@@ -63,7 +90,11 @@ AllowDamaged = Annotated[
         "--allow-damaged", help="Take what can be read of cut off or corrupt files.", rich_help_panel=_VIDEO
     ),
 ]
-_FLOW_HELP = "Optical flow by tvl1 or dis; as the model's training features."
+_FLOW = "tvl1"
+_FLOW_HELP = f"Optical flow by tvl1 or dis, as the model's training features; {_FLOW} if left out."
+_FlowAlgorithm = Annotated[
+    str, typer.Option("--flow", "--flow-algorithm", help=_FLOW_HELP, show_default=False)
+]
 
 
 def _print_version(asked: bool) -> None:
@@ -119,7 +150,7 @@ def train(
     ),
     config: SettingsFile = None,
     set_: Settings = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")
     ] = False,
@@ -177,12 +208,24 @@ def detect(
         typer.Option(help="Also write the curves here (scores.npz), for plot and report."),
     ] = None,
     set_: Settings = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="What runs the model: onnxruntime, openvino, tensorrt or torch; by its file if left out."
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the model and, for videos, of I3D: cpu, cuda or cuda:N; if left out, cpu, but for "
+            "TensorRT engines."
+        ),
+    ] = None,
     threads: Threads = None,
     rgb_weights: RgbWeights = None,
     flow_weights: FlowWeights = None,
-    flow_algorithm: Annotated[str, typer.Option(help=_FLOW_HELP, rich_help_panel=_VIDEO)] = "tvl1",
-    batch: VideoBatch = 8,
-    device: VideoDevice = "cpu",
+    flow_algorithm: Annotated[str | None, typer.Option(help=_FLOW_HELP, rich_help_panel=_VIDEO)] = None,
+    batch: VideoBatch = None,
     precision: VideoPrecision = None,
     allow_damaged: AllowDamaged = False,
     render: Annotated[
@@ -203,18 +246,47 @@ def detect(
       aicl-fast detect runs/demo/model.onnx runs/demo/data -o detections.json
 
       aicl-fast detect model.onnx clip.mp4 --rgb-weights i3d_rgb.npz --render seen.mp4
+
+      aicl-fast detect model.onnx runs/demo/data --engine openvino
     """
-    from aicl_fast.cli.detect import run_detect
+    from aicl_fast.cli.detect import ModelOptions, run_detect
+
+    of_videos = {
+        "--rgb-weights": rgb_weights,
+        "--flow-weights": flow_weights,
+        "--flow-algorithm": flow_algorithm,
+        "--batch": batch,
+        "--precision": precision,
+        "--allow-damaged": allow_damaged or None,
+    }
 
     def video_options() -> VideoOptions:
         from aicl_fast.cli.video import VideoOptions
 
         return VideoOptions(
-            rgb_weights, flow_weights, flow_algorithm, batch, device, precision, threads, allow_damaged
+            rgb_weights,
+            flow_weights,
+            flow_algorithm or _FLOW,
+            batch or _BATCH,
+            device or "cpu",
+            precision,
+            threads,
+            allow_damaged,
         )
 
     run_detect(
-        model, features or [], rgb, flow, fps, split, out, set_ or [], threads, scores, render, video_options
+        ModelOptions(model, engine, device, threads),
+        features or [],
+        rgb,
+        flow,
+        fps,
+        split,
+        out,
+        set_ or [],
+        scores,
+        render,
+        video_options,
+        [name for name, value in of_videos.items() if value is not None],
     )
 
 
@@ -224,13 +296,13 @@ def features(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for one <video>.npz each.")],
     rgb_weights: RgbWeights = None,
     flow_weights: FlowWeights = None,
-    flow_algorithm: Annotated[str, typer.Option("--flow", "--flow-algorithm", help=_FLOW_HELP)] = "tvl1",
+    flow_algorithm: _FlowAlgorithm = _FLOW,
     fps: Annotated[float, typer.Option(help="Frames a second to read at.")] = 25.0,
     stride: Annotated[
         int, typer.Option(min=1, max=16, help="Frames from one segment of 16 to the next.")
     ] = 16,
-    batch: VideoBatch = 8,
-    device: VideoDevice = "cpu",
+    batch: VideoBatch = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", rich_help_panel=_VIDEO)] = "cpu",
     precision: VideoPrecision = None,
     threads: Threads = None,
     overwrite: Annotated[
@@ -252,7 +324,7 @@ def features(
     from aicl_fast.cli.video import VideoOptions, run_features
 
     options = VideoOptions(
-        rgb_weights, flow_weights, flow_algorithm, batch, device, precision, threads, allow_damaged
+        rgb_weights, flow_weights, flow_algorithm, batch or _BATCH, device, precision, threads, allow_damaged
     )
     run_features(videos, out, options, fps, stride, overwrite=overwrite)
 
@@ -435,9 +507,14 @@ def export(
         str, typer.Option("--model", help="What the weights are of: aicl, i3d-rgb or i3d-flow.")
     ] = "aicl",
     format_: Annotated[
-        str,
-        typer.Option("--format", "-f", help="onnx, openvino, tensorrt, tensorrt-rtx or triton-repository."),
-    ] = "onnx",
+        str | None,
+        typer.Option(
+            "--format",
+            "-f",
+            help="onnx, openvino, tensorrt, tensorrt-rtx or triton-repository; by the name of --out if left "
+            "out, and onnx without one.",
+        ),
+    ] = None,
     precision: Annotated[str, typer.Option(help="fp32, tf32, fp16, bf16, int8 or fp8.")] = "fp32",
     batch: Annotated[str, typer.Option(help="Videos a run: one size, or smallest:usual:largest.")] = "1:8:64",
     segments: Annotated[
@@ -516,13 +593,13 @@ def export(
     from aicl_fast.cli.exporting import run_export
 
     def options() -> ExportOptions:
-        from aicl_fast.export.formats import ExportOptions
+        from aicl_fast.export.formats import ExportOptions, format_of
         from aicl_fast.export.onnx import parse_range
         from aicl_fast.export.tensorrt import BuildOptions, parse_capabilities
         from aicl_fast.export.triton_repository import ServerOptions
 
         return ExportOptions(
-            format_,
+            format_of(out) if format_ is None else format_,
             precision,
             parse_range(batch, "--batch"),
             None if segments is None else parse_range(segments, "--segments"),
@@ -677,7 +754,7 @@ def ablate(
     seeds: Annotated[int, typer.Option(min=1, help="Train each arm with this many seeds.")] = 3,
     config: SettingsFile = None,
     set_: Settings = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Leave out videos that have no features.")
     ] = False,

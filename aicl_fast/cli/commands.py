@@ -25,8 +25,10 @@ def run_train(
 ) -> None:
     """``aicl-fast train``."""
     from aicl_fast.dataset import Dataset
+    from aicl_fast.devices import torch_device
 
     config = load_config(preset, file=file, overrides=overrides)
+    torch_device(device)
     dataset = Dataset.open(data, config, allow_missing=allow_missing)
     main = os.environ.get("RANK", "0") == "0"
     if main:
@@ -38,12 +40,18 @@ def run_train(
 
     from aicl_fast.train.trainer import train
 
-    def starting(step: int) -> None:
-        if main and resume:
-            where = f"going on from step {step}" if step else "starting anew, no checkpoint is there"
-            err.print(f"{folder}: {where}", highlight=False, soft_wrap=True)
+    with (
+        # Neither is drawn before the trainer has found nothing to refuse.
+        progress("reading", show=main, lazy=True) as reading,
+        progress("training", show=main, lazy=True) as bar,
+    ):
 
-    with progress("reading", show=main) as reading, progress("training", show=main) as bar:
+        def starting(step: int) -> None:
+            if main and resume:
+                where = f"going on from step {step}" if step else "starting anew, no checkpoint is there"
+                err.print(f"{folder}: {where}", highlight=False, soft_wrap=True)
+            bar(step, config.train.steps)
+
         result = train(
             dataset,
             folder,

@@ -22,8 +22,8 @@ err = Console(stderr=True)
 
 
 @contextmanager
-def progress(description: str, *, show: bool = True) -> Iterator[Callable[..., None]]:
-    """A bar on stderr; yields ``update(done, total, note="")``."""
+def progress(description: str, *, show: bool = True, lazy: bool = False) -> Iterator[Callable[..., None]]:
+    """A bar on stderr, if ``lazy`` from its first update on; yields ``update(done, total, note="")``."""
     if not show:
         yield lambda *_: None
         return
@@ -34,13 +34,20 @@ def progress(description: str, *, show: bool = True) -> Iterator[Callable[..., N
         TimeRemainingColumn(elapsed_when_finished=True),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=err) as bars:
-        task = bars.add_task(description, total=None, note="")
+    bars = Progress(*columns, console=err)
+    task = bars.add_task(description, total=None, note="")
 
-        def update(done: int, total: int, note: str = "") -> None:
-            bars.update(task, completed=done, total=total, note=note)
+    def update(done: int, total: int, note: str = "") -> None:
+        bars.start()
+        bars.update(task, completed=done, total=total, note=note)
 
+    if not lazy:
+        bars.start()
+    try:
         yield update
+    finally:
+        if bars.live.is_started:
+            bars.stop()
 
 
 def note_missing(videos: Sequence[str], record: Path) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from aicl_fast.config import DataConfig, DecodeConfig, parse_overrides
-from aicl_fast.dataset import EXTRACTED, feature_files, features_folder, read_streams
+from aicl_fast.config import DataConfig, DecodeConfig, locate_setting, parse_overrides
+from aicl_fast.dataset import EXTRACTED, SPLITS, feature_files, features_folder, read_streams
 from aicl_fast.detect_features import decode_features
 from aicl_fast.detections import Detections, save_detections
 from aicl_fast.detector import Detector
@@ -32,6 +32,15 @@ class Recording(NamedTuple):
     origin: VideoFeatures | None = None
 
 
+class ModelOptions(NamedTuple):
+    """The model file, and what runs it where; None is as the file has it."""
+
+    path: Path
+    engine: str | None
+    device: str | None
+    threads: int | None
+
+
 Load = Callable[[], Recording]
 
 BATCH = 16
@@ -39,7 +48,7 @@ BATCH = 16
 
 
 def run_detect(
-    model: Path,
+    model: ModelOptions,
     features: list[Path],
     rgb: Path | None,
     flow: Path | None,
@@ -47,22 +56,30 @@ def run_detect(
     split: str,
     file: Path,
     overrides: list[str],
-    threads: int | None,
     scores_file: Path | None,
     rendered: Path | None,
     video_options: Callable[[], VideoOptions],
+    of_videos: Sequence[str],
 ) -> None:
-    """``aicl-fast detect``. Exits with 1 if one of several videos could not be used."""
+    """``aicl-fast detect``. Exits with 1 if one of several videos could not be used.
+
+    ``of_videos`` names the options that were given and mean nothing without a video.
+    """
     for target in (file, scores_file, rendered):
         if target is not None:
             require_place(target)
-    detector = Detector(model, threads=threads)
+    detector = Detector(model.path, engine=model.engine, device=model.device, threads=model.threads)
     if overrides:
         detector.decode_config = _decode_config(detector, overrides)
     inputs = Inputs(detector.config.data, split, video_options)
     recordings = list(inputs.find(features, rgb, flow))
     inputs.check_extracted()
     _check_rendered(rendered, inputs, recordings)
+    if of_videos and not inputs.videos:
+        raise ConfigError(
+            f"{', '.join(of_videos)}: how a video becomes features, and none of the recordings is a video. "
+            "Features are taken as they are: leave such options out."
+        )
     if inputs.videos and fps not in (None, detector.config.data.fps):
         raise ConfigError(
             f"--fps: videos are read at the model's {detector.config.data.fps:g} frames a second, got "
@@ -116,14 +133,14 @@ def _write(found: dict[str, tuple[Scores, Detections]], file: Path, scores_file:
 
 
 def _decode_config(detector: Detector, overrides: list[str]) -> DecodeConfig:
-    config = detector.config.with_values(parse_overrides(overrides))
-    changed = {name for name in ("data", "model") if getattr(config, name) != getattr(detector.config, name)}
-    if changed:
+    values = parse_overrides(overrides)
+    fixed = [name for name in values if locate_setting(name)[0] != "decode"]
+    if fixed:
         raise ConfigError(
-            f"--set: {', '.join(sorted(changed))} settings are fixed in an exported model; only decode "
-            "settings (class_threshold, thresholds, nms, …) can be changed when detecting."
+            f"--set {', '.join(fixed)}: fixed in a model's file; only decode settings (class_threshold, "
+            "thresholds, nms, …) can be changed when detecting."
         )
-    return config.decode
+    return detector.config.with_values(values).decode
 
 
 def _check_rendered(rendered: Path | None, inputs: Inputs, recordings: list[tuple[str, Load]]) -> None:
@@ -131,8 +148,8 @@ def _check_rendered(rendered: Path | None, inputs: Inputs, recordings: list[tupl
         return
     if not (len(inputs.videos) == len(recordings) == 1):
         raise ConfigError(
-            f"--render {rendered}: expected one video to draw on, got {len(recordings)} recordings of which "
-            f"{len(inputs.videos)} are videos. Give one video."
+            f"--render {rendered}: expected one video to draw on, got {_counted(recordings, 'recording')}, "
+            f"{_counted(inputs.videos, 'video')} among them. Give one video."
         )
     from aicl_fast.cli.video import check_target
 
@@ -254,7 +271,7 @@ class Inputs:
         return name, load
 
     def _folder(self, path: Path) -> Iterator[tuple[str, Load]]:
-        folder = features_folder(path, self._split) if (path / "features").is_dir() else path
+        folder = self._split_folder(path) if (path / "features").is_dir() else path
         names = _names(path, folder, self._split)
         for name in names:
             file = feature_files(folder, name, self._data)[0]
@@ -274,6 +291,17 @@ class Inputs:
                     "and flow/ with .npy files in them, a data set folder with features/, or videos."
                 )
             yield from map(self._video, videos)
+
+    def _split_folder(self, root: Path) -> Path:
+        split = self._split
+        folder = features_folder(root, split)
+        there = folder.is_dir() and (folder.name == split or split in SPLITS)
+        if not there and not (root / f"split_{split}.txt").is_file():
+            raise DataError(
+                f"--split: {root} has no {split!r}: expected features/{split}/ or split_{split}.txt in it. "
+                f"The splits of a data set are {' and '.join(SPLITS)}."
+            )
+        return folder
 
     def _video(self, path: Path) -> tuple[str, Load]:
         self.videos.append(path)
@@ -333,4 +361,8 @@ def _print_summary(found: dict[str, Detections], file: Path) -> None:
             label, score, start, end = detection
             sys.stdout.write(f"{start:9.2f} s to {end:8.2f} s  {score:7.3f}  {label}\n")
     total = sum(len(each) for each in found.values())
-    sys.stdout.write(f"{total} detections in {len(found)} recording{'s'[: len(found) != 1]}: {file}\n")
+    sys.stdout.write(f"{total} detections in {_counted(found, 'recording')}: {file}\n")
+
+
+def _counted(things: Sized, name: str) -> str:
+    return f"{len(things)} {name}{'s'[: len(things) != 1]}"

@@ -69,6 +69,7 @@ def run_ablate(
 ) -> None:
     """``aicl-fast ablate``."""
     from aicl_fast.dataset import Dataset
+    from aicl_fast.devices import torch_device
     from aicl_fast.train.ablate import find_experiment, run_ablation
     from aicl_fast.train.ablate.picture import plot_ablation
 
@@ -81,6 +82,7 @@ def run_ablate(
     # A settings file may name its preset itself.
     chosen = preset or ("demo" if file is None else "thumos14")
     config = load_config(chosen, file=file, overrides=overrides)
+    torch_device(device)
     if data is None:
         if config.preset != "demo":
             raise ConfigError(f"--data: the preset {config.preset} needs its data set's folder.")

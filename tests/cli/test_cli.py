@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -129,7 +130,30 @@ def test_ways_to_name_recordings(tiny_model: Path, tiny_dataset: Path, tmp_path:
         (["detect", "MODEL", "x.npy", "--rgb", "a", "--flow", "b"], "not both"),
         (["detect", "MODEL", "gone.npy"], "gone.npy: the feature file does not exist"),
         (["detect", "MODEL", "empty"], "empty: holds no features"),
-        (["detect", "MODEL", "x.npy", "--set", "segments=3"], "fixed in an exported model"),
+        (["detect", "MODEL", "DATA", "--split", "val"], "--split: data has no 'val': expected features/val/"),
+        *[
+            (
+                ["detect", "MODEL", "x.npy", "--set", f"{name}=2", "--set", "nms=hard"],
+                f"--set {name}: fixed in a model's file",
+            )
+            for name in ("segments", "lr", "train.steps", "tious", "gce_q")
+        ],
+        (["detect", "MODEL", "x.npy", "--set", "clases=a,b"], "Did you mean classes"),
+        (["detect", "MODEL", "x.npy", "--engine", "onnx"], "engine: expected one of onnxruntime, openvino"),
+        (["detect", "MODEL", "x.npy", "--engine", "torch"], "cannot run in torch"),
+        (["detect", "MODEL", "x.npy", "--device", "gpu"], "device: expected cpu, cuda or cuda:N, got 'gpu'"),
+        (["detect", "MODEL", "x.npy", "--batch", "3"], "--batch: how a video becomes features"),
+        (
+            ["detect", "MODEL", "DATA", "--rgb-weights", "x", "--flow-algorithm", "z", "--precision", "fp16"],
+            "--rgb-weights, --flow-algorithm, --precision: how a video becomes features",
+        ),
+        (["detect", "MODEL", "x.npy", "--flow-weights", "x"], "none of the recordings is a video"),
+        (["detect", "MODEL", "x.npy", "--allow-damaged"], "--allow-damaged: how a video becomes features"),
+        (["detect", "MODEL", "x.npy", "--render", "a.mp4"], "got 1 recording, 0 videos among them"),
+        (["parity", "MODEL"], "expected at least two model files"),
+        (["parity", "MODEL", "foo:MODEL"], "there is no engine 'foo'; expected one of onnxruntime"),
+        (["train", "-d", "nowhere", "--device", "gpu"], "device: expected cpu, cuda or cuda:N, got 'gpu'"),
+        (["ablate", "losses", "--device", "gpu"], "device: expected cpu, cuda or cuda:N, got 'gpu'"),
         (["detect", "MODEL", "x.npy", "--set", "nms"], "name=value"),
         (["train", "-d", "nowhere"], "nowhere: the data set folder does not exist"),
         (["train", "-d", ".", "-p", "thumos"], "Did you mean thumos14"),
@@ -148,16 +172,66 @@ def test_ways_to_name_recordings(tiny_model: Path, tiny_dataset: Path, tmp_path:
     ],
 )
 def test_errors_exit_with_2_and_write_nothing(
-    arguments: list[str], words: str, tiny_model: Path, tmp_path: Path
+    arguments: list[str], words: str, tiny_model: Path, tiny_dataset: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "bad.json").write_text("{oops")
     (tmp_path / "empty").mkdir()
     before = sorted(tmp_path.iterdir())
-    model = str(tiny_model.with_suffix(".onnx"))
-    arguments = [model if argument == "MODEL" else argument for argument in arguments]
+    names = {"MODEL": str(tiny_model.with_suffix(".onnx")), "DATA": "data"}
+    names["foo:MODEL"] = f"foo:{names['MODEL']}"
+    arguments = [names.get(argument, argument) for argument in arguments]
     text = " ".join(run(*arguments, cwd=tmp_path, expect=2).split())
     assert words in text
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_the_detectors_engine_and_device_are_chosen(
+    engine: str, tiny_model: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip(engine)
+    model = tiny_model.with_suffix(".onnx")
+    run("detect", model, tiny_dataset, "--engine", engine, "--device", "cpu", cwd=tmp_path)
+    assert len(load_detections(tmp_path / "detections.json")) == 3
+    # Neither has a GPU here, and each says so in its own words.
+    text = run(
+        "detect", model, tiny_dataset, "--engine", engine, "--device", "cuda:7", cwd=tmp_path, expect=2
+    )
+    assert {"onnxruntime": "CUDAExecutionProvider", "openvino": "OpenVINO runs on the CPU"}[engine] in text
+
+
+_INTERRUPTED = """
+import signal, sys, time
+from aicl_fast.cli import app, main
+
+def wait(*_, **__):
+    print("now", flush=True)
+    time.sleep(60)
+
+from aicl_fast.cli import commands, training
+commands.run_train = training.run_synthetic = wait
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "-d", "data"], "the same command with --resume goes on from the last checkpoint"),
+        (["synthetic", "data"], "files already complete are kept"),
+    ],
+)
+def test_ctrl_c_says_what_is_left(arguments: list[str], words: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _INTERRUPTED, *arguments]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "now\n"
+        process.send_signal(signal.SIGINT)
+        _, text = process.communicate(timeout=50)
+    assert (process.returncode, text) == (130, f"aicl-fast: interrupted; {words}\n")
 
 
 def test_a_bad_recording_writes_no_detections(tiny_model: Path, tiny_dataset: Path, tmp_path: Path) -> None:

@@ -650,7 +650,7 @@ def test_lengths_from_the_videos(run: Any, make_clip: MakeClip, tmp_path: Path) 
     make_clip("a.mp4", frames=50, parent=tmp_path / "videos")
     (tmp_path / "labels.csv").write_text("a,jump,,\nb,jump,1,2\n")
     text = run("annotations", "labels.csv", "-o", "DATA", "--videos", "videos")
-    assert "1 videos whose length is not known" in text
+    assert "1 video whose length is not known" in text
     truth = json.loads((tmp_path / "DATA/gt.json").read_text())["database"]
     assert truth["a"]["duration"] == pytest.approx(2.0)
     assert "duration" not in truth["b"]
