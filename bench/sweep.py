@@ -203,10 +203,18 @@ def compile_all(rows: Sequence[Swept], only: str, target: int) -> int:
             if "failed" in each:
                 columns = ("", "", "", "", f"FAILED {each['failed']}")
             else:
-                told = "" if each["fits"] else "SPILLS" if each["stack"] else "NO ROOM"
+                told = (
+                    ""
+                    if each["fits"]
+                    else "SPILLS"
+                    if each["stack"]
+                    else "WAITS"
+                    if each["serialised"]
+                    else "NO ROOM"
+                )
                 columns = (each["kernel"], each["registers"], each["stack"], each["shared"], told)
             print(line.format(row.case.family, row.launch.name, settings, *columns), flush=True)
-    print(f"{len(jobs)} settings compiled for {target}, {bad} spill, do not fit or fail")
+    print(f"{len(jobs)} settings compiled for {target}, {bad} spill, wait, do not fit or fail")
     return 1 if bad else 0
 
 

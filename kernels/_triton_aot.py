@@ -62,11 +62,13 @@ class Usage:
     """Bytes a thread keeps in local memory; what does not fit in registers spills there."""
     shared: int
     """Bytes of shared memory a program."""
+    serialised: bool
+    """Whether Hopper's products run one at a time, because something between them reads their sums."""
 
     @property
     def fits(self) -> bool:
-        """No spill, and shared memory within the GPU's limit."""
-        return self.stack == 0 and self.shared <= _SHARED_LIMIT[self.target]
+        """No spill, no product that waits for another, and shared memory within the GPU's limit."""
+        return self.stack == 0 and not self.serialised and self.shared <= _SHARED_LIMIT[self.target]
 
 
 def _rows(batch: int, length: int, width: int, dtype: torch.dtype, planar: bool) -> Tensor:
@@ -262,6 +264,11 @@ def _tool(name: str) -> str:
     return str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name)
 
 
+def _said(command: list[str], given: str = "") -> str:
+    done = subprocess.run(command, input=given, check=True, capture_output=True, text=True)
+    return done.stdout + done.stderr
+
+
 def compile_launch(launch: Launch, target: int) -> Usage:
     """Compile one launch for one compute capability (times ten)."""
     import triton
@@ -272,8 +279,12 @@ def compile_launch(launch: Launch, target: int) -> Usage:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(built.asm["cubin"])
         file.flush()
-        command = [_tool("cuobjdump"), "--dump-resource-usage", file.name]
-        report = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        report = _said([_tool("cuobjdump"), "--dump-resource-usage", file.name])
+        serialised = False
+        if "wgmma" in built.asm["ptx"]:
+            # Triton keeps the assembler's warnings to itself.
+            said = _said([_tool("ptxas"), "-arch=sm_90a", "-v", "-", "-o", file.name], built.asm["ptx"])
+            serialised = "instructions are serialized" in said
     found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", report)}
     return Usage(
         kernel=launch.kernel.function.__name__.strip("_"),
@@ -284,6 +295,7 @@ def compile_launch(launch: Launch, target: int) -> Usage:
         registers=found["REG"],
         stack=found["STACK"] + found["LOCAL"],
         shared=built.metadata.shared,
+        serialised=serialised,
     )
 
 
@@ -312,7 +324,7 @@ def main(arguments: list[str] | None = None) -> int:
             write(row.format(usage.kernel, usage.case, *columns))
             sys.stdout.flush()
     bad = [usage for usage in table if not usage.fits]
-    write(f"triton {triton.__version__}: {len(table)} compiled, {len(bad)} spill or do not fit\n")
+    write(f"triton {triton.__version__}: {len(table)} compiled, {len(bad)} spill, wait or do not fit\n")
     if options.json:
         rows = ",\n".join(json.dumps(asdict(usage)) for usage in table)
         options.json.write_text(f'{{"triton": "{triton.__version__}", "kernels": [\n{rows}\n]}}\n')

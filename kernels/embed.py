@@ -193,8 +193,8 @@ def _half_product(
             p_out = p_w + b_out[None, :] * (3 * D)
             b_w = tl.load(p_out + tap * D + b_d[:, None], mask=m_w, other=0.0)
         if PROMOTE:
-            # Not tl.dot's own way, max_num_imprecise_acc: its sums read what a product still in flight writes,
-            # so that the assembler lets no two products be in flight.
+            # Not by max_num_imprecise_acc: its sums read what a product in flight still writes, so that the
+            # assembler lets one product run at a time.
             b_acc += tl.dot(b_x, b_w)
         else:
             b_acc = tl.dot(b_x, b_w, b_acc, input_precision="tf32" if TF32 else None)
