@@ -66,6 +66,8 @@ class Attempts:
         """What is right of them."""
         if id(case) not in self._expected:
             self._expected[id(case)] = expected(case, self.inputs(case))
+            if self.device.type == "cuda":  # several processes share the device
+                torch.cuda.empty_cache()
         return self._expected[id(case)]
 
     def prepare(self, job: Job) -> None:

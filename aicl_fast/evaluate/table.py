@@ -310,7 +310,7 @@ def _infer_subset(
         chosen = tuple(sorted(touched))
         warnings.append(
             f"measured on subset {_joined(chosen)}, the only one with detections (the file has "
-            f"{', '.join(sorted(every))}); say so with subset."
+            f"{', '.join(sorted(every))}); name it with subset (--subset)."
         )
         return chosen
     return None
