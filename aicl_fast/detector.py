@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from aicl_fast.engines.gpu_array import is_gpu_array
 from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.features import Array, Floats, check_features, check_lengths, sample_indices
 from aicl_fast.scores import Scores
+
+if TYPE_CHECKING:
+    import torch
 
 Recording = Array | tuple[Array, Array]
 """One (n, D_rgb + D_flow) array, or the two streams apart; on the host or on a GPU."""
@@ -51,7 +54,8 @@ class Detector:
         model: a file written by ``aicl-fast export`` (``.onnx``, ``.openvino``, ``.engine``), or trained
             weights (``.safetensors``), which need torch.
         engine: ``onnxruntime``, ``openvino``, ``tensorrt`` or ``torch``; None is the file's own.
-        device: ``cpu`` or ``cuda``; None is where the file runs, the CPU if both are possible.
+        device: ``cpu`` or ``cuda``, as text or as torch's device; None is where the file runs, the CPU if
+            both are possible.
         precision: what products are computed in, where that is chosen at load (OpenVINO, torch).
         threads: threads of the engine; None takes every core. ONNX Runtime and OpenVINO then take what a
             quota of processor time (``docker run --cpus``) grants, too.
@@ -78,7 +82,7 @@ class Detector:
         model: str | os.PathLike[str],
         *,
         engine: str | None = None,
-        device: str | None = None,
+        device: str | torch.device | None = None,
         precision: str | None = None,
         threads: int | None = None,
         pin_threads: bool | None = None,

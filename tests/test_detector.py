@@ -286,6 +286,7 @@ def test_closing_while_others_run(tiny_model: Path) -> None:
 
 
 def test_the_gpu_that_was_asked_for(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
     import aicl_fast.engines.ort as ort
 
     class Asked(Exception):
@@ -305,6 +306,7 @@ def test_the_gpu_that_was_asked_for(tiny_model: Path, monkeypatch: pytest.Monkey
     cpu, cuda = "CPUExecutionProvider", "CUDAExecutionProvider"
     assert asked() is asked(device="cpu") is None
     assert asked(device="cuda") == [(cuda, {"device_id": 0}), cpu]
+    assert asked(device=torch.device("cuda", 3)) == asked(device="cuda:3")
     assert asked(device="cuda:3") == [(cuda, {"device_id": 3}), cpu]
     assert asked(device="cuda:3", providers=[cuda]) == [(cuda, {"device_id": 3})]
     assert asked(device="cpu", providers=[cpu]) == asked(providers=[cpu]) == [cpu]
@@ -313,6 +315,8 @@ def test_the_gpu_that_was_asked_for(tiny_model: Path, monkeypatch: pytest.Monkey
         ({"device": "cuda:3", "providers": [cpu]}, "run on the CPU, and device='cuda:3' was asked for"),
         ({"device": "cpu", "providers": [cuda, cpu]}, "contradicts device='cpu'"),
         ({"device": "cuda:3", "providers": [(cuda, {"device_id": 2})]}, "contradicts device='cuda:3'"),
+        ({"device": 5}, "device: expected cpu, cuda or cuda:N, got '5'"),
+        ({"providers": [5]}, "expected names, or tuples .name, options., got 5 too"),
         ({"providers": cpu}, "expected a list of names, got 'CPUExecutionProvider'"),
         ({"threads": "2"}, "threads: expected a number of at least 1, .* got '2'"),
         ({"threads": 0}, "threads: expected"),

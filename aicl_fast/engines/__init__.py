@@ -15,12 +15,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aicl_fast.engines.base import Engine, EngineOutputs
 from aicl_fast.engines.container import is_container, read_container
 from aicl_fast.engines.ort import Provider
 from aicl_fast.errors import ModelError, UnavailableError
 from aicl_fast.files import require_file
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["ENGINES", "Engine", "EngineOutputs", "Provider", "open_engine"]
 
@@ -31,7 +35,7 @@ def open_engine(
     path: str | os.PathLike[str],
     *,
     engine: str | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     precision: str | None = None,
     threads: int | None = None,
     pin_threads: bool | None = None,
@@ -42,8 +46,8 @@ def open_engine(
     Args:
         path: ``.onnx``, ``.openvino``, ``.engine`` or ``.safetensors``; what it holds counts, not its name.
         engine: one of :data:`ENGINES`; None is the file's own, and ONNX Runtime for ONNX.
-        device: ``cpu`` or ``cuda`` (``cuda:1``, …); None is where the file runs (the CPU, for one that can
-            run on both).
+        device: ``cpu`` or ``cuda`` (``cuda:1``, …), as text or as torch's device; None is where the file runs
+            (the CPU, for one that can run on both).
         precision: what products are computed in, where that is chosen at load (OpenVINO, torch).
         threads: threads within an operation, of an engine on the CPU; None takes every core.
         pin_threads: tie these threads to cores (ONNX Runtime, OpenVINO); None leaves that to the engine.
@@ -66,14 +70,15 @@ def open_engine(
             f"{target}: cannot run in {chosen}; this kind of file runs in {' or '.join(possible)}. Export "
             f"the weights for {chosen} (aicl-fast export --format), or leave the engine out."
         )
-    index = _check_device(device, chosen, target)
+    where = None if device is None else str(device)
+    index = _check_device(where, chosen, target)
     given = {"precision": precision, "threads": threads, "pin_threads": pin_threads, "providers": providers}
     _check_options(chosen, {name for name, value in given.items() if value is not None})
     _check_threads(threads)
     if chosen == "onnxruntime":
         from aicl_fast.engines.ort import OnnxRuntimeEngine
 
-        chosen_providers = _providers(providers, device, index)
+        chosen_providers = _providers(providers, where, index)
         return OnnxRuntimeEngine(target, threads=threads, pin_threads=pin_threads, providers=chosen_providers)
     if chosen == "openvino":
         from aicl_fast.engines.openvino import OpenVinoEngine
@@ -90,7 +95,7 @@ def open_engine(
             f"{target}: holds weights, which torch runs, and torch cannot be imported ({error}). pip install "
             f"'aicl-fast[train]', or export it: aicl-fast export {target}"
         ) from error
-    return TorchEngine(target, device=device or "cpu", precision=precision, threads=threads)
+    return TorchEngine(target, device=where or "cpu", precision=precision, threads=threads)
 
 
 def options_of(path: str | os.PathLike[str], engine: str | None = None) -> frozenset[str]:
@@ -153,6 +158,8 @@ def _providers(
     found: list[Provider] = []
     on_gpu = False
     for each in given:
+        if not (isinstance(each, str) or (isinstance(each, tuple) and len(each) == 2)):
+            raise ModelError(f"providers: expected names, or tuples (name, options), got {each!r} too.")
         name, options = (each, {}) if isinstance(each, str) else each
         if name not in _ON_GPU or device is None:
             found.append(each)
