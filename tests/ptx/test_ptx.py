@@ -22,29 +22,13 @@ sys.path.insert(0, str(HERE))
 from ptx_emulator import faults  # noqa: E402
 from ptx_emulator.asynchronous import TensorMap, swizzled  # noqa: E402
 from ptx_emulator.formats import E4M3, to_bf16, to_e4m3  # noqa: E402
+from ptx_emulator.groups import GROUPS  # noqa: E402
 from ptx_emulator.kernel import Kernel  # noqa: E402
 from ptx_emulator.memory import Memory  # noqa: E402
 
-_NETWORK = {"embed_kernel", "heads_kernel"}
-_GROUPS = {
-    "scores": {
-        "fusion_fwd_kernel",
-        "fusion_bwd_kernel",
-        "pool_fwd_kernel",
-        "pool_bwd_kernel",
-        "mining_kernel",
-    },
-    "contrast": {"contrast_fwd_kernel", "contrast_bwd_kernel"},
-    "network, whole, boxes": _NETWORK,
-    "network, whole, pointers": _NETWORK,
-    "network, split, boxes": _NETWORK,
-    "network, split, pointers": _NETWORK,
-    "float8": {"float8_kernel", *_NETWORK},
-}
-
 
 @pytest.mark.slow
-@pytest.mark.parametrize("group", _GROUPS)
+@pytest.mark.parametrize("group", GROUPS)
 def test_emulated_kernels_equal_their_references(group: str, tmp_path: Path) -> None:
     for needed in ("torch", "triton.backends.nvidia"):
         try:
@@ -54,10 +38,8 @@ def test_emulated_kernels_equal_their_references(group: str, tmp_path: Path) -> 
         if found is None:
             pytest.skip(f"{needed} is not installed: nothing compiles the kernels")
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    paths = [str(HERE), *filter(None, [environment.get("PYTHONPATH")])]
-    environment |= {
-        "PYTHONPATH": os.pathsep.join(map(os.path.abspath, os.pathsep.join(paths).split(os.pathsep)))
-    }
+    paths = [str(HERE), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, paths))
     # The folder of a checkout would shadow the installed package.
     done = subprocess.run(
         [sys.executable, "-m", "ptx_emulator.cases", group],
@@ -73,7 +55,7 @@ def test_emulated_kernels_equal_their_references(group: str, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     for mode in ("eager", "lazy"):
         ran = {name for one in results if one["mode"] == mode for name in one["kernels"]}
-        assert ran == _GROUPS[group]
+        assert ran == GROUPS[group]
 
 
 # Small kernels in PTX, each right or wrong in one way: the checks themselves can fail.

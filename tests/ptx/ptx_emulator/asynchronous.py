@@ -136,7 +136,7 @@ class Barrier:
 
 
 def _barrier(block: Block, address: int, warp: int) -> Barrier:
-    found = block.work.barriers.get(address)
+    found: Barrier | None = block.work.barriers.get(address)
     if found is None:
         raise Uninitialised(f"there is no mbarrier at {hex(address)}")
     if found.made == block.shared.now and found.maker != warp:
@@ -249,7 +249,8 @@ def swizzled(addresses: Array, row: int) -> Array:
     """Where the copy engine and wgmma keep what would be at these addresses; ``row`` in bytes, 0 for none."""
     if row == 0:
         return addresses
-    return addresses ^ ((addresses >> 7 & _SWIZZLE[row]) << 4)
+    places: Array = addresses ^ ((addresses >> 7 & _SWIZZLE[row]) << 4)
+    return places
 
 
 @dataclass(frozen=True)

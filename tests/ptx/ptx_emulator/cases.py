@@ -28,7 +28,8 @@ from aicl_fast.kernels.mining import mine_segments, mine_segments_reference
 from aicl_fast.kernels.pooling import topk_pool, topk_pool_reference
 from aicl_fast.model import TwoBranchNet
 from ptx_emulator.faults import Fault
-from ptx_emulator.launch import Emulated, emulation
+from ptx_emulator.groups import GROUPS
+from ptx_emulator.launch import emulation
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 
@@ -38,13 +39,10 @@ TF32 = 3e-3
 FLOAT8_NETWORK = 6e-2
 FLOAT8_SUMS = 3e-3
 
-Run = Callable[[Emulated], None]
-"""Makes its inputs, runs, compares; raises AssertionError or a Fault."""
-
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison; ``run`` is called once in each mode."""
+    """One comparison, made once in each mode; ``run`` raises AssertionError or a Fault."""
 
     group: str
     name: str
@@ -146,13 +144,15 @@ def _network(shape: tuple[int, ...], standardised: bool) -> tuple[TwoBranchNet, 
 def _pack(net: TwoBranchNet, dtype: torch.dtype, input_scale: float = 1.0) -> TwoBranchWeights:
     """As for a GPU: products in tf32 take the nearest weights."""
     own = embed_weights._for_products
-    embed_weights._for_products = lambda value: (
-        embed_weights.nearest_tf32(value) if value.dtype == torch.float32 else value
-    )
+    embed_weights._for_products = _for_products
     try:
         return pack_two_branch(net.state_dict(), dtype, input_scale=input_scale)
     finally:
         embed_weights._for_products = own
+
+
+def _for_products(weights: Tensor) -> Tensor:
+    return embed_weights.nearest_tf32(weights) if weights.dtype == torch.float32 else weights
 
 
 def _launches(split: bool, boxes: bool) -> dict[str, tuple[embed.EmbedLaunch, ...]]:
@@ -259,26 +259,21 @@ def cases() -> Iterator[Case]:
             way = f"{'split' if split else 'whole'}, {'boxes' if boxes else 'pointers'}"
             for dtype in (F32, F16, BF16):
                 # Two videos, the tile longer than they are; two steps of the features, the last in part.
-                shape = (2, 120, 72, 40, 24, 20) if boxes else (2, 75, 57, 30, 24, 20)
-                run = partial(_infer, shape, dtype, split=split, boxes=boxes, standardised=dtype == F32)
-                yield Case(f"network, {way}", f"network {way} {shape} {_name(dtype)}", run)
+                sizes = (2, 120, 72, 40, 24, 20) if boxes else (2, 75, 57, 30, 24, 20)
+                run = partial(_infer, sizes, dtype, split=split, boxes=boxes, standardised=dtype == F32)
+                yield Case(f"network, {way}", f"network {way} {sizes} {_name(dtype)}", run)
     for dtype in (F32, BF16):
-        shape = (1, 130, 64, 40, 24, 3)
+        sizes = (1, 130, 64, 40, 24, 3)
         yield Case(
-            "network, whole, boxes", f"embeddings {shape} {_name(dtype)}", partial(_embed, shape, dtype)
+            "network, whole, boxes", f"embeddings {sizes} {_name(dtype)}", partial(_embed, sizes, dtype)
         )
     for split, boxes in ((False, True), (True, True), (True, False)):
         way = f"{'split' if split else 'whole'}, {'boxes' if boxes else 'pointers'}"
-        shape = (2, 120, 144, 64, 24, 20)
-        run = partial(_infer, shape, FLOAT8, split=split, boxes=boxes)
-        yield Case("float8", f"network {way} {shape} float8", run)
-    shape = (1, 100, 512, 128, 24, 5)
-    yield Case("float8", f"sums {shape} float8", partial(_float8_sums, shape, False))
-
-
-def groups() -> list[str]:
-    """Names of the groups, each for a process of its own."""
-    return list(dict.fromkeys(case.group for case in cases()))
+        sizes = (2, 120, 144, 64, 24, 20)
+        run = partial(_infer, sizes, FLOAT8, split=split, boxes=boxes)
+        yield Case("float8", f"network {way} {sizes} float8", run)
+    sizes = (1, 100, 512, 128, 24, 5)
+    yield Case("float8", f"sums {sizes} float8", partial(_float8_sums, sizes, False))
 
 
 def run(chosen: list[Case]) -> Iterator[dict[str, Any]]:
@@ -304,13 +299,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("names", nargs="*", help="a group, or a part of a case's name")
     names = parser.parse_args(arguments).names
+    every = list(cases())
+    assert {case.group for case in every} == set(GROUPS), "tests/ptx/ptx_emulator/groups.py names them all"
     chosen = [
-        case
-        for case in cases()
-        if not names or any(name == case.group or name in case.name for name in names)
+        case for case in every if not names or any(name == case.group or name in case.name for name in names)
     ]
     if not chosen:
-        parser.error(f"no case of {names}; the groups are {groups()}")
+        parser.error(f"no case of {names}; the groups are {sorted(GROUPS)}")
     failed = False
     for found in run(chosen):
         failed |= found["error"] is not None

@@ -97,13 +97,13 @@ class _Placed:
             if pointer not in self._at:
                 # As aligned as on this machine, which is what the launch was compiled for.
                 at = -(-top // 512) * 512 + pointer % 512
-                whole = torch.tensor([], dtype=torch.uint8).set_(storage)  # type: ignore[call-overload]
+                whole = torch.tensor([], dtype=torch.uint8).set_(storage)
                 self._at[pointer] = at, whole.numpy()
                 top = at + storage.nbytes() + _GAP
         self.memory = Memory("global memory", _BASE, top)
-        for pointer, (at, whole) in self._at.items():
-            part = slice(at, at + whole.size)
-            self.memory.data[part] = whole
+        for pointer, (at, content) in self._at.items():
+            part = slice(at, at + content.size)
+            self.memory.data[part] = content
             self.memory.allocated[part] = True
             self.memory.initialised[part] = written[pointer][1] if pointer in written else True
 

@@ -282,7 +282,7 @@ def bits_reader(program: Program, operand: str, kind: str) -> Reader:
 
 
 def _literal(operand: str, wanted: Any) -> int | None:
-    bits = 8 * np.dtype(wanted).itemsize
+    bits = 8 * int(np.dtype(wanted).itemsize)
     if operand[:2] in ("0f", "0F") and bits == 32:
         return int(operand[2:], 16)
     if operand[:1].isdigit() or operand[:1] == "-":

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from ptx_emulator.faults import UnknownInstruction
 
+_LABEL = re.compile(r"([\w$]+):")
+_DEBUG = re.compile(r"\.(loc|file)\b")
+
 
 @dataclass(frozen=True)
 class Instruction:
@@ -91,10 +94,13 @@ def parse(text: str) -> Program:
     registers: dict[str, int] = {}
     found: list[tuple[str, tuple[int, ...]]] = []  # each statement and the scopes around it
     labels: dict[tuple[int, str], int] = {}
-    scopes, count, at = (0,), 0, entry.end()
+    scopes: tuple[int, ...] = (0,)
+    count, at = 0, entry.end()
     while scopes:
-        at += len(text[at:]) - len(text[at:].lstrip())
-        label = re.compile(r"([\w$]+):").match(text, at)
+        if text[at].isspace():
+            at += 1
+            continue
+        label = _LABEL.match(text, at)
         if text[at] == "{":
             count += 1
             scopes, at = (*scopes, count), at + 1
@@ -103,7 +109,7 @@ def parse(text: str) -> Program:
         elif label is not None:
             labels[scopes[-1], label[1]] = len(found)
             at = label.end()
-        elif re.compile(r"\.(loc|file)\b").match(text, at):
+        elif _DEBUG.match(text, at):
             at = text.index("\n", at)  # of the debugger
         else:
             end = text.index(";", at)
