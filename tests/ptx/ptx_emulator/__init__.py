@@ -17,6 +17,11 @@ What is found, each as a :class:`~ptx_emulator.faults.Fault` that names the inst
 Asynchronous work takes effect at once (``eager``) or when it is waited for, the latest that the rules allow
 (``lazy``). A program whose results differ between the two, or are wrong in one, waits too late or not at all.
 
+From the text up: ``program`` parses, ``table`` and the three modules that fill it (``instructions`` of one
+thread, ``warps``, ``asynchronous``) say what each instruction does, ``machine`` runs a block, ``memory`` keeps
+bytes and who touched them, ``kernel`` runs a grid. ``launch`` puts it under the public functions of
+``aicl_fast.kernels``, and ``cases`` compares these with their references.
+
 What this is not: a proof of what a device does. ptxas and the device come after PTX and are not looked at.
 Instructions are those that the kernels are compiled to; any other is an error that names it, never skipped.
 Times mean nothing. Also left out:
@@ -24,9 +29,10 @@ Times mean nothing. Also left out:
 - one interleaving is run: races are found by comparing accesses between barriers, not by trying orders, and
   lanes of one warp are taken to run together, so what they exchange without a warp barrier is not looked at;
 - products are summed in float32, in numpy's order: not Hopper's narrower sums of float8 products, nor any
-  device's order; ``approx`` operations are exact to float32;
+  device's order; ``approx`` operations are exact to float32, ``ftz`` flushes nothing;
 - replicas of one value that several threads write may differ by rounding, since a compiler may contract one
   half of a symmetric sum only; as float32 they have to agree to 1e-5;
+- what ``cp.async`` brought may be read by ``wgmma`` without a proxy fence, as libraries do;
 - one block of a cluster; no atomic operations; no memory model between blocks other than that they share
   nothing; no caches, occupancy, launch limits or local memory.
 """
