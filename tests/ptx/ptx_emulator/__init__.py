@@ -18,8 +18,8 @@ Asynchronous work takes effect at once (``eager``) or when it is waited for, the
 (``lazy``). A program whose results differ between the two, or are wrong in one, waits too late or not at all.
 
 From the text up: ``program`` parses, ``table`` and the three modules that fill it (``instructions`` of one
-thread, ``warps``, ``asynchronous``) say what each instruction does, ``machine`` runs a block, ``memory`` keeps
-bytes and who touched them, ``kernel`` runs a grid. ``launch`` puts it under the public functions of
+thread, ``warps``, ``asynchronous``) say what each instruction does, ``machine`` runs a block, ``memory``
+keeps bytes and who touched them, ``kernel`` runs a grid. ``launch`` puts it under the public functions of
 ``aicl_fast.kernels``, and ``cases`` compares these with their references.
 
 What this is not: a proof of what a device does. ptxas and the device come after PTX and are not looked at.
