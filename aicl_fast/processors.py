@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 from collections.abc import Iterator
@@ -32,27 +33,32 @@ def processor_quota() -> float | None:
     """The processors' worth of time that Linux's control groups grant, as ``docker run --cpus`` sets it.
 
     None where nothing limits it: the smallest counts of the process's own group and those above it, in either
-    version of control groups.
+    version of control groups. Read once: decoding a batch asks each time.
     """
+    return _quota(_OWN, _GROUPS)
+
+
+@functools.cache
+def _quota(own: Path, groups: Path) -> float | None:
     try:
-        lines = _OWN.read_text(encoding="utf-8").splitlines()
+        lines = own.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return None
     granted = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        for folder in _above(controllers, path.strip("/")):
+        for folder in _above(groups, controllers, path.strip("/")):
             with contextlib.suppress(OSError, ValueError):
                 granted.append(_granted(folder))
     return min((share for share in granted if share is not None), default=None)
 
 
-def _above(controllers: str, path: str) -> Iterator[Path]:
+def _above(groups: Path, controllers: str, path: str) -> Iterator[Path]:
     """A group's folder and those above it. Within a container its own is at the root, whatever its name."""
     if controllers == "":
-        root = _GROUPS
+        root = groups
     elif "cpu" in controllers.split(","):
-        root = _GROUPS / "cpu"
+        root = groups / "cpu"
     else:
         return
     folder = root / path

@@ -69,11 +69,11 @@ def _constants() -> dict[str, Any]:
 
 
 def warn_if_busy() -> None:
-    """Say so where other programs keep the machine busy: times and ratios mean less then."""
+    """Say so where the machine was busy before: times and ratios mean less then."""
     load = load_average()
     if load is not None and load > BUSY * (os.cpu_count() or 1):
         sys.stderr.write(
-            f"warning: other programs keep this machine busy (load {load:.1f} on {os.cpu_count()} cores): "
+            f"warning: this machine was busy in the last minute (load {load:.1f} on {os.cpu_count()} cores): "
             "what runs in several threads will seem slower than it is\n"
         )
 

@@ -6,7 +6,9 @@ effect happen at the start, *lazy* ones at the wait; the checks are the same.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -45,6 +47,13 @@ def _fill_later(block: Block, places: Array) -> None:
     """Until a copy arrives there is nothing to be read where it goes."""
     if block.lazy:
         block.shared.initialised[places] = False
+
+
+def _commit(started: list[list[Any]], groups: list[list[list[Any]]], owners: Iterable[int]) -> None:
+    """What each of these warps or warpgroups has started becomes a group that it can wait for."""
+    for owner in owners:
+        groups[owner].append(started[owner])
+        started[owner] = []
 
 
 # cp.async: "Data Movement and Conversion Instructions: Non-bulk copy"
@@ -92,9 +101,7 @@ def _copy(program: Program, words: tuple[str, ...]) -> Step:
 @opcode(r"cp\.async\.commit_group")
 def _copy_commit(_: Program, words: tuple[str, ...]) -> Step:
     def step(block: Block) -> None:
-        for warp in block.active_warps():
-            block.work.copy_groups[warp].append(block.work.copies[warp])
-            block.work.copies[warp] = []
+        _commit(block.work.copies, block.work.copy_groups, block.active_warps())
 
     return step
 
@@ -471,9 +478,7 @@ def _result(block: Block, name: str, group: int) -> None:
 @opcode(r"wgmma\.commit_group\.sync\.aligned")
 def _product_commit(_: Program, words: tuple[str, ...]) -> Step:
     def step(block: Block) -> None:
-        for group in block.active_groups():
-            block.work.product_groups[group].append(block.work.products[group])
-            block.work.products[group] = []
+        _commit(block.work.products, block.work.product_groups, block.active_groups())
 
     return step
 
