@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import re
+import secrets
+import shutil
+import stat
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from aicl_fast.errors import DataError
+from aicl_fast.errors import AiclError, DataError
+from aicl_fast.limits import reading
+from aicl_fast.text import clean_text, error_text, parse_json
 
 VIDEO_SUFFIXES = (
     ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
@@ -19,7 +27,11 @@ VIDEO_SUFFIXES = (
 )  # fmt: skip
 """What a folder of videos is searched for. A file that is named itself may end in anything."""
 
+STDOUT = "-"
+"""In place of an output file: standard output."""
+_STDOUT_NAMES = (STDOUT, "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_TRIES = 100
 
 
 @contextmanager
@@ -27,35 +39,105 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside ``path`` that replaces it when the block ends without an exception.
 
     The temporary name keeps the suffix, since several writers choose their format by it. Missing parent
-    folders are made. On an exception the temporary file is removed and ``path`` is left as it was.
+    folders are made. On an exception the temporary file is removed and ``path`` is left as it was. What was
+    written is on the disk before it has the name, so that a power cut leaves the old file or the new one.
+
+    ``-`` and ``/dev/stdout`` are standard output; a device or FIFO gets what was written, when it is whole;
+    of a symbolic link the file that it points at is replaced.
 
     Raises:
-        DataError: the folder cannot be made or written to, ``path`` is a folder, or there is no room.
+        DataError: the folder cannot be made or written to, ``path`` is a folder, a disk or a socket, or there
+            is no room.
     """
     target = require_place(path)
+    if not _is_regular(target):
+        with tempfile.TemporaryDirectory() as scratch, _room(target):
+            whole = Path(scratch) / (target.name if target.suffix else "whole")
+            yield whole
+            _write_through(whole, target)
+        return
+    target = Path(os.path.realpath(target))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Not the whole name: it may be as long as the file system allows.
-        prefix = f".{target.stem[:20]}."
-        handle, name = tempfile.mkstemp(prefix=prefix, suffix=target.suffix, dir=target.parent)
+        temporary, mode = _temporary_file(target)
     except OSError as error:
         raise DataError(
             f"{target}: cannot be written ({error.strerror}). Choose a folder you may write to."
         ) from error
-    os.close(handle)
-    temporary = Path(name)
     try:
         with _room(target):
             yield temporary
+            _sync(temporary)
         try:
-            os.chmod(temporary, 0o666 & ~_umask())
+            # Some writers replace the file by one of their own, which only the owner may read.
+            os.chmod(temporary, mode)
             os.replace(temporary, target)
         except OSError as error:
             raise DataError(
                 f"{target}: cannot be written ({error.strerror}): its place changed meanwhile."
             ) from error
+        _sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _temporary_file(target: Path) -> tuple[Path, int]:
+    """An empty file beside ``target``, and its permissions, which are those of any new file there."""
+    # Not the whole name: it may be as long as the file system allows.
+    stem = target.stem.encode(errors="surrogateescape")[:40].decode(errors="ignore")
+    for _ in range(_TRIES):
+        temporary = target.parent / f".{stem}.{secrets.token_hex(6)}{target.suffix}"
+        try:
+            handle = os.open(
+                temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666
+            )
+        except FileExistsError:
+            continue
+        mode = stat.S_IMODE(os.fstat(handle).st_mode)
+        os.close(handle)
+        return temporary, mode
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+
+
+def _is_regular(target: Path) -> bool:
+    """Whether ``target`` is, or will be, a file that can be replaced; not a stream or a device."""
+    if is_stdout(target):
+        return False
+    try:
+        return stat.S_ISREG(os.stat(target).st_mode)
+    except OSError:
+        return True
+
+
+def is_stdout(path: str | os.PathLike[str] | None) -> bool:
+    """Whether a path stands for standard output."""
+    return path is not None and os.fspath(path) in _STDOUT_NAMES
+
+
+def _write_through(whole: Path, target: Path) -> None:
+    if is_stdout(target):
+        sys.stdout.flush()
+        with whole.open("rb") as source:
+            shutil.copyfileobj(source, sys.stdout.buffer)
+        sys.stdout.flush()
+        return
+    with whole.open("rb") as source, target.open("wb") as sink:
+        shutil.copyfileobj(source, sink)
+
+
+def _sync(path: Path) -> None:
+    """Have the system write a file or folder to the disk, where it can."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return  # a folder, on systems that open none
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -80,8 +162,11 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         with _room(target):
             whole.mkdir()
             yield whole
+            for each in whole.rglob("*"):
+                _sync(each)
         try:
             os.replace(whole, target)
+            _sync(target.parent)
         except OSError as error:
             raise DataError(
                 f"{target}: another process filled this folder meanwhile. Run the command again."
@@ -93,12 +178,21 @@ def _room(target: Path) -> Iterator[None]:
     """A disk or quota that is full, as an error that names the file."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in _FULL:
+    except AiclError:
+        raise
+    except Exception as error:
+        code = error.errno if isinstance(error, OSError) else _foreign_code(error)
+        if code not in _FULL:
             raise
         raise DataError(
-            f"{target}: cannot be written ({os.strerror(error.errno)}). Make room or choose another place."
+            f"{target}: cannot be written ({os.strerror(code)}). Make room or choose another place."
         ) from error
+
+
+def _foreign_code(error: Exception) -> int | None:
+    """The system's error number in an exception of a library in Rust, which is no OSError."""
+    match = re.search(r"\(os error (\d{1,4})\)", str(error))
+    return int(match[1]) if match else None
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -118,26 +212,53 @@ def require_file(path: str | os.PathLike[str], what: str) -> Path:
     Args:
         what: what the file is for, as a noun phrase that a message can begin with ("annotation file").
     Raises:
-        DataError: nothing there, or a folder.
+        DataError: nothing there, a folder, a device or FIFO, or a name that no file can have.
     """
     target = Path(path)
-    if target.is_file():
+    try:
+        mode = os.stat(target).st_mode
+    except FileNotFoundError:
+        raise DataError(
+            f"{target}: the {what} does not exist. Check the path (working folder: {Path.cwd()})."
+        ) from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise DataError(
+            f"{clean_text(str(target))}: the {what} cannot be opened ({_reason(error)})."
+        ) from None
+    if stat.S_ISREG(mode):
         return target
-    if target.is_dir():
+    if stat.S_ISDIR(mode):
         raise DataError(f"{target}: expected the {what}, found a folder. Name the file itself.")
-    raise DataError(f"{target}: the {what} does not exist. Check the path (working folder: {Path.cwd()}).")
+    raise DataError(f"{target}: expected the {what}, found a device or pipe. Write it to a file first.")
 
 
 def require_place(path: str | os.PathLike[str]) -> Path:
     """``path`` as a Path that a file can be written to; for what takes long before it writes.
 
     Raises:
-        DataError: a folder has this name, or the one it would be in cannot be made or written to.
+        DataError: a folder, disk or socket has this name, the folder it would be in cannot be made or written
+            to, or no file can have this name.
     """
     target = Path(path)
-    if os.path.isdir(target):
+    if is_stdout(target):
+        return target
+    try:
+        mode = os.stat(target).st_mode
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        mode = 0
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{clean_text(str(target))}: cannot be written ({_reason(error)}). Choose another name."
+        ) from None
+    if stat.S_ISDIR(mode):
         raise DataError(f"{target}: cannot be written, a folder has this name. Choose another one.")
-    home = next(each for each in target.absolute().parents if os.path.exists(each))
+    if stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):
+        raise DataError(f"{target}: cannot be written, it is a disk or a socket. Choose a file.")
+    if stat.S_ISCHR(mode) or stat.S_ISFIFO(mode):
+        if not os.access(target, os.W_OK):
+            raise DataError(f"{target}: cannot be written, it may only be read. Choose another place.")
+        return target
+    home = next(each for each in Path(os.path.realpath(target)).parents if os.path.exists(each))
     if not (os.path.isdir(home) and os.access(home, os.W_OK | os.X_OK)):
         raise DataError(
             f"{target}: cannot be written ({home} is not a folder you may write to). Choose another place."
@@ -145,44 +266,58 @@ def require_place(path: str | os.PathLike[str]) -> Path:
     return target
 
 
+def _reason(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or error_text(error)
+
+
 def visible(paths: Iterable[Path]) -> list[Path]:
     """The paths by name, without those that begin with a dot: temporary files, and what systems leave."""
     return sorted(path for path in paths if not path.name.startswith("."))
 
 
+def read_text(
+    path: str | os.PathLike[str], what: str, *, largest: int | None = None, advice: str = "Save it as UTF-8."
+) -> str:
+    """A text file as it is, without a byte-order mark.
+
+    Args:
+        what: what the file is for, as a noun phrase.
+        largest: the most bytes that such a file has.
+        advice: what to do about another encoding.
+    Raises:
+        DataError: no such file, not UTF-8, or larger.
+    """
+    target = require_file(path, what)
+    with reading(target, what):
+        if largest is not None and target.stat().st_size > largest:
+            raise DataError(
+                f"{target}: has {target.stat().st_size} bytes; expected the {what}, of at most {largest}. "
+                "Check which file was given."
+            )
+        try:
+            return target.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{target}: the {what} is no UTF-8 text (byte {error.start}). {advice}"
+            ) from error
+
+
 def read_lines(path: str | os.PathLike[str], what: str) -> list[str]:
-    """The lines of a text file that are not empty, without space around them.
+    """The lines of a text file that are not empty, clean and without space around them.
 
     Raises:
         DataError: no such file, or not UTF-8.
     """
-    target = require_file(path, what)
-    try:
-        lines = target.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{target}: the {what} is not a text file (byte {error.start}).") from error
-    return [line.strip() for line in lines if line.strip()]
+    lines = (clean_text(line).strip() for line in read_text(path, what).split("\n"))
+    return [line for line in lines if line]
 
 
 def read_json(path: str | os.PathLike[str], what: str) -> Any:
-    """The JSON value in a file.
+    """The JSON value in a file, every text in it clean (see :func:`aicl_fast.text.clean_text`).
 
     Raises:
-        DataError: no such file, not UTF-8, or not JSON (with line and column).
+        DataError: no such file, not UTF-8, not JSON (with line and column), or an object has a key twice.
     """
-    target = require_file(path, what)
-    try:
-        return json.loads(target.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{target}: the {what} is not a text file (byte {error.start}).") from error
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{target}: the {what} is not valid JSON: {error.msg} at line {error.lineno}, column "
-            f"{error.colno}. If it was cut off while being copied, copy it again."
-        ) from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    text = read_text(path, what)
+    with reading(path, what):
+        return parse_json(text, Path(path), what)

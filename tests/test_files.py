@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aicl_fast.errors import DataError
-from aicl_fast.files import atomic_folder, atomic_path, require_place, write_json, write_text
+from aicl_fast.files import atomic_folder, atomic_path, require_file, require_place, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -82,3 +85,69 @@ def test_where_a_file_can_be_written(tmp_path: Path) -> None:
         (tmp_path / "closed").mkdir(mode=0o500)
         with pytest.raises(DataError, match="closed is not a folder you may write to"):
             require_place(tmp_path / "closed" / "out.json")
+
+
+def test_a_link_stays_and_what_it_points_at_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.txt").symlink_to("real/file.txt")
+    for text in ("new", "newer"):
+        write_text(tmp_path / "link.txt", text)
+        assert (tmp_path / "link.txt").is_symlink()
+        assert (tmp_path / "real" / "file.txt").read_text() == text
+    assert os.listdir(tmp_path / "real") == ["file.txt"]
+
+
+def test_a_device_or_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
+    before = os.stat("/dev/null")
+    write_text("/dev/null", "x")
+    assert os.stat("/dev/null").st_rdev == before.st_rdev
+    assert os.stat("/dev/null").st_ino == before.st_ino
+    with pytest.raises(DataError, match="/dev/full: cannot be written .No space left"):
+        write_text("/dev/full", "x" * 100_000)
+    os.mkfifo(tmp_path / "pipe")
+    came: list[str] = []
+    reader = threading.Thread(target=lambda: came.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    write_text(tmp_path / "pipe", "through")
+    reader.join(10)
+    assert came == ["through"]
+    assert (tmp_path / "pipe").is_fifo()
+    with pytest.raises(DataError, match="found a device or pipe"):
+        require_file(tmp_path / "pipe", "list")
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1"])
+def test_standard_output(tmp_path: Path, name: str) -> None:
+    code = f"from aicl_fast.files import write_text; print('a'); write_text({name!r}, 'b'); print('c')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout == "a\nbc\n"
+    with (tmp_path / "out").open("w") as out:
+        subprocess.run([sys.executable, "-c", code], stdout=out, check=True, cwd=tmp_path)
+    assert (tmp_path / "out").read_text() == "a\nbc\n"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_names_that_no_file_can_have(tmp_path: Path) -> None:
+    for name in ("a\0b", "x" * 300):
+        with pytest.raises(DataError, match="cannot be opened"):
+            require_file(tmp_path / name, "list")
+        with pytest.raises(DataError, match="cannot be written"):
+            write_text(tmp_path / name, "x")
+
+
+def test_permissions_where_a_writer_replaces_the_file(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.unlink()
+        os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))
+    write_text(tmp_path / "b.txt", "x")
+    assert (tmp_path / "a.txt").stat().st_mode == (tmp_path / "b.txt").stat().st_mode
+
+
+def test_a_library_in_rust_finds_the_disk_full(tmp_path: Path) -> None:
+    with (
+        pytest.raises(DataError, match="No space left"),
+        atomic_path(tmp_path / "out.json"),
+    ):
+        raise RuntimeError("I/O error: No space left on device (os error 28)")

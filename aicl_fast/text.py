@@ -1,0 +1,107 @@
+"""Text that comes from outside: made safe to print, draw and store, in one Unicode form."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from typing import Any
+
+from aicl_fast.errors import AiclError, DataError
+
+_UNSAFE = re.compile(
+    "(?P<space>[\t\n\v\f\r\x1c-\x1f\x85\u2028\u2029])"
+    "|(?P<control>[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff])"
+    "|[\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f]"
+)
+"""White space that breaks a line; what is no character to show; marks that hide or turn text around."""
+_LONGEST = 200
+
+
+def clean_text(text: str) -> str:
+    """Text that a terminal, a picture and a page can show as it is.
+
+    Line breaks and tabs become spaces. Control and escape characters and lone surrogates become U+FFFD.
+    Bidirectional and invisible marks are removed. The rest is in Unicode's form NFC, so that two spellings of
+    one name are equal.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return unicodedata.normalize("NFC", _UNSAFE.sub(_replacement, text))
+
+
+def _replacement(match: re.Match[str]) -> str:
+    if match["space"]:
+        return " "
+    return "\ufffd" if match["control"] else ""
+
+
+def clean_lines(text: str) -> str:
+    """The same of every line of a text."""
+    return "\n".join(map(clean_text, text.split("\n")))
+
+
+def clean_values(value: Any) -> Any:
+    """A JSON or TOML value with every text in it, keys too, as :func:`clean_text` gives it.
+
+    Raises:
+        DataError: two keys of one object are equal then.
+    """
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, list):
+        return [clean_values(item) for item in value]
+    if isinstance(value, dict):
+        return _unique([(clean_text(key), clean_values(item)) for key, item in value.items()])
+    return value
+
+
+def error_text(error: BaseException) -> str:
+    """The first line of an exception's message, or its type, short enough for a message of ours."""
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # a foreign exception's own __str__ may fail on the bytes it complains of
+        lines = []
+    first = clean_text(lines[0]) if lines else ""
+    return (first or type(error).__name__)[:_LONGEST]
+
+
+def parse_json(text: str, source: object, what: str) -> Any:
+    """The value of a JSON text, every string in it clean.
+
+    Args:
+        text: may begin with a byte-order mark.
+        source: the file or argument, for messages.
+        what: what it is, as a noun phrase ("annotation file").
+    Raises:
+        DataError: not JSON (with line and column), an object that has a key twice, nesting too deep to be
+            read, or a number of too many digits.
+    """
+    text = text.removeprefix("\ufeff")
+    try:
+        value = json.loads(text, object_pairs_hook=_unique)
+        # Without an escape in it, ASCII is clean: JSON allows no control character in a string.
+        return value if text.isascii() and "\\" not in text else clean_values(value)
+    except AiclError as error:
+        raise DataError(f"{source}: the {what} {error}") from error
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{source}: the {what} is not valid JSON: {error.msg} at line {error.lineno}, column "
+            f"{error.colno}. If it was cut off while being copied, copy it again."
+        ) from error
+    except RecursionError as error:
+        raise DataError(f"{source}: the {what} is nested too deep to be read.") from error
+    except ValueError as error:  # a number of more digits than Python reads
+        raise DataError(f"{source}: the {what} is not valid JSON: {error_text(error)}.") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise DataError(
+            f"has the key {clean_text(twice)!r} twice in one object. Which one counts cannot be told: remove "
+            "one of them."
+        )
+    return found
