@@ -102,7 +102,7 @@ def test_a_device_or_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
     write_text("/dev/null", "x")
     assert os.stat("/dev/null").st_rdev == before.st_rdev
     assert os.stat("/dev/null").st_ino == before.st_ino
-    with pytest.raises(DataError, match="/dev/full: cannot be written .No space left"):
+    with pytest.raises(DataError, match=r"/dev/full: cannot be written .No space left"):
         write_text("/dev/full", "x" * 100_000)
     os.mkfifo(tmp_path / "pipe")
     came: list[str] = []
