@@ -1,7 +1,7 @@
-"""The exceptions a user of the package can meet. The lowest module: it imports nothing of ours.
+"""The exceptions and warnings a user of the package can meet. The lowest module: it imports nothing of ours.
 
 A message names the file or argument, what was expected, what came, and the next step. The command line
-prints it without a traceback and exits with 2.
+prints an exception without a traceback and exits with 2; a warning it prints once, as a note.
 """
 
 from __future__ import annotations
@@ -25,3 +25,7 @@ class ModelError(AiclError, ValueError):
 
 class UnavailableError(AiclError, RuntimeError):
     """Something optional (a package, a device, a compiled part) that this installation lacks."""
+
+
+class AiclWarning(UserWarning):
+    """Something odd about the data that does not stop the work: ``warnings.warn(text, AiclWarning)``."""

@@ -15,7 +15,10 @@ _UNSAFE = re.compile(
     "|[\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f]"
 )
 """White space that breaks a line; what is no character to show; marks that hide or turn text around."""
+_DRIVE = re.compile("[A-Za-z]:")
 _LONGEST = 200
+_LONGEST_NAME = 240
+"""Bytes of a name of a video: what file systems allow, 255, less endings and what a temporary file adds."""
 
 
 def clean_text(text: str) -> str:
@@ -54,6 +57,44 @@ def clean_values(value: Any) -> Any:
     if isinstance(value, dict):
         return _unique([(clean_text(key), clean_values(item)) for key, item in value.items()])
     return value
+
+
+def require_name(name: object, source: object, what: str) -> str:
+    """The name of a video, clean and without space around it; files are named after it.
+
+    It may have folders in it, as ``class/video``, and stays inside the folder that it is looked for in.
+
+    Args:
+        source: the file or argument, for messages.
+        what: what it names, as a noun phrase ("video").
+    Raises:
+        DataError: no text, empty, an absolute path, a part that is empty, ``.`` or ``..``, a backslash, a
+            control character, or longer than a file's name can be.
+    """
+    if not isinstance(name, str):
+        raise DataError(f"{source}: the name of a {what} is {name!r}; expected text.")
+    clean = clean_text(name).strip()
+    parts = clean.split("/")
+    fault = ""
+    if not clean:
+        fault = "it is empty"
+    elif clean.startswith("/") or _DRIVE.match(clean):
+        fault = "it is an absolute path"
+    elif "\\" in clean:
+        fault = "it has a backslash"
+    elif "\ufffd" in clean:
+        fault = "it has a character that is no text"
+    elif any(part.strip() in ("", ".", "..") for part in parts):
+        fault = "it has a part that is empty, . or .."
+    elif max(len(part.encode()) for part in parts) > _LONGEST_NAME:
+        fault = f"it has more than {_LONGEST_NAME} bytes"
+        clean = clean[:_LONGEST_NAME] + "…"
+    if fault:
+        raise DataError(
+            f"{source}: {clean!r} cannot name a {what}: {fault}. Expected a name such as 'video_1', or "
+            "'folder/video_1' inside the data set."
+        )
+    return clean
 
 
 def error_text(error: BaseException) -> str:

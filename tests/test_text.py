@@ -6,7 +6,7 @@ import pytest
 
 from aicl_fast.errors import ConfigError, DataError, ModelError
 from aicl_fast.limits import MAX_UNPACKED, parse_size, reading, require_size
-from aicl_fast.text import clean_lines, clean_text, error_text, parse_json
+from aicl_fast.text import clean_lines, clean_text, error_text, parse_json, require_name
 
 
 @pytest.mark.parametrize(
@@ -93,3 +93,45 @@ def test_sizes() -> None:
     assert [parse_size(text) for text in ("12", "1k", "4 GiB", "2MB")] == [12, 1024, 4 << 30, 2 << 20]
     with pytest.raises(ConfigError, match="AICL_FAST_MAX_UNPACKED: expected a size as 4GiB"):
         parse_size("much")
+
+
+@pytest.mark.parametrize(
+    ("came", "name"),
+    [
+        ("video_1", "video_1"),
+        ("class/video", "class/video"),
+        (" cafe\u0301.v2 ", "caf\u00e9.v2"),
+        ("...a", "...a"),
+        ("ab:c", "ab:c"),
+        ("x" * 240, "x" * 240),
+    ],
+)
+def test_names_of_videos(came: str, name: str) -> None:
+    assert require_name(came, "gt.json", "video") == name
+
+
+@pytest.mark.parametrize(
+    ("came", "fault"),
+    [
+        ("", "it is empty"),
+        (" \u200b", "it is empty"),
+        ("/etc/passwd", "absolute"),
+        ("C:x", "absolute"),
+        ("..\\x", "backslash"),
+        ("a\0b", "no text"),
+        ("a\ud800", "no text"),
+        ("..", "empty, . or .."),
+        ("a/../../b", "empty, . or .."),
+        ("./a", "empty, . or .."),
+        ("a//b", "empty, . or .."),
+        ("a/", "empty, . or .."),
+        ("a/.\u200b./b", "empty, . or .."),
+        ("é" * 121, "more than 240 bytes"),
+        (None, "is None; expected text"),
+        (7, "is 7; expected text"),
+    ],
+)
+def test_what_cannot_name_a_video(came: object, fault: str) -> None:
+    with pytest.raises(DataError, match=fault) as refused:
+        require_name(came, "gt.json", "video")
+    assert str(refused.value).startswith("gt.json: ")

@@ -6,6 +6,10 @@ Only typer is imported to answer ``--help``; a command imports what it needs whe
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 
 def main() -> None:
@@ -14,10 +18,35 @@ def main() -> None:
     from aicl_fast.errors import AiclError
 
     try:
-        app()
+        with _notes():
+            app()
     except AiclError as error:
         sys.stderr.write(f"aicl-fast: {error}\n")
         sys.exit(2)
     except Interrupted as interrupted:
         sys.stderr.write(f"aicl-fast: interrupted; {interrupted}\n")
         sys.exit(130)
+
+
+@contextmanager
+def _notes() -> Iterator[None]:
+    """Print each of our own warnings once, as a note; others as Python does."""
+    from aicl_fast.errors import AiclWarning
+
+    said: set[str] = set()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", AiclWarning)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, AiclWarning):
+                others(message, category, *where, **more)
+            elif str(message) not in said:
+                from aicl_fast.cli.console import err
+
+                said.add(str(message))
+                err.print(f"note: {message}", markup=False, highlight=False, soft_wrap=True)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
