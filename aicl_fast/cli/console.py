@@ -5,19 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
+
+from aicl_fast.text import clean_lines, clean_text
 
 if TYPE_CHECKING:
     from aicl_fast.evaluate import MapResult
 
-out = Console()
+
+class _PlainConsole(Console):
+    """Prints names as they are, but for what a terminal would obey: none of it is rich's markup."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, highlight=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """What every string goes through: a line, a table's cell, its title."""
+        return super().render_str(clean_lines(text), **options)
+
+
+out = _PlainConsole()
 """Results."""
-err = Console(stderr=True)
+err = _PlainConsole(stderr=True)
 """Progress and remarks, so that results can be piped."""
 
 
@@ -28,18 +43,18 @@ def progress(description: str, *, show: bool = True, lazy: bool = False) -> Iter
         yield lambda *_: None
         return
     columns = (
-        TextColumn("{task.description:<11}"),
+        TextColumn("{task.description:<11}", markup=False),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     bars = Progress(*columns, console=err)
     task = bars.add_task(description, total=None, note="")
 
     def update(done: int, total: int, note: str = "") -> None:
         bars.start()
-        bars.update(task, completed=done, total=total, note=note)
+        bars.update(task, completed=done, total=total, note=clean_text(note))
 
     if not lazy:
         bars.start()
@@ -56,7 +71,6 @@ def note_missing(videos: Sequence[str], record: Path) -> None:
         have = "video has no features and is" if len(videos) == 1 else "videos have no features and are"
         err.print(
             f"note: {len(videos)} {have} left out; every name will be in {record} under 'missing'",
-            highlight=False,
             soft_wrap=True,
         )
 

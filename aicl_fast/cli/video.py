@@ -96,7 +96,6 @@ def run_features(
         err.print(
             "note: rgb alone, since there are no --flow-weights; a model for it is trained with --set "
             f"modal=rgb. {WHERE}",
-            highlight=False,
             soft_wrap=True,
         )
     bad: dict[Path, str] = {}
@@ -113,7 +112,7 @@ def run_features(
             bad[source] = str(error)
     written = _extract(work, plan, bad)
     kept = f", {_count(done)} already there" if done else ""
-    out.print(f"{folder}: {_count(written)} extracted{kept}", highlight=False, soft_wrap=True)
+    out.print(f"{folder}: {_count(written)} extracted{kept}", soft_wrap=True)
     if bad:
         print_failures(bad, _count(len(named)))
         sys.exit(1)
@@ -163,9 +162,9 @@ def videos_in(folder: Path) -> list[Path]:
 
 def print_failures(bad: Mapping[Path, str], of: str) -> None:
     """List the videos that could not be used."""
-    err.print(f"{len(bad)} of {of} could not be used:", highlight=False)
+    err.print(f"{len(bad)} of {of} could not be used:")
     for text in bad.values():
-        err.print(f"  {text}", highlight=False, soft_wrap=True, markup=False)
+        err.print(f"  {text}", soft_wrap=True)
 
 
 def render(path: Path, found: Detections, file: Path, *, allow_damaged: bool) -> None:
@@ -180,7 +179,7 @@ def render(path: Path, found: Detections, file: Path, *, allow_damaged: bool) ->
             progress=None if seconds is None else lambda now: bar(round(now), round(seconds)),
         )
     for remark in remarks:
-        err.print(f"note: {remark}", highlight=False, soft_wrap=True)
+        err.print(f"note: {remark}", soft_wrap=True)
     sys.stdout.write(f"video: {file}\n")
 
 
