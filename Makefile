@@ -12,7 +12,7 @@ STAMP  := $(VENV)/.installed
 # not there is named before anything starts, and left out.
 GPU_PYTHON ?= python3
 
-.PHONY: help install demo test lint types check bench gpu view clean
+.PHONY: help install demo test lint types check bench gpu fuzz view clean
 
 help:
 	@echo "make demo    train, export, localise, evaluate and draw on real recordings"
@@ -20,6 +20,7 @@ help:
 	@echo "make lint | types | check    one of those (check: the tests alone)"
 	@echo "make bench   every benchmark of this processor, into one file; again goes on where it was"
 	@echo "make gpu     on a GPU machine: benchmarks, tests, sanitizer, sweep (installs nothing); three times is all"
+	@echo "make fuzz    change files and read them again: 100 000 for each reader (FUZZ='npy --seconds 600' for one)"
 	@echo "make clean   remove what was built"
 
 install: $(STAMP)
@@ -74,6 +75,10 @@ gpu: view
 	@$(MAKE) --no-print-directory build/gpu/_native.so && cp build/gpu/_native.so build/view/aicl_fast/kernels/ \
 	  || echo "the decoder is not compiled: numba decodes"
 	PYTHONPATH="$(CURDIR)/build/view" $(GPU_PYTHON) -P -m aicl_fast.bench.all --device cuda $(RECORD)
+
+FUZZ ?= --all --runs 100000
+fuzz: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py $(FUZZ)
 
 clean:
 	rm -rf build dist .venv .pytest_cache .mypy_cache .ruff_cache
