@@ -12,25 +12,32 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from aicl_fast.errors import AiclError, DataError
 from aicl_fast.limits import reading
 from aicl_fast.text import clean_text, error_text, parse_json
 
 VIDEO_SUFFIXES = (
-    ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
-    ".webm", ".wmv",
+    ".264", ".265", ".266", ".3g2", ".3gp", ".amv", ".asf", ".avc", ".avi", ".divx", ".dv", ".f4v", ".flv",
+    ".gif", ".gxf", ".h261", ".h263", ".h264", ".h265", ".h266", ".hevc", ".ivf", ".m1v", ".m2p", ".m2t",
+    ".m2ts", ".m2v", ".m4v", ".mj2", ".mjpeg", ".mjpg", ".mk3d", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg",
+    ".mpg", ".mpv", ".mts", ".mxf", ".nut", ".obu", ".ogg", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".tod",
+    ".trp", ".ts", ".vc1", ".vob", ".vvc", ".webm", ".wm", ".wmv", ".wtv", ".y4m",
 )  # fmt: skip
-"""What a folder of videos is searched for. A file that is named itself may end in anything."""
+"""What a folder of videos is searched for, in either case. A file that is named itself may end in anything."""
+_NO_PART_OF_A_NAME = frozenset((*VIDEO_SUFFIXES, ".npy", ".npz"))
 
 STDOUT = "-"
 """In place of an output file: standard output."""
 _STDOUT_NAMES = (STDOUT, "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TRIES = 100
+_for_results: ContextVar[TextIO | None] = ContextVar("_for_results", default=None)
+"""Standard output, while what is printed goes elsewhere."""
 
 
 @contextmanager
@@ -113,12 +120,24 @@ def is_stdout(path: str | os.PathLike[str] | None) -> bool:
     return path is not None and os.fspath(path) in _STDOUT_NAMES
 
 
+@contextmanager
+def only_results() -> Iterator[None]:
+    """Keep standard output for the file written to ``-``: all else that is printed goes to standard error."""
+    token = _for_results.set(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _for_results.reset(token)
+
+
 def _write_through(whole: Path, target: Path) -> None:
     if is_stdout(target):
-        sys.stdout.flush()
+        stream = _for_results.get() or sys.stdout
+        stream.flush()
         with whole.open("rb") as source:
-            shutil.copyfileobj(source, sys.stdout.buffer)
-        sys.stdout.flush()
+            shutil.copyfileobj(source, stream.buffer)
+        stream.flush()
         return
     with whole.open("rb") as source, target.open("wb") as sink:
         shutil.copyfileobj(source, sink)
@@ -161,7 +180,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         with _room(target):
             whole.mkdir()
             yield whole
-            for each in whole.rglob("*"):
+            for each in (*whole.rglob("*"), whole):
                 _sync(each)
         try:
             os.replace(whole, target)
@@ -240,6 +259,8 @@ def require_place(path: str | os.PathLike[str]) -> Path:
     """
     target = Path(path)
     if is_stdout(target):
+        if sys.__stdout__ is None:
+            raise DataError(f"{target}: standard output is closed. Name a file.")
         return target
     try:
         mode = os.stat(target).st_mode
@@ -267,6 +288,20 @@ def require_place(path: str | os.PathLike[str]) -> Path:
 
 def _reason(error: OSError | ValueError) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or error_text(error)
+
+
+def is_video(path: str | os.PathLike[str]) -> bool:
+    """Whether a file's name ends as a video's does."""
+    return Path(path).suffix.lower() in VIDEO_SUFFIXES
+
+
+def video_name(path: str | os.PathLike[str]) -> str:
+    """What every command calls the video in a file: the file's name, without an ending that is known.
+
+    Another ending is left: names may have dots. The name is clean (see :func:`aicl_fast.text.clean_text`).
+    """
+    file = Path(path)
+    return clean_text(file.stem if file.suffix.lower() in _NO_PART_OF_A_NAME else file.name)
 
 
 def visible(paths: Iterable[Path]) -> list[Path]:

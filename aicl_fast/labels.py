@@ -18,7 +18,7 @@ from typing import Literal, cast
 import numpy as np
 
 from aicl_fast.errors import DataError
-from aicl_fast.files import VIDEO_SUFFIXES, require_file, write_json, write_text
+from aicl_fast.files import require_file, video_name, write_json, write_text
 
 Split = Literal["train", "test"]
 COLUMNS = ("video", "label", "start", "end", "split")
@@ -226,19 +226,11 @@ def _label(line: int, cells: list[str], columns: tuple[str, ...]) -> Label:
         raise ValueError(f"the split is {split!r}, expected train or test")
     return Label(
         line,
-        _video_name(row["video"]),
+        video_name(row["video"].replace("\\", "/")),
         row["label"],
         _segment(start, end),
         cast(Split, split.lower()) if split else None,
     )
-
-
-def _video_name(text: str) -> str:
-    """Without folder and ending, if it is one of a video: names may have dots."""
-    name = text.replace("\\", "/").rpartition("/")[2]
-    stem, dot, ending = name.rpartition(".")
-    known = (*VIDEO_SUFFIXES, ".npz", ".npy")
-    return stem if dot and stem and dot + ending.lower() in known else name
 
 
 def _segment(start: str, end: str) -> tuple[float, float] | None:

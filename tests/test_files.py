@@ -14,7 +14,16 @@ from typing import Any
 import pytest
 
 from aicl_fast.errors import DataError
-from aicl_fast.files import atomic_folder, atomic_path, require_file, require_place, write_json, write_text
+from aicl_fast.files import (
+    VIDEO_SUFFIXES,
+    atomic_folder,
+    atomic_path,
+    require_file,
+    require_place,
+    video_name,
+    write_json,
+    write_text,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -151,3 +160,26 @@ def test_a_library_in_rust_finds_the_disk_full(tmp_path: Path) -> None:
         atomic_path(tmp_path / "out.json"),
     ):
         raise RuntimeError("I/O error: No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("a.mp4", "a"),
+        ("folder/A.ASF", "A"),
+        ("a.h264", "a"),
+        ("a.Y4M", "a"),
+        ("a.npz", "a"),
+        ("v_1.5abc", "v_1.5abc"),
+        ("clip.unknown", "clip.unknown"),
+        ("two.dots.mkv", "two.dots"),
+        (".mp4", ".mp4"),
+        ("re\u0301sume\u0301.mp4", "r\u00e9sum\u00e9"),
+    ],
+)
+def test_a_video_has_one_name(file: str, name: str) -> None:
+    assert video_name(file) == name
+
+
+def test_what_is_searched_for_is_written_small_and_once() -> None:
+    assert list(VIDEO_SUFFIXES) == sorted({each.lower() for each in VIDEO_SUFFIXES})

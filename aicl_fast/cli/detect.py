@@ -17,7 +17,7 @@ from aicl_fast.detections import Detections, save_detections
 from aicl_fast.detector import Detector
 from aicl_fast.errors import AiclError, ConfigError, DataError
 from aicl_fast.features import Floats, check_lengths, load_features
-from aicl_fast.files import VIDEO_SUFFIXES, read_lines, require_file, require_place, visible
+from aicl_fast.files import is_video, read_lines, require_file, require_place, video_name, visible
 from aicl_fast.scores import Scores
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ class Inputs:
             elif path.suffix == ".npy":
                 yield self._recording(path, functools.partial(_load_joined, path, data))
             else:
-                what = "video" if path.suffix.lower() in VIDEO_SUFFIXES else "video or folder"
+                what = "video" if is_video(path) else "video or folder"
                 yield self._video(require_file(path, what))
 
     def check_extracted(self) -> None:
@@ -261,7 +261,7 @@ class Inputs:
 
     def _recording(self, path: Path, load: Load, name: str | None = None) -> tuple[str, Load]:
         """Refuse the second one of a name: detections are kept by it."""
-        name = name or path.stem
+        name = name or video_name(path)
         other = self.sources.setdefault(name, path)
         if other != path:
             raise DataError(

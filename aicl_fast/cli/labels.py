@@ -9,7 +9,7 @@ from pathlib import Path
 from aicl_fast.cli.console import err, out
 from aicl_fast.dataset import EXTRACTED, features_folder
 from aicl_fast.feature_file import Recipe, read_header
-from aicl_fast.files import visible
+from aicl_fast.files import video_name, visible
 from aicl_fast.labels import SETTINGS, read_labels, write_annotations
 
 
@@ -64,7 +64,7 @@ def _durations(
     if videos is not None:
         from aicl_fast.cli.video import videos_in
 
-        files = {path.stem: path for path in videos_in(videos)}
+        files = {video_name(path): path for path in videos_in(videos)}
 
     def duration(video: str) -> float | None:
         if video in extracted:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, cast
 from aicl_fast.cli.console import err, out, progress
 from aicl_fast.errors import AiclError, ConfigError, DataError
 from aicl_fast.feature_file import VideoFeatures, read_header, save_video_features
-from aicl_fast.files import VIDEO_SUFFIXES, require_place, visible
+from aicl_fast.files import VIDEO_SUFFIXES, is_video, require_place, video_name, visible
+from aicl_fast.text import require_name
 from aicl_fast.video import SegmentNetwork, open_network, probe
 from aicl_fast.video.extract import Extraction, check_settings
 from aicl_fast.video.failures import named_failure
@@ -103,6 +104,7 @@ def run_features(
     done = 0
     for source, target in named.items():
         try:
+            require_name(video_name(source), source, "video")
             if target.exists() and not overwrite:
                 _check_made(source, target, plan)
                 done += 1
@@ -157,7 +159,7 @@ def videos_in(folder: Path) -> list[Path]:
         raise DataError(f"{folder}: the folder of videos does not exist. Check the path.")
     # A link to nothing is not left out: the failure names it.
     files = visible(path for path in folder.iterdir() if not path.is_dir())
-    return [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
+    return [path for path in files if is_video(path)]
 
 
 def print_failures(bad: Mapping[Path, str], of: str) -> None:
@@ -227,13 +229,14 @@ def _targets(videos: list[Path], folder: Path) -> dict[Path, Path]:
                 f"{path}: holds no videos; expected files that end in {', '.join(VIDEO_SUFFIXES)}."
             )
         for file in files:
-            other = by_name.setdefault(file.stem, file)
+            name = video_name(file)
+            other = by_name.setdefault(name, file)
             if other != file:
                 raise DataError(
-                    f"{other} and {file}: would both be written to {file.stem}.npz. Rename one of them, or "
+                    f"{other} and {file}: would both be written to {name}.npz. Rename one of them, or "
                     "extract them to two folders."
                 )
-            found[file] = folder / f"{file.stem}.npz"
+            found[file] = folder / f"{name}.npz"
     return found
 
 

@@ -18,13 +18,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import cv2
 import numpy as np
 import numpy.typing as npt
+
+from aicl_fast.extras import needs
+
+with needs("video"):
+    import cv2
 
 from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.feature_file import Recipe, VideoFeatures
 from aicl_fast.features import Floats
+from aicl_fast.files import video_name
 from aicl_fast.processors import processor_count
 from aicl_fast.video.flow import Flow, FlowAlgorithm, Gray, gray
 from aicl_fast.video.networks import FRAMES
@@ -127,7 +132,7 @@ class Extraction:
             name: np.concatenate(parts).astype(np.float32, copy=False) for name, parts in found.items()
         }
         return VideoFeatures(
-            video=source.stem,
+            video=video_name(source),
             rgb=streams.get("rgb"),
             flow=streams.get("flow"),
             recipe=self.recipe,

@@ -339,6 +339,34 @@ def test_two_videos_of_one_name(
         assert "two/a.mp4: would both be written as 'a'" in text
 
 
+@pytest.mark.parametrize("name", ["x.asf", "x.unknown", "v1.5", "x.MKV"])
+def test_every_command_gives_a_video_one_name(
+    run: Any, opened: list[Any], make_clip: MakeClip, tiny_model: Path, tmp_path: Path, name: str
+) -> None:
+    clip = make_clip("a.mkv", frames=40).rename(tmp_path / name)
+    run("features", clip, "-o", "DATA/features", *WEIGHTS)
+    (tmp_path / "labels.csv").write_text(
+        f"video,label,start,end,split\n{name},a,0,1,test\n{name}2,a,,,train\n"
+    )
+    run("annotations", "labels.csv", "-o", "DATA")
+    run("detect", tiny_model.with_suffix(".onnx"), clip, *WEIGHTS)
+    (written,) = (path.stem for path in (tmp_path / "DATA/features").iterdir())
+    assert (tmp_path / "DATA/split_test.txt").read_text().split() == [written]
+    assert list(load_detections(tmp_path / "detections.json")) == [written]
+
+
+def test_a_name_too_long_for_a_file_is_refused_before_anything_is_read(
+    run: Any, opened: list[Any], make_clip: MakeClip, tmp_path: Path
+) -> None:
+    folder = tmp_path / "videos"
+    clip = make_clip("b.mp4", frames=5, parent=folder)
+    (folder / f"{'a' * 250}.mp4").write_bytes(clip.read_bytes())
+    text = run("features", folder, "-o", "out", *WEIGHTS, expect=1)
+    assert "1 of 2 videos could not be used" in text
+    assert "cannot name a video: it has more than" in text
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.npz"]
+
+
 def test_hidden_files_are_left_out(
     run: Any, opened: list[Any], make_clip: MakeClip, tiny_model: Path, tmp_path: Path
 ) -> None:
