@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 
-import torch
+from aicl_fast.extras import needs
+
+with needs("train"):
+    import torch
 
 from aicl_fast.errors import ConfigError, UnavailableError
 

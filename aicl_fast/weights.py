@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from aicl_fast.extras import needs
+
+with needs("train"):
+    from torch import Tensor
 
 from aicl_fast.config import Config
 from aicl_fast.errors import ModelError

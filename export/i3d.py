@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+
+from aicl_fast.extras import needs
+
+with needs("export"):
+    import torch
 
 from aicl_fast.errors import ConfigError
 from aicl_fast.export.formats import SUFFIXES, ExportOptions, check_combination, check_target, write_file

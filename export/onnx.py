@@ -12,11 +12,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from aicl_fast.extras import needs
+
+with needs("export"):
+    import torch
+    from torch import Tensor, nn
 
 from aicl_fast.config import Config
-from aicl_fast.errors import ConfigError, UnavailableError
+from aicl_fast.errors import ConfigError
 from aicl_fast.files import atomic_path
 from aicl_fast.metadata import BATCH, METADATA_KEY, ModelInfo, Precision, Range
 from aicl_fast.model import TwoBranchNet
@@ -253,13 +256,9 @@ def require_onnx() -> Any:
     Raises:
         UnavailableError: it, or onnxscript, is not installed.
     """
-    try:
+    with needs("export", "exporting"):
         import onnx
         import onnxscript  # noqa: F401  torch's exporter needs it
-    except ImportError as error:
-        raise UnavailableError(
-            f"exporting needs the packages onnx and onnxscript ({error}): pip install 'aicl-fast[export]'"
-        ) from error
     return onnx
 
 

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aicl_fast.engines.container import read_container
-from aicl_fast.errors import ConfigError, DataError, UnavailableError
+from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.export.onnx import INPUT
 from aicl_fast.export.tensorrt import BuildOptions, export_tensorrt
+from aicl_fast.extras import needs
 from aicl_fast.files import atomic_folder, write_text
 from aicl_fast.metadata import BATCH, METADATA_KEY, ModelInfo, Range
 
@@ -295,12 +296,8 @@ _ENUMS = {
 @lru_cache(maxsize=1)
 def _message() -> Any:
     """The message class of config.pbtxt."""
-    try:
+    with needs("export", "--format triton-repository"):
         from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-    except ImportError as error:
-        raise UnavailableError(
-            f"--format triton-repository needs protobuf ({error}): pip install 'aicl-fast[export]'"
-        ) from error
     file = descriptor_pb2.FileDescriptorProto(
         name="aicl_fast/triton_config.proto", package="aicl_fast.triton", syntax="proto3"
     )

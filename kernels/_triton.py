@@ -11,8 +11,11 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from aicl_fast.extras import needs
+
+with needs("triton"):
+    import torch
+    from torch import Tensor
 
 if TYPE_CHECKING:
     import triton.language as tl

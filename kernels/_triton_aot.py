@@ -21,8 +21,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+from aicl_fast.extras import needs
+
+with needs("triton"):
+    import torch
+    from torch import Tensor
 
 from aicl_fast.kernels import _triton
 

@@ -14,8 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
+
+from aicl_fast.extras import needs
+
+with needs("triton"):
+    import torch
+    from torch import Tensor
 
 from aicl_fast.kernels.embed import two_branch_infer
 from aicl_fast.kernels.embed_weights import TwoBranchWeights

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from aicl_fast.extras import needs
+
+with needs("triton"):
+    import torch
+    from torch import Tensor
 
 from aicl_fast.kernels._triton import kernel, operation
 

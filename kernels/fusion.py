@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from aicl_fast.extras import needs
+
+with needs("triton"):
+    import torch
+    from torch import Tensor
 
 from aicl_fast.kernels._triton import (
     MAX_BATCH,

@@ -16,9 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+from aicl_fast.extras import needs
+
+with needs("triton"):
+    import torch
+    from torch import Tensor
+    from torch.nn import functional
 
 __all__ = ["conv3_winograd", "filter_transform", "input_transform", "multiply", "output_transform"]
 

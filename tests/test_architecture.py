@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from aicl_fast.extras import EXTRAS
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("kernels", "train", "export", "bench")
@@ -16,6 +19,7 @@ ALLOWED = {
     "export": {"export", "aicl_fast", "kernels"},
     "bench": {"bench", "train", "export", "aicl_fast", "kernels"},
 }
+LOWEST = ("aicl_fast.errors", "aicl_fast.extras")
 FILES = [path for room in ALLOWED for path in sorted((ROOT / room).rglob("*.py"))]
 TORCH = {
     "aicl_fast/devices.py",
@@ -30,7 +34,7 @@ TORCH = {
 def _imports(path: Path, *, top: bool = False) -> set[str]:
     """Modules that a file imports; with ``top``, only those imported as the file is loaded."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = tree.body if top else list(ast.walk(tree))
+    nodes = [*_loaded(tree)] if top else list(ast.walk(tree))
     found: set[str] = set()
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -38,6 +42,12 @@ def _imports(path: Path, *, top: bool = False) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
+
+
+def _loaded(tree: ast.Module) -> Iterator[ast.stmt]:
+    """What runs as a file is loaded, ``with needs(...)`` included."""
+    for node in tree.body:
+        yield from node.body if isinstance(node, ast.With) else (node,)
 
 
 def _room(module: str) -> str | None:
@@ -54,7 +64,7 @@ def test_arrows_run_one_way(path: Path) -> None:
         return  # the roof
     for module in _imports(path):
         room = _room(module)
-        if room is not None and not module.startswith("aicl_fast.errors"):
+        if room is not None and not module.startswith(LOWEST):
             assert room in ALLOWED[name.parts[0]], f"{name} imports {module}"
 
 
@@ -63,3 +73,15 @@ def test_torch_is_imported_where_it_is_named(path: Path) -> None:
     name = path.relative_to(ROOT).as_posix()
     heavy = {module.split(".")[0] for module in _imports(path, top=True)} & {"torch", "triton", "numba"}
     assert not heavy or name in TORCH
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.relative_to(ROOT).parts[0] != "bench"], ids=str
+)
+def test_optional_packages_are_imported_with_the_name_of_their_extra(path: Path) -> None:
+    """Else a library call ends in ModuleNotFoundError where the package is missing."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        bare = {name.split(".")[0] for name in names} & set(EXTRAS)
+        assert not bare, f"{path}: import {', '.join(bare)} under `with needs(...)`"

@@ -161,7 +161,7 @@ def test_another_device_is_named(tiny_model: Path, device: str) -> None:
 
 def test_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(UnavailableError, match="features: features on a GPU are sampled there by torch"):
+    with pytest.raises(UnavailableError, match="features: sampling features on a GPU"):
         gpu_features.as_tensor(object(), "features")
 
 

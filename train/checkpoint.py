@@ -19,8 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+from aicl_fast.extras import needs
+
+with needs("train"):
+    import torch
+    from torch import Tensor
 
 from aicl_fast.config import Config
 from aicl_fast.dataset import Dataset

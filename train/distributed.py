@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
-import torch
-from torch import Tensor, distributed
+from aicl_fast.extras import needs
+
+with needs("train"):
+    import torch
+    from torch import Tensor, distributed
 
 from aicl_fast.devices import torch_device
 

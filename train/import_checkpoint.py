@@ -15,8 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+from aicl_fast.extras import needs
+
+with needs("train"):
+    import torch
+    from torch import Tensor
 
 from aicl_fast.config import Config
 from aicl_fast.errors import ConfigError, ModelError

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from aicl_fast.extras import needs
 
-from aicl_fast.errors import UnavailableError
+with needs("train"):
+    import torch
+
 from aicl_fast.evaluate import MapResult, SegmentAccuracy
 from aicl_fast.train.losses import LossTerms
 
@@ -41,12 +43,8 @@ class RunLog:
         self._mark = (after, time.perf_counter())
         if folder is None:
             return
-        try:
+        with needs("train", "logging a training"):
             from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UnavailableError(
-                "TensorBoard's logs need the package tensorboard: pip install 'aicl-fast[train]'"
-            ) from error
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1 if after else None)
         columns = ["step", *(f"loss_{name}" for name in LossTerms._fields)]
         columns += ["lr", "selection_gamma", "consistent", "inconsistent", "steps_per_second", "memory_mb"]

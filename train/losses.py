@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+from aicl_fast.extras import needs
+
+with needs("train"):
+    import torch
+    from torch import Tensor
+    from torch.nn import functional
 
 from aicl_fast.config import Config
 from aicl_fast.errors import DataError

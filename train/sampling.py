@@ -9,8 +9,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
+
+from aicl_fast.extras import needs
+
+with needs("train"):
+    import torch
+    from torch import Tensor
 
 from aicl_fast.dataset import EXTRACTED, Dataset, Split, feature_files
 from aicl_fast.features import Floats, sample_indices, sample_indices_random

@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+
+from aicl_fast.extras import needs
+
+with needs("train"):
+    import torch
+    from torch import Tensor, nn
 
 from aicl_fast.config import Config, TrainConfig
 from aicl_fast.dataset import Dataset

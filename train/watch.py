@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aicl_fast.dataset import Split
-from aicl_fast.errors import DataError, UnavailableError
+from aicl_fast.errors import DataError
+from aicl_fast.extras import needs
 from aicl_fast.files import atomic_folder, read_json, write_json, write_text
 
 Samples = npt.NDArray[np.float64]
@@ -69,13 +70,8 @@ def load_recordings() -> Recordings:
     Raises:
         UnavailableError: seglearn is not installed.
     """
-    try:
+    with needs("demo", "reading the demo's recordings"):
         from seglearn.datasets import load_watch
-    except ImportError as error:
-        raise UnavailableError(
-            f"the demo's recordings come with the package seglearn, which cannot be imported ({error}). "
-            "Install it with: pip install 'aicl-fast[demo]'"
-        ) from error
     raw: dict[str, Any] = load_watch()
     names = tuple(str(name) for name in raw["y_labels"])
     samples = {

@@ -14,39 +14,14 @@ from typing import Any
 
 def main() -> None:
     """Entry point of ``aicl-fast``: prints our errors without a traceback; exits with 2, or 130 by Ctrl-C."""
-    from aicl_fast.cli.app import Interrupted, app
-    from aicl_fast.errors import AiclError
+    from aicl_fast.cli.ending import exit_code, open_streams
 
-    try:
-        with _notes():
+    def run() -> None:
+        from aicl_fast.cli.app import app
+        from aicl_fast.extras import needs
+
+        with needs(what="this command"):
             app()
-    except AiclError as error:
-        sys.stderr.write(f"aicl-fast: {error}\n")
-        sys.exit(2)
-    except Interrupted as interrupted:
-        sys.stderr.write(f"aicl-fast: interrupted; {interrupted}\n")
-        sys.exit(130)
 
-
-@contextmanager
-def _notes() -> Iterator[None]:
-    """Print each of our own warnings once, as a note; others as Python does."""
-    from aicl_fast.errors import AiclWarning
-
-    said: set[str] = set()
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", AiclWarning)
-        others = warnings.showwarning
-
-        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-            if not issubclass(category, AiclWarning):
-                others(message, category, *where, **more)
-            elif str(message) not in said:
-                from aicl_fast.cli.console import err
-
-                said.add(str(message))
-                err.print(f"note: {message}", markup=False, highlight=False, soft_wrap=True)
-
-        warnings.showwarning = show  # type: ignore[assignment]
-        yield
+    open_streams()
+    sys.exit(exit_code(run))

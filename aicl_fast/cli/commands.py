@@ -7,7 +7,8 @@ from pathlib import Path
 
 from aicl_fast.cli.console import err, note_missing, out, progress, result_table
 from aicl_fast.config import Config, load_config
-from aicl_fast.errors import ConfigError, UnavailableError
+from aicl_fast.errors import ConfigError
+from aicl_fast.extras import needs
 from aicl_fast.files import write_json
 
 
@@ -99,13 +100,8 @@ def run_bench(name: str, arguments: list[str]) -> None:
     if name not in every:
         listed = "".join(f"\n  {each:10} {what}" for each, what in every.items())
         raise ConfigError(f"there is no suite {name!r}. There are:{listed}")
-    try:
-        main = importlib.import_module(f"aicl_fast.bench.{name}").main
-    except ImportError as error:
-        raise UnavailableError(
-            f"the suite {name!r} cannot be imported ({error}): pip install 'aicl-fast[dev]'"
-        ) from error
     sys.argv = [f"aicl-fast bench {name}", *arguments]
-    code = main(arguments)
+    with needs("dev", f"aicl-fast bench {name}"):
+        code = importlib.import_module(f"aicl_fast.bench.{name}").main(arguments)
     if code:
         sys.exit(code)

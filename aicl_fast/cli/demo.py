@@ -17,7 +17,6 @@ from aicl_fast.config import Config, load_config
 from aicl_fast.dataset import Dataset
 from aicl_fast.detections import Detections, save_detections
 from aicl_fast.detector import Detector
-from aicl_fast.errors import UnavailableError
 from aicl_fast.evaluate import MapResult, mean_average_precision
 from aicl_fast.files import write_json
 from aicl_fast.report import save_scores, write_report
@@ -81,13 +80,8 @@ def _prepare(folder: Path, config: Config) -> Dataset:
 
 
 def _train_and_export(folder: Path, dataset: Dataset) -> tuple[Dataset, Detector, list[tuple[int, float]]]:
-    try:
-        from aicl_fast.train.trainer import train
-    except ImportError as error:
-        raise UnavailableError(
-            f"training needs torch and its companions ({error}): pip install 'aicl-fast[demo]'"
-        ) from error
     from aicl_fast.export.formats import export_model
+    from aicl_fast.train.trainer import train
 
     with progress("training") as bar:
         trained = train(

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 from aicl_fast.engines.base import Engine, EngineOutputs
 from aicl_fast.engines.container import is_container, read_container
 from aicl_fast.engines.ort import Provider
-from aicl_fast.errors import ModelError, UnavailableError
+from aicl_fast.errors import ModelError
+from aicl_fast.extras import needs
 from aicl_fast.files import require_file
 
 if TYPE_CHECKING:
@@ -88,13 +89,8 @@ def open_engine(
         from aicl_fast.engines.tensorrt import TensorRTEngine
 
         return TensorRTEngine(target, device=index or 0)
-    try:
+    with needs("train", f"{target}: running weights (export the file to run it without)"):
         from aicl_fast.engines.torch import TorchEngine
-    except ImportError as error:
-        raise UnavailableError(
-            f"{target}: holds weights, which torch runs, and torch cannot be imported ({error}). pip install "
-            f"'aicl-fast[train]', or export it: aicl-fast export {target}"
-        ) from error
     return TorchEngine(target, device=where or "cpu", precision=precision, threads=threads)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from aicl_fast.errors import DataError, UnavailableError
+from aicl_fast.extras import needs
 from aicl_fast.features import Floats
 
 
@@ -21,12 +22,8 @@ class Cuda:
     """
 
     def __init__(self, number: int) -> None:
-        try:
+        with needs("cuda", "running a TensorRT engine"):
             from cuda.bindings import driver
-        except ImportError as error:
-            raise UnavailableError(
-                f"running a TensorRT engine needs cuda-python ({error}): pip install 'aicl-fast[cuda]'"
-            ) from error
         self._driver: Any = driver
         self.number = number
         try:

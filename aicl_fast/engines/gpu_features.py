@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from functools import lru_cache, reduce
 from typing import TYPE_CHECKING, Any
 
-from aicl_fast.errors import DataError, UnavailableError
+from aicl_fast.errors import DataError
+from aicl_fast.extras import needs
 from aicl_fast.features import check_rows, sample_indices
 
 if TYPE_CHECKING:
@@ -23,14 +24,9 @@ def as_tensor(array: Any, name: str) -> torch.Tensor:
         DataError: its owner does not give it away.
         UnavailableError: torch is not installed, or not for GPUs.
     """
-    try:
+    with needs("train", f"{name}: sampling features on a GPU (copy them to the host to do without)"):
         import torch
         import torch.utils.dlpack
-    except ImportError as error:
-        raise UnavailableError(
-            f"{name}: features on a GPU are sampled there by torch: pip install torch. Without it copy them "
-            "to the host, or give detector.engine features of T segments."
-        ) from error
     if isinstance(array, torch.Tensor):
         return array.detach()
     try:

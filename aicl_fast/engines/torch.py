@@ -9,7 +9,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
+
+from aicl_fast.extras import needs
+
+with needs("train"):
+    import torch
 
 from aicl_fast.devices import torch_device
 from aicl_fast.engines.base import Engine, EngineOutputs, run_in_parts

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aicl_fast.errors import DataError, UnavailableError
+from aicl_fast.errors import DataError
+from aicl_fast.extras import needs
 from aicl_fast.files import atomic_path
 
 if TYPE_CHECKING:
@@ -48,14 +49,10 @@ def load_matplotlib() -> Any:
     Raises:
         UnavailableError: it is not installed.
     """
-    try:
+    with needs("plot", "drawing"):
         import matplotlib
         import matplotlib.backends.backend_agg
         import matplotlib.figure
-    except ImportError as error:
-        raise UnavailableError(
-            "Drawing needs matplotlib, which is not installed. Install it with: pip install 'aicl-fast[plot]'"
-        ) from error
     return matplotlib
 
 

@@ -60,17 +60,7 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'aicl_fast.video' has no attribute '{name}'")
-    try:
-        value = getattr(importlib.import_module(f"aicl_fast.{_HOME[name]}"), name)
-    except ModuleNotFoundError as error:
-        if error.name not in ("av", "cv2"):
-            raise
-        from aicl_fast.errors import UnavailableError
-
-        raise UnavailableError(
-            "Reading video needs PyAV and OpenCV, which are not both installed. Install them with: "
-            "pip install 'aicl-fast[video]'"
-        ) from error
+    value = getattr(importlib.import_module(f"aicl_fast.{_HOME[name]}"), name)
     globals()[name] = value
     return value
 

@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import av
-import cv2
+from aicl_fast.extras import needs
+
+with needs("video"):
+    import av
+    import cv2
 
 from aicl_fast.errors import AiclError, DataError
-from aicl_fast.video.reader import said
+from aicl_fast.video.opening import said
 
 
 @contextmanager

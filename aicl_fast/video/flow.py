@@ -5,9 +5,13 @@ from __future__ import annotations
 import threading
 from typing import Any, Literal, get_args
 
-import cv2
 import numpy as np
 import numpy.typing as npt
+
+from aicl_fast.extras import needs
+
+with needs("video"):
+    import cv2
 
 from aicl_fast.errors import ConfigError
 from aicl_fast.features import Floats

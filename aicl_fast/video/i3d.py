@@ -9,10 +9,13 @@ from __future__ import annotations
 import copy
 from typing import NamedTuple
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from aicl_fast.extras import needs
+
+with needs("train"):
+    import torch
+    import torch.nn.functional as F
+    from torch import Tensor, nn
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from aicl_fast.errors import DataError
 from aicl_fast.video.networks import Stream

@@ -9,8 +9,12 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from aicl_fast.extras import needs
+
+with needs("train"):
+    import torch
+    from torch import Tensor
 
 from aicl_fast.errors import ModelError
 from aicl_fast.files import require_file

@@ -26,7 +26,8 @@ import numpy.typing as npt
 from aicl_fast.engines.base import filled_with_zeros, run_in_parts
 from aicl_fast.engines.container import Container
 from aicl_fast.engines.tensorrt import TensorRTEngine, Tensors
-from aicl_fast.errors import DataError, ModelError, UnavailableError
+from aicl_fast.errors import DataError, ModelError
+from aicl_fast.extras import needs
 from aicl_fast.features import Floats
 from aicl_fast.files import require_file
 from aicl_fast.metadata import BATCH, FORMAT, Precision, Range, read_document, reading_settings
@@ -235,17 +236,13 @@ class TorchNetwork(SegmentNetwork):
         precision: str | None = None,
         threads: int | None = None,
     ) -> None:
-        try:
+        with needs("train", f"{path}: running weights (export the file to run it without)"):
             import torch
 
-            from aicl_fast.devices import torch_device
-            from aicl_fast.video.i3d import DeployedI3D
-            from aicl_fast.video.i3d_weights import i3d_hash, load_i3d
-        except ImportError as error:
-            raise UnavailableError(
-                f"{path}: holds weights, which torch runs, and torch cannot be imported ({error}). pip "
-                f"install 'aicl-fast[train]', or export it: aicl-fast export --model i3d-rgb {path}"
-            ) from error
+        from aicl_fast.devices import torch_device
+        from aicl_fast.video.i3d import DeployedI3D
+        from aicl_fast.video.i3d_weights import i3d_hash, load_i3d
+
         self._device = torch_device(device)
         on_gpu = self._device.type == "cuda"
         possible = ("fp16", "bf16", "fp32") if on_gpu else ("fp32", "bf16")

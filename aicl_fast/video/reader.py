@@ -11,11 +11,15 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import av
 import numpy as np
 import numpy.typing as npt
-from av.sidedata.sidedata import Type as SideData
-from av.video.reformatter import VideoReformatter
+
+from aicl_fast.extras import needs
+
+with needs("video"):
+    import av
+    from av.sidedata.sidedata import Type as SideData
+    from av.video.reformatter import VideoReformatter
 
 from aicl_fast.errors import DataError
 from aicl_fast.files import require_file

@@ -11,9 +11,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
-import cv2
 import numpy as np
+
+from aicl_fast.extras import needs
+
+with needs("video"):
+    import av
+    import cv2
 
 from aicl_fast.detections import Detection, Detections
 from aicl_fast.errors import AiclError, DataError

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy.typing as npt
+
+from aicl_fast.extras import needs
+
+with needs("video"):
+    import cv2
 
 from aicl_fast.errors import DataError
 from aicl_fast.video.reader import Image

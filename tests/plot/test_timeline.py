@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import builtins
 import struct
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -179,14 +176,7 @@ def test_refusals(tmp_path: Path, scores: Scores, found: Detections) -> None:
 def test_without_matplotlib(
     tmp_path: Path, scores: Scores, found: Detections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real: Callable[..., Any] = builtins.__import__
-
-    def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.startswith("matplotlib"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UnavailableError, match="pip install"):
         plot_timeline(scores, found, None, tmp_path / "a.png")
 

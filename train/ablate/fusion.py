@@ -8,7 +8,10 @@ losses, selection and decoding are the method's in all four.
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from aicl_fast.extras import needs
+
+with needs("train"):
+    from torch import Tensor, nn
 
 from aicl_fast.config import Config
 from aicl_fast.errors import ConfigError
