@@ -1,4 +1,4 @@
-"""The command line. It stands above every room of the house and is the only part that may use them all.
+"""The command line. It stands above all other packages and is the only part that may use them all.
 
 Only typer is imported to answer ``--help``; a command imports what it needs when it runs.
 """
@@ -6,10 +6,6 @@ Only typer is imported to answer ``--help``; a command imports what it needs whe
 from __future__ import annotations
 
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 
 def main() -> None:

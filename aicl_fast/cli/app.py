@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
+
+from aicl_fast.cli.ending import KEPT, Interrupted
+from aicl_fast.errors import ConfigError
+from aicl_fast.files import is_stdout, only_results
+from aicl_fast.limits import MAX_UNPACKED, parse_size
 
 if TYPE_CHECKING:
     from aicl_fast.cli.video import VideoOptions
@@ -19,22 +25,40 @@ _GOES_ON = {
 }
 
 
-class Interrupted(Exception):
-    """Ctrl-C, and what becomes of the work."""
-
-
 class _Commands(TyperGroup):
     """typer itself ends a command that Ctrl-C comes to without a word."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            known = _GOES_ON.get(ctx.invoked_subcommand or "")
-            raise Interrupted(known or "files already complete are kept") from None
+        except KeyboardInterrupt as error:
+            raise Interrupted(error, _GOES_ON.get(ctx.invoked_subcommand or "", KEPT)) from None
 
 
-app = typer.Typer(
+class _Command(TyperCommand):
+    """Where a file is ``-``, standard output is its alone; all else that is printed goes to stderr."""
+
+    def invoke(self, ctx: Any) -> Any:
+        named = [each for each in self.params if _is_stdout(ctx.params.get(each.name or ""))]
+        if not named:
+            return super().invoke(ctx)
+        options = [max(each.opts, key=len) for each in named if each.param_type_name == "option"]
+        if len(options) > 1:
+            raise ConfigError(f"{', '.join(options)}: standard output takes one file. Name the others.")
+        with only_results():
+            return super().invoke(ctx)
+
+
+class _App(typer.Typer):
+    def command(self, name: str | None = None, **options: Any) -> Any:
+        return super().command(name, **{"cls": _Command, **options})
+
+
+def _is_stdout(value: object) -> bool:
+    return isinstance(value, Path) and is_stdout(value)
+
+
+app = _App(
     name="aicl-fast",
     cls=_Commands,
     no_args_is_help=True,
@@ -111,8 +135,17 @@ def shared_options(
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop."),
     ] = False,
+    max_unpacked: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory that a file may take though it is small itself, as 4GiB; for files that you trust.",
+        ),
+    ] = None,
 ) -> None:
     """Take the options that stand before a command's name."""
+    if max_unpacked is not None:
+        os.environ[MAX_UNPACKED] = str(parse_size(max_unpacked, "--max-unpacked"))
 
 
 @app.command()

@@ -1,0 +1,179 @@
+"""How a command ends: by a signal, by a pipe that was closed, or by what the system refuses.
+
+What a user can meet is a sentence; a traceback is left to our own mistakes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from aicl_fast.errors import AiclError
+from aicl_fast.text import clean_lines, error_text
+
+_WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+if hasattr(signal, "SIGHUP"):
+    _WORDS[signal.SIGHUP] = "the terminal was closed"
+KEPT = "files already complete are kept"
+
+
+class Signalled(KeyboardInterrupt):
+    """A signal that ends a command came."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Interrupted(Exception):
+    """A command was ended by a signal.
+
+    Attributes:
+        number: the signal's.
+        left: what becomes of the work.
+    """
+
+    def __init__(self, error: KeyboardInterrupt, left: str = KEPT) -> None:
+        self.number = error.number if isinstance(error, Signalled) else int(signal.SIGINT)
+        self.left = left
+        super().__init__(self.number, left)
+
+    def __str__(self) -> str:
+        return f"{_WORDS[signal.Signals(self.number)]}; {self.left}"
+
+
+@contextmanager
+def caught_signals() -> Iterator[None]:
+    """Within the block, SIGTERM and SIGHUP end a command as Ctrl-C does: temporary files are removed.
+
+    A second one ends the process at once. Ignored ones stay ignored, as nohup wants it, but for SIGINT:
+    shells ignore it for all that a script starts in the background. Of torchrun's processes the first one
+    alone writes; the others end at once.
+    """
+    if threading.current_thread() is not threading.main_thread() or os.environ.get("RANK", "0") != "0":
+        yield
+        return
+
+    def end(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise Signalled(number)
+
+    before: dict[int, Any] = {}
+    for number in _WORDS:
+        handler = signal.getsignal(number)
+        if number == signal.SIGINT or handler is signal.SIG_DFL:
+            before[number] = handler
+            signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def open_streams() -> None:
+    """Make standard output and error usable: closed ones lead nowhere, and print ? for what they cannot."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number: else the next file that is opened would get what is printed.
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        reconfigure = getattr(getattr(sys, name), "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")
+
+
+def exit_code(command: Callable[[], object]) -> int | str | None:
+    """Run a command, say why it failed, and return its exit status: 2 for an error, 130 for Ctrl-C."""
+    with caught_signals():
+        try:
+            code = _explained(command)
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+        except BrokenPipeError:
+            _drop_output()
+            return 1
+        except OSError as error:
+            _say(f"what is printed cannot be written ({_reason(error)})")
+            _drop_output()
+            return 2
+        except KeyboardInterrupt as error:
+            return _interrupted(Interrupted(error))
+    return code
+
+
+def _explained(command: Callable[[], object]) -> int | str | None:
+    try:
+        command()
+    except SystemExit as end:
+        return end.code
+    except AiclError as error:
+        _say(str(error))
+    except Interrupted as interrupted:
+        return _interrupted(interrupted)
+    except KeyboardInterrupt as error:
+        return _interrupted(Interrupted(error))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.errno is None:  # a library's own kind
+            raise
+        name = error.filename if isinstance(error.filename, str | bytes) else None
+        place = "" if name is None else f"{os.fsdecode(name)}: "
+        _say(f"{place}{_reason(error)}. Check that the files and folders may be used and that there is room.")
+    except MemoryError as error:
+        _say(f"there is not enough memory ({error_text(error)}). Take less at a time, or a larger machine.")
+    except RecursionError:
+        _say("something that was given is nested too deep to be read.")
+    except RuntimeError as error:
+        if not _is_memory(error):
+            raise
+        _say(f"there is not enough memory ({error_text(error)}). Take less at a time, or a larger machine.")
+    else:
+        return 0
+    return 2
+
+
+def _interrupted(interrupted: Interrupted) -> int:
+    _say(str(interrupted))
+    return 128 + interrupted.number
+
+
+def _is_memory(error: RuntimeError) -> bool:
+    """Whether it is torch's own error, on the CPU or a GPU, for memory that it does not get."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or error_text(error)
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # nobody reads it any more
+        sys.stderr.write(f"aicl-fast: {clean_lines(text)}\n")
+        sys.stderr.flush()
+
+
+def _drop_output() -> None:
+    """Nothing more is written where nobody reads: at its end the interpreter would complain."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is not None:
+            try:
+                stream.flush()
+            except OSError:
+                os.dup2(null, stream.fileno())
+    os.close(null)
+
+
+__all__ = ["KEPT", "Interrupted", "caught_signals", "exit_code", "open_streams"]
