@@ -35,6 +35,12 @@ def parse_size(text: str, name: str = MAX_UNPACKED) -> int:
     return int(match[1]) << _UNITS[match[2].lower()]
 
 
+def allowed_size(on_disk: int) -> int:
+    """Bytes of memory that a file of so many bytes may ask for: 64 MiB, 16 times the file, or the user's."""
+    own = os.environ.get(MAX_UNPACKED)
+    return max(_ALWAYS, _TIMES * on_disk, parse_size(own) if own else 0)
+
+
 def require_size(
     needed: int, on_disk: int, source: object, what: str, *, error: type[AiclError] = DataError
 ) -> None:
@@ -49,11 +55,7 @@ def require_size(
     Raises:
         AiclError: more than 64 MiB, more than 16 times the file, and more than the user allows.
     """
-    allowed = max(_ALWAYS, _TIMES * on_disk)
-    if needed <= allowed:
-        return
-    own = os.environ.get(MAX_UNPACKED)
-    if own and needed <= parse_size(own):
+    if needed <= max(_ALWAYS, _TIMES * on_disk) or needed <= allowed_size(on_disk):
         return
     raise error(
         f"{source}: {what} would take {needed / 2**20:,.0f} MiB of memory, and the file has "

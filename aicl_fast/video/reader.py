@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -23,19 +22,18 @@ with needs("video"):
 
 from aicl_fast.errors import DataError
 from aicl_fast.files import require_file
+from aicl_fast.limits import require_size
+from aicl_fast.video.opening import codec_name, open_video, reading_video, said
 
 Image = npt.NDArray[np.uint8]
 """(height, width, 3) RGB."""
 Picture = TypeVar("Picture")
 
-_NOT_VIDEO = {"image2", "image2pipe", "tty", "bin", "xbin", "adf", "idf", "txd"}
-"""FFmpeg's names for formats that hold pictures or text, which it would show as a short film; so are all that
-end in ``_pipe``."""
 _TIMES_MAY_JUMP = av.format.Flags.ts_discont.value
-# A title that is not UTF-8 is no reason to refuse a video. PyAV 19 asks no more.
-_METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 _JUMP, _JUMP_ELSEWHERE = Fraction(10), Fraction(30 * 3600)
 """Seconds without a picture that mean another clock, where a format allows that, and in all others."""
+_FRAME_BYTES = 512
+"""Of features of both streams for each frame: what a video's frames at a steady rate take in memory."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
     Raises:
         DataError: as :func:`read_frames`.
     """
-    with open_video(path) as (container, stream):
+    with open_video(path, one_frame=True) as (container, stream), reading_video(path):
         frame = next(_decoded(container, stream, _Damage(allowed=True)), None)
         if frame is None:
             raise _no_frames(path)
@@ -127,19 +125,28 @@ def read_frames(
         transform: applied once to each frame that is used; None gives (height, width, 3) uint8.
         allow_damaged: take what can be decoded of a file that is cut off or corrupt.
     Raises:
-        DataError: no such file, no video in it, nothing that can be decoded; or, but for ``allow_damaged``, a
-            packet that cannot be decoded or an end before the one that the header states.
+        DataError: no such file, no video in it, nothing that can be decoded; pictures too large, or shown
+            for so long that the features of all frames would take more memory than the file's size warrants
+            (see :mod:`aicl_fast.limits`); or, but for ``allow_damaged``, a packet that cannot be decoded or
+            an end before the one that the header states.
     """
     if not fps > 0 or not math.isfinite(fps):
         raise DataError(f"fps: expected a positive number of frames a second, got {fps}.")
+    size = require_file(path, "video").stat().st_size
+
+    def check(count: int) -> None:
+        what = f"features of its {count:,} frames at {float(fps):g} a second"
+        require_size(count * _FRAME_BYTES, size, path, what)
+
     with open_video(path) as (container, stream):
         upright = Upright()
         last: Any = None
         picture: Any = None
         frames = timed_frames(container, stream, allow_damaged=allow_damaged, source=str(path))
-        for frame in steady(frames, Fraction(fps)):
+        for frame in steady(frames, Fraction(fps), check):
             if frame is not last:
-                last, picture = frame, upright(frame)
+                with reading_video(path):
+                    last, picture = frame, upright(frame)
                 if transform is not None:
                     picture = transform(picture)
             yield picture
@@ -147,69 +154,28 @@ def read_frames(
             raise _no_frames(path)
 
 
-@contextmanager
-def open_video(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
-    """PyAV's container and its video stream.
-
-    Raises:
-        DataError: no such file, not a media file, or one without video.
-    """
-    target = require_file(path, "video")
-    try:
-        # The prefix keeps FFmpeg from reading a protocol into the name, the list a playlist from the network.
-        container = av.open(f"file:{target}", options={"protocol_whitelist": "file"}, **_METADATA)
-    except (av.FFmpegError, OSError) as error:
-        size = target.stat().st_size
-        raise DataError(
-            f"{target}: cannot be opened as a video ({said(error)}; {size} bytes). It is another kind of "
-            "file, or was cut off: an .mp4 whose recording or download broke off lacks the index at its end. "
-            "Copy or download it again."
-        ) from error
-    try:
-        format_name = container.format.name
-        if _is_still(format_name):
-            raise DataError(f"{target}: is a picture or a text ({format_name}); expected a video.")
-        stream = next((each for each in container.streams.video if not _is_cover(each)), None)
-        if stream is None or stream.codec_context is None:
-            kinds = sorted({str(each.type) for each in container.streams}) or ["nothing"]
-            raise DataError(
-                f"{target}: has no video stream that can be decoded (holds {', '.join(kinds)}). Expected a "
-                "video; check which file was given."
-            )
-        stream.thread_type = "AUTO"
-        yield container, stream
-    finally:
-        container.close()
-
-
-def codec_name(stream: Any) -> str:
-    """FFmpeg's name of a stream's format: ``mp3``, where the decoder is ``mp3float``."""
-    context = stream.codec_context
-    return "unknown" if context is None else str(context.codec.canonical_name)
-
-
-def said(error: Exception) -> str:
-    """What a library says of its error, in a line."""
-    text = str(getattr(error, "strerror", None) or error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
-
-
-def steady(frames: Iterable[Timed], fps: Fraction) -> Iterator[Any]:
+def steady(
+    frames: Iterable[Timed], fps: Fraction, check: Callable[[int], None] = lambda _: None
+) -> Iterator[Any]:
     """Pictures at ``k / fps`` seconds for k in 0, 1, 2 …, by the rule of FFmpeg's filter ``fps``.
 
     A picture's time is rounded to the nearest multiple of ``1 / fps``; there it takes the place of the one
-    before, which is repeated up to there. The last one is repeated to the end of its length.
+    before, which is repeated up to there. The last one is repeated to the end of its length. ``check`` is
+    called with the number of pictures before they are repeated up to it.
     """
     held: Any = None
     position = shown = 0
     end = Fraction(0)
     for frame in frames:
         index = _nearest(frame.start * fps)
+        check(index)
         while held is not None and position < index:
             yield held
             position, shown = position + 1, shown + 1
         held, end = frame.picture, frame.start + frame.length
-    while held is not None and (position < _nearest(end * fps) or not shown):
+    last = _nearest(end * fps)
+    check(last)
+    while held is not None and (position < last or not shown):
         yield held
         position, shown = position + 1, shown + 1
 
@@ -245,10 +211,12 @@ def timed_frames(
         allow_damaged: as :func:`read_frames`.
         source: the file's name, for messages.
     """
-    if not allow_damaged:
-        # FFmpeg hides what it finds damaged, unless it is told to say so.
-        stream.codec_context.options = {"err_detect": "explode"}
-    return _timed(container, stream, _Damage(allow_damaged, source))
+    with reading_video(source):
+        if not allow_damaged:
+            # FFmpeg hides what it finds damaged, unless it is told to say so.
+            context = stream.codec_context
+            context.options = {**context.options, "err_detect": "explode"}
+        yield from _timed(container, stream, _Damage(allow_damaged, source))
 
 
 def ahead_rule(container: Any) -> Callable[[Fraction, Fraction], bool]:
@@ -279,8 +247,8 @@ class _Damage:
 
 def _timed(container: Any, stream: Any, damage: _Damage) -> Iterator[Timed]:
     """Decoded frames with a clock that starts at 0 and never goes back."""
-    rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-    usual = 1 / Fraction(rate)
+    rates = (stream.average_rate, stream.guessed_rate, Fraction(25))
+    usual = 1 / next(Fraction(rate) for rate in rates if rate is not None and rate > 0)
     jumps_ahead = ahead_rule(container)
     shift: Fraction | None = None
     last = -usual
@@ -350,11 +318,6 @@ def _tolerance(seconds: float) -> float:
     return 0.25 + min(0.005 * seconds, 2.0)
 
 
-def _is_still(format_name: str) -> bool:
-    """Whether a format, by FFmpeg's name or names of it, holds pictures or text."""
-    return any(name in _NOT_VIDEO or name.endswith("_pipe") for name in format_name.split(","))
-
-
 def _mirrored(frame: Any) -> bool:
     """Whether a frame's display matrix turns left into right, so that its rotation is not all there is."""
     found = frame.side_data.get(SideData.DISPLAYMATRIX)
@@ -362,11 +325,6 @@ def _mirrored(frame: Any) -> bool:
         return False
     (a, b), (c, d) = np.frombuffer(bytes(found), np.int32).reshape(3, 3)[:2, :2].astype(float)
     return bool(a * d < b * c)
-
-
-def _is_cover(stream: Any) -> bool:
-    """Whether a video stream is the cover of a piece of music."""
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
 def _nearest(value: Fraction) -> int:

@@ -23,16 +23,8 @@ from aicl_fast.detections import Detection, Detections
 from aicl_fast.errors import AiclError, DataError
 from aicl_fast.files import atomic_path, require_file
 from aicl_fast.video.failures import named_failure
-from aicl_fast.video.reader import (
-    Image,
-    Timed,
-    Upright,
-    ahead_rule,
-    codec_name,
-    open_video,
-    said,
-    timed_frames,
-)
+from aicl_fast.video.opening import codec_name, open_video, said
+from aicl_fast.video.reader import Image, Timed, Upright, ahead_rule, timed_frames
 
 SUFFIXES = (".mp4", ".mkv")
 ROWS = 5

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -17,8 +20,13 @@ av = pytest.importorskip("av")
 pytest.importorskip("cv2")
 
 from aicl_fast.errors import DataError  # noqa: E402
-from aicl_fast.video import probe, read_frames  # noqa: E402
-from aicl_fast.video.reader import Timed, _is_still, _tolerance, steady  # noqa: E402
+from aicl_fast.video import (  # noqa: E402
+    opening,
+    probe,
+    read_frames,
+)
+from aicl_fast.video.opening import is_still  # noqa: E402
+from aicl_fast.video.reader import Timed, _tolerance, steady  # noqa: E402
 
 MakeClip = Callable[..., Path]
 
@@ -357,8 +365,8 @@ def test_how_much_may_be_missing(length: float, allowed: float) -> None:
 
 
 def test_formats_are_known_by_their_whole_names() -> None:
-    assert all(map(_is_still, ("image2", "png_pipe", "bin", "tty")))
-    assert not any(map(_is_still, ("bink", "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")))
+    assert all(map(is_still, ("image2", "png_pipe", "bin", "tty")))
+    assert not any(map(is_still, ("bink", "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")))
 
 
 def test_one_frame(make_clip: MakeClip) -> None:
@@ -377,3 +385,83 @@ def test_real_clips(shared_data: Path) -> None:
         path = shared_data / "i3d" / f"{name}.mp4"
         assert sum(1 for _ in read_frames(path)) == frames
         assert probe(path).duration == pytest.approx(seconds, abs=0.01)
+
+
+# --- files that claim more than they hold -----------------------------------------------------------------
+
+
+def changed(path: Path, mark: bytes, offset: int, *values: int) -> Path:
+    """The file with little-endian 32-bit numbers at so many bytes after the first such mark."""
+    data = bytearray(path.read_bytes())
+    struct.pack_into(f"<{len(values)}I", data, data.index(mark) + offset, *values)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("seconds", [3600 * 6, 86_400, 2**31 - 1])
+def test_pictures_cannot_be_shown_for_ever(
+    make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
+    path = changed(make_clip("long.avi", frames=24), b"strh", 28, seconds, 1)
+    shown = 0
+    with pytest.raises(
+        DataError, match=r"long\.avi: features of its [\d,]+ frames at 25 a second would take"
+    ):
+        for _ in read_frames(path):
+            shown += 1
+    assert not shown
+    assert probe(path).width == 64
+
+
+def test_a_video_of_long_pictures_is_read_where_the_user_says_so(
+    make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = changed(make_clip("slides.avi", frames=4), b"strh", 28, 2000, 1)
+    with pytest.raises(DataError, match="AICL_FAST_MAX_UNPACKED"):
+        next(read_frames(path))
+    monkeypatch.setenv("AICL_FAST_MAX_UNPACKED", "1GiB")
+    assert sum(1 for _ in read_frames(path, transform=lambda image: image[0, 0, 0])) == 4 * 2000 * 25
+
+
+def test_pictures_of_too_many_pixels_are_refused_before_they_are_decoded(
+    make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_clip("big.mkv", frames=2, size=(640, 480))
+    assert probe(path).width == 640
+    monkeypatch.setattr(opening, "MAX_PIXELS", 640 * 480 - 1)
+    monkeypatch.setattr(opening, "_PIXEL_BYTES", 1 << 20)
+    for read in (probe, lambda path: list(read_frames(path))):
+        with pytest.raises(DataError, match="its pictures of 640 x 480 pixels would take"):
+            read(path)
+
+
+def test_a_host_programs_logging_of_pyav_does_not_hang_reading(make_clip: MakeClip) -> None:
+    path = make_clip("a.mp4", frames=60)
+    code = (
+        "import av, sys; av.logging.set_level(av.logging.DEBUG)\n"
+        "from aicl_fast.video import probe, read_frames\n"
+        "for _ in range(5): probe(sys.argv[1]); next(read_frames(sys.argv[1]))\n"
+        "print(sum(1 for _ in read_frames(sys.argv[1])))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "60\n"
+
+
+@pytest.mark.parametrize("name", ["a.avi", "a.mkv", "a.mp4", "a.ts"])
+def test_whatever_bytes_are_changed_ends_in_frames_or_a_named_error(
+    make_clip: MakeClip, tmp_path: Path, name: str
+) -> None:
+    whole = make_clip(name, frames=6).read_bytes()
+    random = np.random.default_rng(0)
+    path = tmp_path / f"changed{name}"
+    for _ in range(60):
+        data = bytearray(whole)
+        # Half of the changes where the header is.
+        for place in random.integers(0, random.choice([400, len(data)]), random.integers(1, 6)):
+            data[place] = random.choice([0, 255, 127, 128, random.integers(256)])
+        path.write_bytes(data[: random.choice([len(data), random.integers(1, len(data))])])
+        for read in (probe, lambda path: list(itertools.islice(read_frames(path), 200))):
+            try:
+                read(path)
+            except DataError as error:
+                assert str(path) in str(error)
