@@ -55,7 +55,7 @@ def require_size(
     Raises:
         AiclError: more than 64 MiB, more than 16 times the file, and more than the user allows.
     """
-    if needed <= max(_ALWAYS, _TIMES * on_disk) or needed <= allowed_size(on_disk):
+    if needed <= allowed_size(on_disk):
         return
     raise error(
         f"{source}: {what} would take {needed / 2**20:,.0f} MiB of memory, and the file has "

@@ -399,16 +399,11 @@ def changed(path: Path, mark: bytes, offset: int, *values: int) -> Path:
 
 
 @pytest.mark.parametrize("seconds", [3600 * 6, 86_400, 2**31 - 1])
-def test_pictures_cannot_be_shown_for_ever(
-    make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch, seconds: int
-) -> None:
+def test_pictures_cannot_be_shown_for_ever(make_clip: MakeClip, seconds: int) -> None:
     path = changed(make_clip("long.avi", frames=24), b"strh", 28, seconds, 1)
-    shown = 0
-    with pytest.raises(
-        DataError, match=r"long\.avi: features of its [\d,]+ frames at 25 a second would take"
-    ):
-        for _ in read_frames(path):
-            shown += 1
+    shown: list[int] = []
+    with pytest.raises(DataError, match=r"long\.avi: features of its [\d,]+ frames at 25 a second would"):
+        shown.extend(1 for _ in read_frames(path))
     assert not shown
     assert probe(path).width == 64
 
@@ -418,7 +413,7 @@ def test_a_video_of_long_pictures_is_read_where_the_user_says_so(
 ) -> None:
     path = changed(make_clip("slides.avi", frames=4), b"strh", 28, 2000, 1)
     with pytest.raises(DataError, match="AICL_FAST_MAX_UNPACKED"):
-        next(read_frames(path))
+        sum(1 for _ in read_frames(path, transform=lambda image: image[0, 0, 0]))
     monkeypatch.setenv("AICL_FAST_MAX_UNPACKED", "1GiB")
     assert sum(1 for _ in read_frames(path, transform=lambda image: image[0, 0, 0])) == 4 * 2000 * 25
 
@@ -464,4 +459,4 @@ def test_whatever_bytes_are_changed_ends_in_frames_or_a_named_error(
             try:
                 read(path)
             except DataError as error:
-                assert str(path) in str(error)
+                assert str(path) in str(error)  # noqa: PT017
