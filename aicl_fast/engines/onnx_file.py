@@ -1,0 +1,285 @@
+"""An ONNX file looked through before an engine reads it. Needs no onnx package; weights are skipped by length.
+
+Engines run whatever a file says: they open other files and memory that it points at, unfold constants to any
+size, and run operators of any kind. Our exports need little of that. What they never hold is refused here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aicl_fast.engines.checksum import NAME, check_checksum, mapped
+from aicl_fast.engines.graph import Constants
+from aicl_fast.errors import ModelError
+from aicl_fast.limits import reading
+from aicl_fast.metadata import METADATA_KEY
+from aicl_fast.text import clean_text
+
+OPERATORS = frozenset(
+    "Add AveragePool Cast Clip Concat Constant Conv DequantizeLinear Div Flatten Gather GatherElements Gemm "
+    "GlobalAveragePool Identity MatMul Max MaxPool Min Mul Pad QuantizeLinear ReduceMax ReduceMean ReduceSum "
+    "Relu Reshape Shape Sigmoid Slice Softmax Split Squeeze Sub TopK Transpose Unsqueeze".split()
+)
+"""What exports hold, of any version, and their like. None makes much out of little but by its inputs' sizes."""
+_BITS = {
+    1: 32, 2: 8, 3: 8, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16, 17: 8, 18: 8, 19: 8,
+    20: 8,
+}  # fmt: skip
+"""Of a value, by ONNX's number of the type."""
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_LARGEST_PAD = 4096
+_ADVICE = (
+    "Expected a file written by `aicl-fast export`; if it was cut off while being copied, copy it again."
+)
+_NONE: Mapping[int, int] = {}
+
+# By message: field number to wire type. A field that is not here is refused, since no export has it.
+_MODEL = {1: _VARINT, 2: _BYTES, 3: _BYTES, 4: _BYTES, 5: _VARINT, 7: _BYTES, 8: _BYTES, 14: _BYTES}
+_GRAPH = dict.fromkeys((1, 2, 5, 11, 12, 13, 14, 16), _BYTES)
+_NODE = dict.fromkeys((1, 2, 3, 4, 5, 6, 7, 9), _BYTES)
+_ATTRIBUTE = {1: _BYTES, 2: _FIXED32, 3: _VARINT, 4: _BYTES, 5: _BYTES, 9: _BYTES, 13: _BYTES, 20: _VARINT}
+_TENSOR = {2: _VARINT, 8: _BYTES, 9: _BYTES, 12: _BYTES, 14: _VARINT}
+_ENTRY = dict.fromkeys((1, 2), _BYTES)
+_OPSET = {1: _BYTES, 2: _VARINT}
+
+# Fields whose values lie one by one or in one piece: number to wire type of one.
+_ATTRIBUTE_LISTS = {7: _FIXED32, 8: _VARINT}
+_TENSOR_LISTS = {1: _VARINT, 4: _FIXED32, 5: _VARINT, 7: _VARINT, 10: _FIXED64, 11: _VARINT}
+
+_REFUSED = {
+    (id(_MODEL), 20): "training information",
+    (id(_MODEL), 25): "functions",
+    (id(_GRAPH), 15): "sparse constants",
+    (id(_ATTRIBUTE), 6): "graphs within its graph",
+    (id(_ATTRIBUTE), 11): "graphs within its graph",
+    (id(_ATTRIBUTE), 22): "sparse constants",
+    (id(_ATTRIBUTE), 23): "sparse constants",
+    (id(_TENSOR), 3): "data outside the file",
+    (id(_TENSOR), 6): "text for constants",
+    (id(_TENSOR), 13): "data outside the file",
+}
+
+Buffer = bytes | memoryview
+
+
+class _Unlike(Exception):
+    """What no export holds, as a noun phrase."""
+
+
+class Field(NamedTuple):
+    """One field of a message."""
+
+    number: int
+    wire: int
+    value: Any
+    """An int of a varint, else its bytes."""
+    start: int
+    """Of its bytes in the message."""
+
+
+def read_onnx(path: Path) -> str:
+    """Look through an ONNX file.
+
+    Returns:
+        Our metadata in it.
+    Raises:
+        ModelError: it is not ONNX, is damaged, has no metadata of ours, or holds what exports never do: data
+            outside the file, other operators, graphs within graphs, or constants that would unfold.
+    """
+    with reading(path, "ONNX model", error=ModelError, advice=_ADVICE), mapped(path) as data:
+        try:
+            return _metadata(data, path)
+        except _Unlike as error:
+            raise ModelError(
+                f"{path}: holds {error}, which no export of aicl_fast does, and is not opened. Export the "
+                "weights again."
+            ) from error
+
+
+def _metadata(data: memoryview, path: Path) -> str:
+    properties: dict[str, str] = {}
+    graphs, at = [], 0
+    for field in _fields(data, _MODEL):
+        if field.number == 14:
+            entry = {each.number: each for each in _fields(field.value, _ENTRY)}
+            name, value = _text(entry[1].value), _text(entry[2].value)
+            if name in properties:
+                raise ValueError(f"two properties {name}")
+            properties[name] = value
+            if name == NAME:
+                at = field.start + entry[2].start
+        elif field.number == 7:
+            graphs.append(field.value)
+        elif field.number == 8:
+            _check_domain(
+                next((each.value for each in _fields(field.value, _OPSET) if each.number == 1), b"")
+            )
+    check_checksum(data, properties, at, path)
+    text = properties.get(METADATA_KEY)
+    if text is None or len(graphs) != 1:
+        raise ModelError(
+            f"{path}: is not an aicl_fast model: it carries no settings. Expected a file written by "
+            "`aicl-fast train` or `aicl-fast export`."
+        )
+    _check_graph(graphs[0]).check(len(data), path)
+    return text
+
+
+def _check_graph(graph: Buffer) -> Constants:
+    constants, whole = Constants(), dict[str, list[int]]()
+    nodes = []
+    for field in _fields(graph, _GRAPH):
+        if field.number == 5:
+            name, count, values = _tensor(field.value)
+            constants.add(name, count)
+            whole[name] = values
+        elif field.number == 1:
+            nodes.append(bytes(field.value))
+    for node in nodes:
+        _check_node(node, constants, whole)
+    return constants
+
+
+def _check_node(node: bytes, constants: Constants, whole: Mapping[str, list[int]]) -> None:
+    inputs, outputs, kind, own = [], [], "", 0
+    for number, _, value, _ in _fields(node, _NODE):
+        if number == 1:
+            inputs.append(_text(value))
+        elif number == 2:
+            outputs.append(_text(value))
+        elif number == 4:
+            kind = _text(value)
+        elif number == 5:
+            own += _attribute(value)
+        elif number == 7:
+            _check_domain(value)
+    if kind not in OPERATORS:
+        raise _Unlike(f"the operator {clean_text(kind)[:40]!r}")
+    if kind == "Pad" and len(inputs) > 1:
+        _check_padding(whole.get(inputs[1], ()))
+    constants.add_node(kind, inputs, outputs, own if kind == "Constant" else 0)
+
+
+def _attribute(attribute: Buffer) -> int:
+    """Look through an attribute, and return how many values its tensor has."""
+    name, count, whole = "", 0, list[int]()
+    for field in _fields(attribute, _ATTRIBUTE, _ATTRIBUTE_LISTS):
+        if field.number == 1:
+            name = _text(field.value)
+        elif field.number == 3:
+            count += field.value if name == "value_int" else 0
+        elif field.number == 5:
+            count += _tensor(field.value)[1]
+        elif field.number == 8:
+            whole += _integers(field)
+    if name == "pads":
+        _check_padding(whole)
+    return count
+
+
+def _check_padding(sizes: Iterable[int]) -> None:
+    if any(abs(size) > _LARGEST_PAD for size in sizes):
+        raise _Unlike(f"padding by more than {_LARGEST_PAD}")
+
+
+def _check_domain(name: Buffer) -> None:
+    if bytes(name) not in (b"", b"ai.onnx"):
+        raise _Unlike(f"operators of the domain {clean_text(_text(name))[:40]!r}")
+
+
+def _tensor(tensor: Buffer) -> tuple[str, int, list[int]]:
+    """Look through a constant. Its name, how many values it has, and these where they are few and whole."""
+    dims, whole, kind, name, count = list[int](), list[int](), 0, "", 0
+    raw: Buffer | None = None
+    for field in _fields(tensor, _TENSOR, _TENSOR_LISTS):
+        if field.number == 1:
+            dims += _integers(field)
+        elif field.number == 2:
+            kind = field.value
+        elif field.number == 8:
+            name = _text(field.value)
+        elif field.number == 9:
+            raw = field.value
+        elif field.number == 14 and field.value != 0:
+            raise _Unlike("data outside the file")
+        elif field.number in _TENSOR_LISTS:
+            wire = _TENSOR_LISTS[field.number]
+            if wire == _VARINT:
+                whole += _integers(field)
+            else:
+                count += len(field.value) // (4 if wire == _FIXED32 else 8)
+    if kind not in _BITS or any(size < 0 for size in dims):
+        raise _Unlike(f"a constant of type {kind} and shape {dims[:8]}")
+    if raw is not None:
+        count += len(raw) * 8 // _BITS[kind]
+        if kind == 7 and len(raw) <= 512:
+            whole = [*memoryview(bytes(raw)).cast("q")]
+            count -= len(whole)
+    count += len(whole)
+    if count != math.prod(dims):
+        raise ValueError(f"a constant of shape {dims[:8]} has {count} values")
+    return name, count, whole
+
+
+def _fields(message: Buffer, known: Mapping[int, int], lists: Mapping[int, int] = _NONE) -> Iterator[Field]:
+    """The fields of a message.
+
+    Raises:
+        ValueError: it is damaged.
+        _Unlike: it has a field that is neither in ``known`` nor in ``lists``.
+    """
+    start, end = 0, len(message)
+    while start < end:
+        key = message[start]
+        start += 1
+        if key > 127:
+            key, start = _varint(message, start - 1)
+        number, wire = key >> 3, key & 7
+        if known.get(number) != wire and not (number in lists and wire in (_BYTES, lists[number])):
+            what = _REFUSED.get((id(known), number))
+            raise _Unlike(what) if what else ValueError(f"a field {number} of type {wire}")
+        if wire in (_BYTES, _VARINT):
+            value: Any = message[start]
+            start += 1
+            if value > 127:
+                value, start = _varint(message, start - 1)
+            if wire == _VARINT:
+                yield Field(number, wire, value, start)
+                continue
+            length = value
+        else:
+            length = 4 if wire == _FIXED32 else 8
+        if start + length > end:
+            raise ValueError("it ends too early")
+        yield Field(number, wire, message[start : start + length], start)
+        start += length
+
+
+def _varint(message: Buffer, start: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = message[start]
+        start += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value & (1 << 64) - 1, start
+    raise ValueError("a number that does not end")
+
+
+def _integers(field: Field) -> list[int]:
+    """The whole numbers of a field, one or many, with their signs."""
+    found, start = [], 0
+    if field.wire == _VARINT:
+        found.append(field.value)
+    else:
+        while start < len(field.value):
+            value, start = _varint(field.value, start)
+            found.append(value)
+    return [value - (1 << 64) if value >> 63 else value for value in found]
+
+
+def _text(value: Buffer) -> str:
+    return str(value, "utf-8")
