@@ -28,7 +28,7 @@ VIDEO_SUFFIXES = (
     ".mpg", ".mpv", ".mts", ".mxf", ".nut", ".obu", ".ogg", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".tod",
     ".trp", ".ts", ".vc1", ".vob", ".vvc", ".webm", ".wm", ".wmv", ".wtv", ".y4m",
 )  # fmt: skip
-"""What a folder of videos is searched for, in either case. A file that is named itself may end in anything."""
+"""What a folder of videos is searched for, in any case. A file that is named itself may end in anything."""
 _NO_PART_OF_A_NAME = frozenset((*VIDEO_SUFFIXES, ".npy", ".npz"))
 
 STDOUT = "-"
@@ -89,8 +89,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def _temporary_file(target: Path) -> tuple[Path, int]:
     """An empty file beside ``target``, and its permissions, which are those of any new file there."""
-    # Not the whole name: it may be as long as the file system allows.
-    stem = target.stem.encode(errors="surrogateescape")[:40].decode(errors="ignore")
+    stem = _short_stem(target)
     for _ in range(_TRIES):
         temporary = target.parent / f".{stem}.{secrets.token_hex(6)}{target.suffix}"
         try:
@@ -103,6 +102,21 @@ def _temporary_file(target: Path) -> tuple[Path, int]:
         os.close(handle)
         return temporary, mode
     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+
+
+def remove_temporary(path: str | os.PathLike[str]) -> None:
+    """Remove what processes left beside ``path`` that were killed while they wrote it. None may write now."""
+    target = Path(path)
+    stem = re.escape(_short_stem(target))
+    pattern = re.compile(rf"\.{stem}\.[0-9a-f]{{12}}{re.escape(target.suffix)}")
+    for each in target.parent.glob(".*"):
+        if pattern.fullmatch(each.name) and each.is_file():
+            each.unlink(missing_ok=True)
+
+
+def _short_stem(target: Path) -> str:
+    """Not the whole name: it may be as long as the file system allows."""
+    return target.stem.encode(errors="surrogateescape")[:40].decode(errors="ignore")
 
 
 def _is_regular(target: Path) -> bool:

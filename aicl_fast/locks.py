@@ -41,8 +41,8 @@ def locked_folder(path: str | os.PathLike[str]) -> Iterator[None]:
         handle = _lock(folder / LOCK)
     except OSError as error:
         raise DataError(
-            f"{folder}: cannot be written to ({error.strerror}). Choose a folder that you may write to "
-            "(--out)."
+            f"{folder}: cannot be made or written to ({error.strerror}). Choose a folder that you may write "
+            "to (--out)."
         ) from error
     token = _held.set(_held.get() | {real})
     try:

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
-import tempfile
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,8 @@ with needs("train"):
 from aicl_fast.config import Config
 from aicl_fast.dataset import Dataset
 from aicl_fast.errors import AiclError, ModelError
-from aicl_fast.files import read_json, write_json
+from aicl_fast.files import atomic_folder, atomic_path, read_json, require_file, write_json
+from aicl_fast.limits import reading
 from aicl_fast.model import TwoBranchNet
 from aicl_fast.train.sampling import BatchOrder
 from aicl_fast.train.schedules import learning_rate, selection_gamma
@@ -36,9 +35,10 @@ from aicl_fast.weights import load_model, save_model
 
 KEPT = 2
 """Checkpoints kept; older ones are removed."""
+_ADVICE = "Remove the folder; the one before it is used then."
+_LONGEST = 60
 _FREE = ("steps", "eval_every", "save_every", "patience", "memory_gb", "compile")
 """Training settings that may differ when a run goes on; ``steps`` only where no schedule follows it."""
-_SCRATCH = ".saving-"
 
 
 @dataclass
@@ -70,17 +70,14 @@ def save_checkpoint(folder: Path, state: State, config: Config) -> None:
     """Write ``folder/step_NNNNNNNN`` whole, then remove all but the newest :data:`KEPT`."""
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = dict(_optimizer_tensors(state.optimizer))
     for name, group in (("average", state.average), ("best", state.best)):
         tensors.update({f"{name}.{key}": value for key, value in (group or {}).items()})
-    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=folder) as scratch:
-        whole = Path(scratch) / "step"
-        whole.mkdir()
+    target = folder / f"step_{state.step:08d}"
+    with atomic_folder(target) as whole:
         save_model(whole / "model.safetensors", state.net, config)
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, whole / "trainer.safetensors"
-        )
+        with atomic_path(whole / "trainer.safetensors") as file:
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, file)
         document = {
             "step": state.step,
             "order": state.order.state(),
@@ -91,10 +88,8 @@ def save_checkpoint(folder: Path, state: State, config: Config) -> None:
             "data": state.data,
         }
         write_json(whole / "trainer.json", document)
-        target = folder / f"step_{state.step:08d}"
         if target.exists():
             shutil.rmtree(target)
-        os.replace(whole, target)
     for old in _complete(folder)[:-KEPT]:
         shutil.rmtree(old)
 
@@ -107,7 +102,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 def remove_unfinished(folder: Path) -> None:
     """Remove what processes left in a run's ``checkpoints`` folder that were killed while they saved."""
-    for left in folder.glob(f"{_SCRATCH}*"):
+    for left in folder.glob(".*"):
         shutil.rmtree(left, ignore_errors=True)
 
 
@@ -146,28 +141,29 @@ def load_checkpoint(path: Path, state: State, config: Config) -> None:
     Raises:
         ModelError: it is damaged, or of a run with other settings or other data; what differs is named.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     device = next(state.net.parameters()).device
-    try:
-        net, stored = load_model(path / "model.safetensors")
-        document = read_json(path / "trainer.json", "checkpoint's record")
-        tensors = load_file(path / "trainer.safetensors")
+    with reading(path, "checkpoint", error=ModelError, advice=_ADVICE):
+        try:
+            net, stored = load_model(path / "model.safetensors")
+            document = read_json(path / "trainer.json", "checkpoint's record")
+            tensors = load_file(require_file(path / "trainer.safetensors", "optimizer's state"))
+        except AiclError as error:
+            raise ModelError(f"{path}: the checkpoint is damaged ({error}). {_ADVICE}") from error
         data, threads = dict(document["data"]), int(document["threads"])
         step, order = int(document["step"]), document["order"]
         best_step, best_score = int(document["best_step"]), float(document["best_score"])
         history = [(int(step), float(score)) for step, score in document["history"]]
-    except (AiclError, KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
-        raise _damaged(path, error) from error
+        if step != step_of(path):
+            raise ValueError(f"its record is of step {step}")
     _check_same(stored, config, path)
     _check_data(data, state.data, path)
-    try:
+    with reading(path, "checkpoint", error=ModelError, advice=_ADVICE):
+        _check_tensors(tensors, state)
         state.net.load_state_dict(net.state_dict())
         _restore_optimizer(state.optimizer, tensors)
-        state.order.restore(order)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise _damaged(path, error) from error
+        _restore_order(state.order, order)
     for name in ("average", "best"):
         found = {k.partition(".")[2]: v.to(device) for k, v in tensors.items() if k.startswith(f"{name}.")}
         setattr(state, name, found or None)
@@ -188,10 +184,33 @@ def _complete(folder: Path) -> list[Path]:
     return sorted(found, key=step_of)
 
 
-def _damaged(path: Path, error: Exception) -> ModelError:
-    return ModelError(
-        f"{path}: the checkpoint is damaged ({error}). Remove the folder; the one before it is used then."
-    )
+def _check_tensors(tensors: dict[str, Tensor], state: State) -> None:
+    """Refuse tensors that are not of this network's weights, each by its name, shape and type."""
+    weights = state.net.state_dict()
+    expected = {f"{kind}.{name}": value for kind in ("average", "best") for name, value in weights.items()}
+    moments = {"exp_avg", "exp_avg_sq", "step"}
+    parameters = [each for group in state.optimizer.param_groups for each in group["params"]]
+    for number, value in enumerate(parameters):
+        expected |= {f"optimizer.{number}.{name}": value for name in moments - {"step"}}
+        expected[f"optimizer.{number}.step"] = torch.zeros(())
+    for name, value in tensors.items():
+        wanted = expected.get(name)
+        if wanted is None or (value.shape, value.dtype) != (wanted.shape, wanted.dtype):
+            raise ValueError(f"{name}: {value.dtype} of shape {tuple(value.shape)} is not of this network")
+    # All of a kind, or none: a weight that no loss trains has no moments.
+    groups = [{f"{kind}.{name}" for name in weights} for kind in ("average", "best")]
+    groups += [{f"optimizer.{number}.{name}" for name in moments} for number in range(len(parameters))]
+    for group in groups:
+        missing = group - tensors.keys()
+        if missing and missing != group:
+            raise ValueError(f"{min(missing)} is missing")
+
+
+def _restore_order(order: BatchOrder, stored: dict[str, Any]) -> None:
+    position, numbers = int(stored["position"]), sorted(int(number) for number in stored["order"])
+    if position < 0 or numbers not in ([], list(range(order.count))):
+        raise ValueError("its order is not one of the training videos")
+    order.restore(stored)
 
 
 def _check_data(before: dict[str, str], now: dict[str, str], path: Path) -> None:
@@ -205,7 +224,7 @@ def _check_data(before: dict[str, str], now: dict[str, str], path: Path) -> None
 
 def _check_same(stored: Config, config: Config, path: Path) -> None:
     before, now = stored.to_dict(), config.to_dict()
-    scheduled = not _same_schedules(stored, config)
+    scheduled = _steps_matter(stored, config)
     for name in _FREE:
         if name == "steps" and scheduled:
             continue
@@ -213,24 +232,34 @@ def _check_same(stored: Config, config: Config, path: Path) -> None:
         now["train"].pop(name, None)
     differing: list[str] = []
     for section, values in now.items():
-        if isinstance(values, dict):
-            differing += [f"{section}.{k}" for k, v in values.items() if before[section].get(k) != v]
-        elif before[section] != values:
-            differing.append(section)
+        pairs = (
+            [(f"{section}.{name}", before[section].get(name), value) for name, value in values.items()]
+            if isinstance(values, dict)
+            else [(section, before[section], values)]
+        )
+        differing += [
+            f"{name} was {_short(old)}, now {_short(new)}" for name, old, new in pairs if old != new
+        ]
     if differing:
-        hint = " A schedule runs over all steps, so they cannot change midway." * ("train.steps" in differing)
+        hint = " A schedule runs over all steps, so they cannot change midway." * scheduled
         raise ModelError(
-            f"{path}: the run was started with other settings: {', '.join(differing)} differ. Go on with the "
-            f"same ones, or start another run in another folder.{hint}"
+            f"{path}: the run was started with other settings: {'; '.join(differing)}. Go on with the same "
+            f"ones, or start another run in another folder.{hint}"
         )
 
 
-def _same_schedules(stored: Config, config: Config) -> bool:
-    """Whether the steps that both have are alike: a schedule over all steps would go on as another one."""
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def _steps_matter(stored: Config, config: Config) -> bool:
+    """Whether the new number of steps alone makes steps that both have other ones: a schedule over all."""
+    longer = replace(stored, train=replace(stored.train, steps=config.train.steps))
     every = range(1, min(stored.train.steps, config.train.steps) + 1)
-    return all(
-        learning_rate(step, stored.train) == learning_rate(step, config.train)
-        and selection_gamma(step, stored) == selection_gamma(step, config)
+    return any(
+        learning_rate(step, stored.train) != learning_rate(step, longer.train)
+        or selection_gamma(step, stored) != selection_gamma(step, longer)
         for step in every
     )
 

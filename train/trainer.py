@@ -26,8 +26,10 @@ from aicl_fast.detections import Detections
 from aicl_fast.devices import torch_device
 from aicl_fast.errors import AiclError, DataError
 from aicl_fast.evaluate import MapResult, SegmentAccuracy, mean_average_precision, segment_accuracy
+from aicl_fast.files import remove_temporary
 from aicl_fast.kernels.mining import above_median
 from aicl_fast.kernels.pooling import topk_pool
+from aicl_fast.locks import locked_folder
 from aicl_fast.model import Outputs, TwoBranchNet
 from aicl_fast.scores import Scores
 from aicl_fast.train.checkpoint import (
@@ -109,15 +111,18 @@ def train(
     Raises:
         ConfigError: a device that training does not run on.
         UnavailableError: a CUDA device was asked for and there is none.
-        DataError: ``out`` cannot be written to, or holds a run and neither ``resume`` nor ``overwrite`` is
-            given.
+        DataError: ``out`` cannot be written to, another process trains in it, there is no room, or it holds
+            a run and neither ``resume`` nor ``overwrite`` is given.
         ModelError: ``resume`` with other settings or other data than the run was started with.
         AiclError: a loss or a weight became NaN or infinite; the last checkpoint stays.
     """
     torch_device(device)
     folder = None if out is None else Path(out)
-    with _determinism(dataset.config.train.deterministic), joined_ranks(device) as (ranks, place):
-        if ranks.is_main:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_determinism(dataset.config.train.deterministic))
+        ranks, place = stack.enter_context(joined_ranks(device))
+        if ranks.is_main and folder is not None:
+            stack.enter_context(locked_folder(folder))
             _make_room(folder, resume, overwrite)
         return _run(dataset, folder, place, ranks, resume, reading, starting, training, make_net)
 
@@ -226,6 +231,7 @@ def _run(
                     state.best = {k: v.detach().clone() for k, v in _weights(state).items()}
         log.flush()
         if folder is not None and ranks.is_main and (saved or _out_of_patience(state, settings)):
+            log.sync()
             save_checkpoint(folder / "checkpoints", state, config)
 
     log.close()
@@ -327,18 +333,8 @@ def evaluate(net: TwoBranchNet, videos: Videos, dataset: Dataset) -> tuple[MapRe
     return result, segment_accuracy(scores, truth)
 
 
-def _make_room(folder: Path | None, resume: bool, overwrite: bool) -> None:
+def _make_room(folder: Path, resume: bool, overwrite: bool) -> None:
     """Refuse to mix two runs in one folder; throw the old one away only if told to."""
-    if folder is None:
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be made ({error.strerror}). Choose a folder that you may write to (--out)."
-        ) from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise DataError(f"{folder}: cannot be written to. Choose a folder that you may write to (--out).")
     checkpoints = folder / "checkpoints"
     held = latest_checkpoint(checkpoints)
     left = [name for name in _RECORDS if (folder / name).exists()]
@@ -354,14 +350,15 @@ def _make_room(folder: Path | None, resume: bool, overwrite: bool) -> None:
                 "(--overwrite), or name another folder (--out)."
             )
     remove_unfinished(checkpoints)
+    for name in (*_RECORDS, "metrics.json"):
+        remove_temporary(folder / name)
     if overwrite and not resume:
         shutil.rmtree(checkpoints, ignore_errors=True)
         for name in ("model.safetensors", "metrics.json"):
             (folder / name).unlink(missing_ok=True)
     if not resume or held is None:
-        # The curves start anew.
+        # The curves start again; log.csv is replaced when there is another one.
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-        (folder / "log.csv").unlink(missing_ok=True)
 
 
 def _hold_out(dataset: Dataset, rng: np.random.Generator) -> tuple[list[str], list[str]]:
