@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,46 @@ def test_the_released_arrays(shared_data: Path) -> None:
     assert ours[5, 3, 0, 1, 2] == kernel[0, 1, 2, 3, 5]
 
 
+HEAD, BIAS = "logits.conv3d.weight", "logits.conv3d.bias"
+
+
+class Net(torch.nn.Module):
+    """As a program for training has one."""
+
+
+def claimed(classes: int) -> dict:
+    """A head of so many classes whose file has one number."""
+    one = torch.zeros(1)
+    return {HEAD: one.expand(classes, 1024, 1, 1, 1), BIAS: one.expand(classes)}
+
+
+def compressed(path: Path, state: dict) -> None:
+    """A file whose tensors are packed, as torch.save packs none but torch.load unpacks."""
+    torch.save({"a": torch.zeros(17 << 20)}, path)
+    with zipfile.ZipFile(path) as archive:
+        members = [(name, archive.read(name)) for name in archive.namelist()]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+
+
+@pytest.mark.parametrize(("suffix", "prefix"), [(".pt", "module."), (".safetensors", "_orig_mod.module.")])
+def test_what_training_programs_put_before_names(
+    tmp_path: Path, random_i3d, state, suffix: str, prefix: str
+) -> None:
+    path = tmp_path / f"w{suffix}"
+    named = {prefix + name: value for name, value in state.items()}
+    (torch.save if suffix == ".pt" else safetensors.save_file)(named, path)
+    assert i3d_hash(load_i3d(path)) == i3d_hash(random_i3d("flow"))
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
+def test_weights_in_a_checkpoint(tmp_path: Path, random_i3d, state, key: str) -> None:
+    named = {f"module.{name}": value for name, value in state.items()}
+    torch.save({"epoch": 3, key: named, "optimizer": {"lr": 0.1}}, tmp_path / "w.pt")
+    assert i3d_hash(load_i3d(tmp_path / "w.pt")) == i3d_hash(random_i3d("flow"))
+
+
 def save(change):
     def write(path: Path, state: dict) -> None:
         torch.save(change(dict(state)), path)
@@ -123,7 +164,11 @@ def save(change):
         (save(lambda s: {"fc.weight": torch.zeros(2, 2)}), "is not I3D: it lacks Conv3d_1a_7x7"),
         (save(lambda s: s | {"epoch": 3}), "is not a state dict of tensors"),
         (save(lambda s: [1, 2]), "is not a state dict of tensors"),
-        (save(lambda s: Path("code")), "cannot be read"),
+        (save(lambda s: Path("code")), r"is a pickle of Python objects \(pathlib\.\S+\), such as a whole"),
+        (save(lambda s: Net()), r"\.Net\), such as a whole module .*torch\.save\(model\.state_dict\(\)"),
+        (save(lambda s: {"state_dict": s, "args": Net()}), r"\.Net\), such as .* a checkpoint of more"),
+        (save(lambda s: s | claimed(10**8)), "the network would take 39"),
+        (compressed, "its tensors would take 68 MiB"),
         (lambda path, _: path.write_bytes(b"PK\x03\x04 cut off"), "cannot be read"),
         (lambda path, _: path.write_bytes(b""), "cannot be read"),
     ],
@@ -138,7 +183,7 @@ def test_other_files_are_refused(tmp_path: Path, state, write, message: str) -> 
 def test_damaged_files_are_refused(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"w{suffix}"
     path.write_bytes(b"PK\x03\x04 cut off")
-    with pytest.raises(ModelError, match=rf"w\{suffix}: cannot be read"):
+    with pytest.raises(ModelError, match=rf"w\{suffix}: the weights of I3D cannot be read"):
         load_i3d(path)
 
 
@@ -147,16 +192,16 @@ def test_a_features_file_is_not_weights(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"w\.npz: is a features file"):
         load_i3d(tmp_path / "w.npz")
     (tmp_path / "w.npz").write_text("no archive")
-    with pytest.raises(ModelError, match=r"cannot be read \(not a whole \.npz archive\)"):
+    with pytest.raises(ModelError, match=r"w\.npz: the weights of I3D cannot be read"):
         load_i3d(tmp_path / "w.npz")
     np.savez(tmp_path / "w.npz", a=np.array("text"))
-    with pytest.raises(ModelError, match=r"w\.npz: cannot be read"):
+    with pytest.raises(ModelError, match=r"w\.npz: the weights of I3D cannot be read"):
         load_i3d(tmp_path / "w.npz")
 
 
 def test_a_pickled_array_is_not_unpickled(tmp_path: Path) -> None:
     np.savez(tmp_path / "w.npz", a=np.array([Path("code")], dtype=object))
-    with pytest.raises(ModelError, match=r"w\.npz: a holds Python objects, which are not read"):
+    with pytest.raises(DataError, match=r"w\.npz: holds pickled Python objects, which are never loaded"):
         load_i3d(tmp_path / "w.npz")
 
 
