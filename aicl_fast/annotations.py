@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,16 @@ import numpy.typing as npt
 
 from aicl_fast.errors import DataError
 from aicl_fast.files import read_json
+from aicl_fast.text import as_number, as_segment, loose_form, require_label, require_name
+
+AMBIGUOUS = "Ambiguous"
+"""THUMOS14's label for "something like an action": never a class of its own."""
+
+LATE_SECONDS = 1.0
+"""An annotation may end this long after its video's end: durations are rounded."""
+_SHOWN = 3
+_LONGEST = 1e9
+"""Seconds: times beyond are no times in a video, and differences of a millisecond are lost in them."""
 
 
 @dataclass(frozen=True)
@@ -21,15 +31,22 @@ class VideoAnnotation:
 
     Attributes:
         subset: the subset's name in the file (``validation``, ``test``, ``training`` …).
-        labels: N class names, in the file's order.
+        labels: N class names, in the file's order; ``Ambiguous`` is none.
         segments: (N, 2) float64 start and end in seconds.
         duration: seconds, or None where the file does not say.
+        fps: frames a second of the video, the same.
     """
 
     subset: str
     labels: tuple[str, ...]
     segments: npt.NDArray[np.float64]
     duration: float | None = None
+    fps: float | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes that it contains, each once."""
+        return tuple(dict.fromkeys(label for label in self.labels if label != AMBIGUOUS))
 
 
 @dataclass(frozen=True)
@@ -43,10 +60,13 @@ class GroundTruth:
     def load(cls, path: str | os.PathLike[str]) -> GroundTruth:
         """Read an ActivityNet annotation file; segments may be numbers or strings.
 
+        Names and labels are clean: in one Unicode form, without space around them; in labels, several spaces
+        are one.
+
         Raises:
-            DataError: no such file, not JSON, no ``database``, an annotation without label or segment, a
-                time that is not a finite number, a segment that ends before it starts, or a duration that
-                is no number of seconds. The recording and annotation are named.
+            DataError: no such file, not JSON, no ``database``, a name that cannot name a file, an annotation
+                without label or segment, a time that is not a finite number, a segment that ends before it
+                starts, or a duration that is no number of seconds. The recording and annotation are named.
         """
         source = str(Path(path))
         document = read_json(path, "annotation file")
@@ -56,12 +76,22 @@ class GroundTruth:
                 f"{source}: expected an ActivityNet annotation document with a 'database' object; "
                 "detection files have 'results' instead. Check which file was given."
             )
-        return cls({video: _parse_video(video, entry, source) for video, entry in database.items()}, source)
+        videos: dict[str, VideoAnnotation] = {}
+        for key, entry in database.items():
+            video = require_name(key, source, "video")
+            if video in videos:
+                raise DataError(f"{source}: names the video {video!r} twice. Remove one of the two.")
+            videos[video] = _parse_video(video, entry, source)
+        return cls(videos, source)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Every label, sorted: the class order of a model trained on this file."""
-        return tuple(sorted({label for video in self.videos.values() for label in video.labels}))
+        """Every label but ``Ambiguous``, sorted: the class order of a model trained on this file."""
+        return tuple(sorted({label for video in self.videos.values() for label in video.classes}))
+
+    def remarks(self) -> tuple[str, ...]:
+        """What is odd about the annotations and can be right, as sentences."""
+        return (*_remarks_on_classes(self.classes), *_remarks_on_times(self.videos))
 
     def subset(self, names: str | Iterable[str]) -> GroundTruth:
         """The recordings of one or several subsets.
@@ -80,6 +110,37 @@ class GroundTruth:
         return GroundTruth(kept, self.source)
 
 
+def _remarks_on_classes(classes: Iterable[str]) -> Iterator[str]:
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        alike.setdefault(loose_form(name), []).append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            yield (
+                f"the labels {' and '.join(map(repr, names))} differ in case, spaces, underscores or hyphens "
+                "alone and are different classes. If one class is meant, write it in one way."
+            )
+
+
+def _remarks_on_times(videos: Mapping[str, VideoAnnotation]) -> Iterator[str]:
+    late: list[str] = []
+    early: list[str] = []
+    for name, video in videos.items():
+        for start, end in video.segments.tolist():
+            span = f"{start:g} to {end:g} s in {name!r}"
+            if start < 0:
+                early.append(span)
+            if video.duration is not None and end > video.duration + LATE_SECONDS:
+                late.append(f"{span} of {video.duration:g} s")
+    for found, what, check in (
+        (late, "end after their video does", "Check the times, the duration and the frame rate behind both."),
+        (early, "start before their video does", "Check the times."),
+    ):
+        if found:
+            more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+            yield f"{len(found)} annotations {what} ({'; '.join(found[:_SHOWN])}{more}). {check}"
+
+
 def _parse_video(video: str, entry: Any, source: str) -> VideoAnnotation:
     if not isinstance(entry, dict) or not isinstance(entry.get("annotations", []), list):
         raise DataError(f"{source}: '{video}' is not an object with a list of 'annotations'.")
@@ -87,8 +148,8 @@ def _parse_video(video: str, entry: Any, source: str) -> VideoAnnotation:
     segments: list[tuple[float, float]] = []
     for number, item in enumerate(entry.get("annotations", [])):
         try:
-            start, end = (float(time) for time in item["segment"])
-            label = str(item["label"])
+            start, end = as_segment(item["segment"])
+            label = item["label"]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(
                 f"{source}: annotation {number} of '{video}' is not an object with 'label' and "
@@ -96,18 +157,24 @@ def _parse_video(video: str, entry: Any, source: str) -> VideoAnnotation:
             ) from error
         if not (np.isfinite(start) and np.isfinite(end)):
             raise DataError(f"{source}: annotation {number} of '{video}' has a time that is not finite.")
+        if max(abs(start), abs(end)) > _LONGEST:
+            raise DataError(
+                f"{source}: annotation {number} of '{video}' goes from {start:g} to {end:g}; expected "
+                "seconds from the video's start."
+            )
         if end < start:
             raise DataError(
                 f"{source}: annotation {number} of '{video}' ends before it starts ({start} to {end} s). "
                 "Swap the two times, or remove the annotation."
             )
-        labels.append(label)
+        labels.append(require_label(label, f"{source}: annotation {number} of '{video}'"))
         segments.append((start, end))
     return VideoAnnotation(
         subset=str(entry.get("subset", "")),
         labels=tuple(labels),
         segments=np.array(segments, dtype=np.float64).reshape(-1, 2),
         duration=_duration(video, entry.get("duration"), source),
+        fps=_fps(entry.get("fps")),
     )
 
 
@@ -115,7 +182,7 @@ def _duration(video: str, value: Any, source: str) -> float | None:
     if value is None:
         return None
     try:
-        seconds = np.nan if isinstance(value, bool) else float(value)
+        seconds = as_number(value)
     except (TypeError, ValueError, OverflowError):
         seconds = np.nan
     if not (np.isfinite(seconds) and seconds >= 0):
@@ -124,3 +191,12 @@ def _duration(video: str, value: Any, source: str) -> float | None:
             "leave it out."
         )
     return seconds
+
+
+def _fps(value: Any) -> float | None:
+    """A frame rate, which is compared and no more; None for what is no number."""
+    try:
+        rate = as_number(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return rate if np.isfinite(rate) and rate > 0 else None

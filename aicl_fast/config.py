@@ -15,12 +15,14 @@ import difflib
 import math
 import numbers
 import os
+import re
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from aicl_fast.errors import ConfigError
+from aicl_fast.errors import ConfigError, DataError
+from aicl_fast.text import clean_values, error_text, require_label
 
 Variant = Literal["released", "paper"]
 NmsMode = Literal["decay_once", "hard", "gaussian"]
@@ -403,6 +405,9 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def __post_init__(self) -> None:
+        if len(set(self.classes)) != len(self.classes):
+            twice = next(name for name in self.classes if self.classes.count(name) > 1)
+            raise ConfigError(f"classes: {twice!r} is there twice. Give each class once, by its own name.")
         if self.classes and len(self.classes) != self.model.num_classes:
             raise ConfigError(
                 f"classes: {len(self.classes)} names for model.num_classes = {self.model.num_classes}. "
@@ -429,8 +434,7 @@ class Config:
         top: dict[str, Any] = {}
         for key, value in values.items():
             section, name = locate_setting(key)
-            kind = _hints(_SECTIONS[section])[name] if section else tuple[str, ...]
-            parsed = _coerce(value, kind, key)
+            parsed = _coerce(value, _hints(_SECTIONS[section])[name], key) if section else _class_names(value)
             if section:
                 changed.setdefault(section, {})[name] = parsed
             else:
@@ -440,8 +444,12 @@ class Config:
         return replace(self, **top)
 
     def with_classes(self, classes: Iterable[str]) -> Config:
-        """A copy for a data set with these class names, in the model's order."""
-        names = tuple(classes)
+        """A copy for a data set with these class names, in the model's order.
+
+        Raises:
+            ConfigError: a name that is no text or empty, or one that is there twice.
+        """
+        names = _class_names(classes)
         return replace(self, classes=names, model=replace(self.model, num_classes=len(names)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -470,7 +478,7 @@ class Config:
         base = cls(preset=str(values.get("preset", "thumos14")))
         names = flat.pop("classes", ())
         config = base.with_values(flat)
-        return replace(config, classes=_coerce(names, tuple[str, ...], "classes"))
+        return replace(config, classes=_class_names(names))
 
 
 _SECTIONS: dict[str, type[Any]] = {
@@ -559,7 +567,7 @@ def load_config(
     flat.update(parse_overrides(overrides))
     names = flat.pop("classes", None)
     if names is not None:
-        config = config.with_classes(_coerce(names, tuple[str, ...], "classes"))
+        config = config.with_classes(names)
     return config.with_values(flat)
 
 
@@ -578,16 +586,52 @@ def parse_overrides(items: Iterable[str]) -> dict[str, str]:
     return values
 
 
+def _class_names(names: Any) -> tuple[str, ...]:
+    return tuple(
+        require_label(name, "classes", "class", error=ConfigError)
+        for name in _coerce(names, tuple[str, ...], "classes")
+    )
+
+
 def _read_toml(file: str | os.PathLike[str]) -> dict[str, Any]:
     import tomllib
 
-    from aicl_fast.files import require_file
+    from aicl_fast.files import read_text
+    from aicl_fast.limits import reading
 
-    path = require_file(file, "settings file")
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    text = read_text(file, "settings file", largest=_LARGEST_TOML)
+    advice = "Write it as in docs/datasets.md."
+    with reading(file, "settings file", error=ConfigError, advice=advice):
+        # The parser takes time and memory by the square of a key's parts, and much for every table.
+        bare = _TOML_STRING.sub("s", text)
+        if _TOML_DEEP.search(bare) or sum(map(bare.count, "=[{")) > _TOML_KEYS:
+            raise ConfigError(
+                f"{file}: has a key of more than {_TOML_DEPTH} parts, or more than {_TOML_KEYS} keys; "
+                f"expected settings, as name or section.name. {advice}"
+            )
+        try:
+            values: dict[str, Any] = clean_values(tomllib.loads(text))
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{file}: not valid TOML: {error_text(error)}") from error
+        except DataError as error:  # two keys that are equal in one Unicode form
+            raise ConfigError(f"{file}: the settings file {error}") from error
+        return values
+
+
+_LARGEST_TOML = 1 << 20
+_TOML_DEPTH = 8
+_TOML_KEYS = 1000
+"""Keys and brackets together: far above the number of settings."""
+_TOML_STRING = re.compile(
+    r'"""(?:\\.|[^\\])*?(?:"""|\Z)|'
+    r"'''.*?(?:'''|\Z)|"
+    r'"(?:\\[^\n]|[^"\\\n])*(?:"|$)|'
+    r"'[^'\n]*(?:'|$)|"
+    r"\#[^\n]*",
+    re.DOTALL | re.MULTILINE,
+)
+"""Strings, closed or not, and comments: what may hold any number of dots."""
+_TOML_DEEP = re.compile(rf"(?:\.[ \t]*[\w-]+[ \t]*){{{_TOML_DEPTH}}}")
 
 
 def locate_setting(key: str) -> tuple[str, str]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from aicl_fast.errors import DataError
 from aicl_fast.files import read_json, write_json
+from aicl_fast.text import as_number, as_segment, clean_text, parse_json, require_label, require_name
 
 FORMAT_VERSION = "VERSION 1.3"
 """What ActivityNet's own tools write in the ``version`` field, and expect there."""
@@ -42,7 +43,8 @@ class Detections:
         segments: (N, 2) float64, start and end in seconds.
         video: the recording's name, used as the key in JSON.
     Raises:
-        DataError: arrays that do not fit each other, or hold something else.
+        DataError: arrays that do not fit each other, or hold something else; a detection that ends before it
+            starts.
     """
 
     labels: npt.NDArray[np.str_]
@@ -64,6 +66,11 @@ class Detections:
                 f"detections: {len(labels)} labels, {len(scores)} scores and {len(segments)} segments; "
                 "expected one of each a detection."
             )
+        backwards = segments[:, 1] < segments[:, 0]
+        if np.count_nonzero(backwards):
+            index = int(backwards.argmax())
+            start, end = segments[index].tolist()
+            raise _backwards(f"detections: detection {index} of '{self.video}'", start, end)
         object.__setattr__(self, "labels", labels)
         object.__setattr__(self, "scores", scores)
         object.__setattr__(self, "segments", segments)
@@ -136,16 +143,13 @@ class Detections:
         Raises:
             DataError: no such file, not the ActivityNet form, or not exactly one recording to choose.
         """
-        if isinstance(source, str) and source.lstrip().startswith("{"):
-            try:
-                document = json.loads(source)
-            except json.JSONDecodeError as error:
-                raise DataError(f"detections: not valid JSON: {error}") from error
-            found = _parse(document, "detections")
+        if isinstance(source, str) and source.lstrip("\ufeff \t\r\n").startswith("{"):
+            found = _parse(parse_json(source, "detections", "detection document"), "detections")
         else:
             found = load_detections(source)
         if video is None and len(found) == 1:
             return next(iter(found.values()))
+        video = None if video is None else clean_text(video).strip()
         if video is None or video not in found:
             some = ", ".join(list(found)[:5])
             raise DataError(
@@ -203,28 +207,45 @@ def _parse(document: Any, source: str) -> dict[str, Detections]:
             f"{source}: expected an ActivityNet detection document with a 'results' object; "
             "ground truth files have 'database' instead. Check which file was given."
         )
-    return {video: _parse_video(video, items, source) for video, items in results.items()}
+    found: dict[str, Detections] = {}
+    for key, items in results.items():
+        video = require_name(key, source, "video")
+        if video in found:
+            raise DataError(f"{source}: names the video {video!r} twice. Remove one of the two.")
+        found[video] = _parse_video(video, items, source)
+    return found
 
 
 def _parse_video(video: str, items: Any, source: str) -> Detections:
     labels: list[str] = []
     scores: list[float] = []
     segments: list[tuple[float, float]] = []
+    names: dict[Any, str] = {}
     for number, item in enumerate(items if isinstance(items, list) else [items]):
         try:
             score = item["score"] if "score" in item else item["score300"]
-            start, end = item["segment"]
-            labels.append(str(item["label"]))
-            scores.append(float(score))
-            segments.append((float(start), float(end)))
-        except (KeyError, TypeError, ValueError) as error:
+            start, end = as_segment(item["segment"])
+            labels.append(item["label"])
+            scores.append(as_number(score))
+            segments.append((start, end))
+            names[item["label"]] = ""
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(
                 f"{source}: detection {number} of '{video}' is not an object with 'label', 'score' and "
                 f"'segment': [start, end] in seconds ({type(error).__name__}: {error})."
             ) from error
-    found = Detections(np.array(labels, np.str_), np.array(scores), np.array(segments), video)
+        if end < start:
+            raise _backwards(f"{source}: detection {number} of '{video}'", start, end)
+    names = {label: require_label(label, f"{source}: '{video}'") for label in names}
+    found = Detections([names[label] for label in labels], scores, segments, video)
     _check_finite(found, f"{source}: '{video}'")
     return found
+
+
+def _backwards(name: str, start: float, end: float) -> DataError:
+    return DataError(
+        f"{name} ends before it starts ({start} to {end} s). Swap the two times, or leave it out."
+    )
 
 
 def _check_finite(found: Detections, name: str) -> None:

@@ -15,6 +15,7 @@ _UNSAFE = re.compile(
     "|[\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f]"
 )
 """White space that breaks a line; what is no character to show; marks that hide or turn text around."""
+_LOOSE = re.compile(r"[\s_-]+")
 _DRIVE = re.compile("[A-Za-z]:")
 _LONGEST = 200
 _LONGEST_NAME = 240
@@ -95,6 +96,54 @@ def require_name(name: object, source: object, what: str) -> str:
             "'folder/video_1' inside the data set."
         )
     return clean
+
+
+def require_label(
+    label: object, source: object, what: str = "label", *, error: type[AiclError] = DataError
+) -> str:
+    """The name of a class, clean, without space around it and with single spaces in it.
+
+    Args:
+        source: the file or argument, for messages.
+        what: what it is, as a noun phrase.
+        error: what is raised.
+    Raises:
+        AiclError: no text, or empty.
+    """
+    clean = " ".join(clean_text(label).split()) if isinstance(label, str) else ""
+    if not clean:
+        raise error(f"{source}: a {what} is {label!r}; expected the name of a class, as text.")
+    return clean
+
+
+def loose_form(name: str) -> str:
+    """A name without what is easily mistyped: case, spaces, underscores and hyphens."""
+    return _LOOSE.sub("", name).casefold()
+
+
+def as_number(value: object) -> float:
+    """A number in JSON, or one that is written there as a string.
+
+    Raises:
+        TypeError, ValueError, OverflowError: it is none; true and false are none.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)
+
+
+def as_segment(value: object) -> tuple[float, float]:
+    """``[start, end]`` in JSON. Raises as :func:`as_number`, and for anything but a list of two."""
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list")
+    start, end = value
+    return as_number(start), as_number(end)
+
+
+def short_text(text: str, longest: int = 80) -> str:
+    """A name for a picture: clean, and cut where it is too long to be read there."""
+    clean = clean_text(text[: 2 * longest])
+    return clean if len(clean) <= longest else clean[: longest - 1] + "…"
 
 
 def error_text(error: BaseException) -> str:

@@ -75,7 +75,7 @@ def test_other_documents_are_recognised(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gt\.json: the annotation file is not valid JSON.*line 1"):
         GroundTruth.load(path)
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="not a text file"):
+    with pytest.raises(DataError, match="no UTF-8 text"):
         GroundTruth.load(path)
     with pytest.raises(DataError, match="does not exist"):
         GroundTruth.load(tmp_path / "none.json")

@@ -9,7 +9,7 @@ from rich.table import Table
 from aicl_fast.cli.console import err, out, result_table
 from aicl_fast.config import PRESETS
 from aicl_fast.errors import ConfigError
-from aicl_fast.evaluate import EXCLUSIONS, compare, diagnose, mean_average_precision
+from aicl_fast.evaluate import compare, diagnose, mean_average_precision
 from aicl_fast.files import write_json
 
 
@@ -24,15 +24,15 @@ def run_evaluate(
     file: Path | None,
 ) -> None:
     """``aicl-fast evaluate``."""
-    tious, excluded = _tious(tiou, preset), _excluded(exclude)
-    result = mean_average_precision(ground_truth, detections, tious, subset=subset, exclude=excluded)
+    tious = _tious(tiou, preset)
+    result = mean_average_precision(ground_truth, detections, tious, subset=subset, exclude=exclude)
     _warn(result.warnings)
     out.print(result_table(f"{detections} against {ground_truth}", "mAP", result))
     document = result.to_dict()
     if detad is not None:
         from aicl_fast.plot import plot_diagnosis
 
-        diagnosis = diagnose(ground_truth, detections, tious=tious, subset=subset, exclude=excluded)
+        diagnosis = diagnose(ground_truth, detections, tious=tious, subset=subset, exclude=exclude)
         plot_diagnosis(diagnosis, detad)
         table = Table(title=f"What the best {diagnosis.factor}G detections are", title_justify="left")
         for column in ("", "share (%)", "average mAP without it (%)"):
@@ -68,6 +68,7 @@ def run_compare(
     found = compare(
         truth, runs[0].detections, runs[1].detections, _tious(tiou, preset), names=names, subset=subset
     )
+    _warn(tuple(dict.fromkeys((*found.first.warnings, *found.second.warnings))))
     table = Table(title="Differences, second minus first", title_justify="left", title_style="bold")
     for column in ("mAP (%)", "first", "second", "difference", f"{100 * found.level:g} % interval", ""):
         table.add_column(column, justify="left" if column in ("mAP (%)", "") else "right")
@@ -146,11 +147,6 @@ def _tious(text: str | None, preset: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise ConfigError(f"--tiou: expected numbers separated by commas, got {text!r}.") from None
-
-
-def _excluded(names: list[str]) -> str | list[str]:
-    """Video names, or the one name of a known list."""
-    return names[0] if len(names) == 1 and names[0] in EXCLUSIONS else names
 
 
 def _warn(warnings: tuple[str, ...]) -> None:

@@ -9,6 +9,7 @@ Needs numpy only.
 
 from __future__ import annotations
 
+from aicl_fast.annotations import AMBIGUOUS
 from aicl_fast.evaluate.average_precision import (
     PROTOCOLS,
     TIOUS,
@@ -20,9 +21,9 @@ from aicl_fast.evaluate.average_precision import (
 )
 from aicl_fast.evaluate.compare import Comparison, Difference, compare
 from aicl_fast.evaluate.detad import BUCKETS, ERRORS, Buckets, Diagnosis, Missed, diagnose
+from aicl_fast.evaluate.names import EXCLUSIONS
 from aicl_fast.evaluate.recall import RecallResult, average_recall
 from aicl_fast.evaluate.segment_accuracy import SegmentAccuracy, segment_accuracy
-from aicl_fast.evaluate.table import AMBIGUOUS, EXCLUSIONS
 
 __all__ = [
     "AMBIGUOUS",

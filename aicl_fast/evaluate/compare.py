@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from aicl_fast.errors import ConfigError
 from aicl_fast.evaluate.average_precision import TIOUS, Judged, MapResult
+from aicl_fast.evaluate.names import excluded_videos
 from aicl_fast.evaluate.table import (
     Ambiguous,
     DetectionsLike,
@@ -163,6 +164,8 @@ def compare(
     tious = check_tious(tiou_thresholds)
     truth = as_ground_truth(ground_truth)
     runs = [as_detections(first), as_detections(second)]
+    remarks: list[str] = []
+    excluded = excluded_videos(exclude, {*truth.videos, *runs[0], *runs[1]}, remarks)
     if subset is None:
         # Inferred from both, so that both are measured on the same videos.
         touched = {truth.videos[name].subset for run in runs for name in run if name in truth.videos}
@@ -174,7 +177,7 @@ def compare(
                 run,
                 subset=subset,
                 classes=classes,
-                exclude=exclude,
+                exclude=excluded.intersection({*truth.videos, *run}),
                 duplicates=duplicates,
                 ambiguous=ambiguous,
                 ties=ties,
@@ -184,6 +187,7 @@ def compare(
         for run in runs
     ]
     results = [item.result() for item in judged]
+    results[0] = replace(results[0], warnings=(*remarks, *results[0].warnings))
     every = list(dict.fromkeys([*judged[0].table.videos, *judged[1].table.videos]))
     place = {name: index for index, name in enumerate(every)}
     columns = [np.array([place[name] for name in item.table.videos]) for item in judged]

@@ -55,18 +55,19 @@ def overlapping_pairs(
     opening = _openings(gt_group, int(group.max(initial=-1)) + 1)
     # Candidates first: annotations of the group by start, from the first that ends after the detection's
     # start to the last that starts before its end. A time offset by its group makes one sorted axis of all
-    # groups; the margin outweighs its rounding, and tIoU decides below.
+    # groups; the margin outweighs its rounding, and tIoU decides below. Times far outside all annotations are
+    # brought near, lest one of them makes the axis so long that rounding outweighs seconds.
     order = np.lexsort((gt_segments[:, 0], gt_group))
-    times = np.concatenate([segments.ravel(), gt_segments.ravel()])
-    low, high = (float(times.min()), float(times.max())) if len(times) else (0.0, 0.0)
-    margin = 1e-3
-    span = high - low + 1.0 + 4 * margin
+    low, high = float(gt_segments.min(initial=0.0)), float(gt_segments.max(initial=0.0))
+    margin = max(1e-3, 4 * float(np.spacing((high - low + 4.0) * len(opening))))
+    span = high - low + 4.0 + 4 * margin
+    near = np.clip(segments, low - 1.0, high + 1.0)
     offset, gt_offset = group * span - low, gt_group[order] * span - low
     starts = gt_segments[order, 0] + gt_offset
     # Ends need not be sorted by start; the latest end so far is.
     ends = np.maximum.accumulate(gt_segments[order, 1] + gt_offset)
-    first = np.searchsorted(ends, segments[:, 0] + offset - margin, side="left")
-    last = np.searchsorted(starts, segments[:, 1] + offset + margin, side="right")
+    first = np.searchsorted(ends, near[:, 0] + offset - margin, side="left")
+    last = np.searchsorted(starts, near[:, 1] + offset + margin, side="right")
     # Neither may leave the group, whatever was rounded.
     first = np.maximum(first, opening[group])
     last = np.minimum(last, opening[group + 1])

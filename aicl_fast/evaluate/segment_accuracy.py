@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.annotations import VideoAnnotation
+from aicl_fast.annotations import AMBIGUOUS, VideoAnnotation
 from aicl_fast.errors import DataError
-from aicl_fast.evaluate.table import AMBIGUOUS, GroundTruthLike, as_ground_truth
+from aicl_fast.evaluate.names import clean_names, likely_cause
+from aicl_fast.evaluate.table import GroundTruthLike, as_ground_truth
 from aicl_fast.scores import Scores
 
 
@@ -66,7 +67,7 @@ def segment_accuracy(scores: Mapping[str, Scores], ground_truth: GroundTruthLike
     right = np.zeros(2)
     ceiling = agree = action = total = 0.0
     by_video: dict[str, tuple[float, float]] = {}
-    for name, item in scores.items():
+    for name, item in clean_names(scores, "scores").items():
         if name not in truth.videos:
             continue
         label = segment_labels(item, truth.videos[name])
@@ -82,7 +83,7 @@ def segment_accuracy(scores: Mapping[str, Scores], ground_truth: GroundTruthLike
     if not total:
         raise DataError(
             f"{truth.source}: annotates none of the {len(scores)} videos that have scores. "
-            "Check that both are of the same data set."
+            f"{likely_cause(scores, truth.videos) or 'Check that both are of the same data set.'}"
         )
     return SegmentAccuracy(
         aware=float(right[0] / total),

@@ -7,16 +7,18 @@ detections take part.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Set
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.annotations import GroundTruth
+from aicl_fast.annotations import AMBIGUOUS, GroundTruth
 from aicl_fast.detections import Detections, load_detections
 from aicl_fast.errors import ConfigError, DataError
+from aicl_fast.evaluate.names import clean_names, excluded_videos, label_cause, likely_cause
+from aicl_fast.text import clean_text, require_label
 
 GroundTruthLike = GroundTruth | str | os.PathLike[str]
 DetectionsLike = Mapping[str, Detections] | str | os.PathLike[str]
@@ -25,14 +27,6 @@ Ambiguous = Literal["drop", "forgive"]
 Ties = Literal["activitynet", "file"]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
-
-AMBIGUOUS = "Ambiguous"
-"""THUMOS14's label for "something like an action": never a class of its own."""
-
-EXCLUSIONS: Mapping[str, tuple[str, ...]] = {
-    "thumos14": ("video_test_0000270", "video_test_0001292", "video_test_0001496"),
-}
-"""Lists of videos that some works leave out, by the name that ``exclude`` takes."""
 
 DUPLICATE_SECONDS = 1e-3
 """Two annotations of one class whose starts and whose ends differ by at most this are the same one."""
@@ -81,12 +75,22 @@ class Table:
 
 
 def as_ground_truth(source: GroundTruthLike) -> GroundTruth:
-    """The annotations in a file, or those given."""
-    return source if isinstance(source, GroundTruth) else GroundTruth.load(source)
+    """The annotations in a file, or those given, with clean names and labels."""
+    if not isinstance(source, GroundTruth):
+        return GroundTruth.load(source)
+    labels = {label for video in source.videos.values() for label in video.labels}
+    clean = {label: require_label(label, source.source) for label in labels}
+    videos = clean_names(source.videos, source.source)
+    if any(label != name for label, name in clean.items()):
+        videos = {
+            name: replace(video, labels=tuple(clean[label] for label in video.labels))
+            for name, video in videos.items()
+        }
+    return replace(source, videos=videos)
 
 
 def as_detections(source: DetectionsLike) -> Mapping[str, Detections]:
-    """The detections in a file, or those given.
+    """The detections in a file, or those given, by clean names.
 
     Raises:
         DataError: neither a path nor a mapping from video names to detections.
@@ -98,7 +102,7 @@ def as_detections(source: DetectionsLike) -> Mapping[str, Detections]:
             "detections: expected a path or a mapping from video names to Detections, got "
             f"{type(source).__name__}. For one recording give {{name: detections}}."
         )
-    return source
+    return clean_names(source, "detections")
 
 
 def build_table(
@@ -115,9 +119,11 @@ def build_table(
     """Collect what takes part; the arguments are those of ``mean_average_precision``.
 
     Raises:
-        DataError: a file that cannot be read, no such subset, no instance left, or a score or time that is
-            not finite.
-        ConfigError: ``duplicates``, ``ambiguous`` or ``ties`` is not one of its values.
+        DataError: a file that cannot be read, no such subset, no instance left, a score or time that is not
+            finite, not one detected video among those that are measured, or not one label among the classes
+            for a reason that can be seen.
+        ConfigError: ``duplicates``, ``ambiguous`` or ``ties`` is not one of its values, or ``exclude`` names
+            a video that there is not.
     """
     for name, value, kind in (
         ("duplicates", duplicates, Duplicates),
@@ -137,9 +143,12 @@ def build_table(
     if subset is not None:
         subset = (subset,) if isinstance(subset, str) else tuple(subset)
         truth = truth.subset(subset)
-    excluded = _excluded(exclude)
+    excluded = excluded_videos(exclude, {*everything.videos, *found}, warnings)
     there = {name: video for name, video in truth.videos.items() if name not in excluded}
     counts["excluded_videos"] = len(excluded & (set(truth.videos) | set(found)))
+    source = "detections" if isinstance(detections, Mapping) else str(detections)
+    _check_videos(found.keys() - excluded, there, everything, _joined(subset), source)
+    warnings.extend(GroundTruth(there).remarks())
 
     names = _class_names(there.values(), classes, truth.source)
     class_index = {name: number for number, name in enumerate(names)}
@@ -150,6 +159,10 @@ def build_table(
     gt_codes = np.array([index_of(label, -1) for video in there.values() for label in video.labels], np.int64)
     gt_videos = np.repeat(np.arange(len(there)), [len(video.labels) for video in there.values()])
     gt_spans = np.concatenate([np.empty((0, 2)), *(video.segments for video in there.values())])
+    if not (np.isfinite(gt_spans).all() and (gt_spans[:, 1] >= gt_spans[:, 0]).all()):
+        raise DataError(
+            f"{truth.source}: an annotation has a time that is not finite, or ends before it starts."
+        )
     vague: dict[int, Floats] = {}
     vague_labels = 0
     for number, video in enumerate(there.values()):
@@ -211,7 +224,8 @@ def build_table(
             videos.append(name)
         taken.append((video_index[name], items))
     label_names = [label for _, items in taken for label in items.labels.tolist()]
-    label_column = np.array([index_of(label, -1) for label in label_names], dtype=np.int64)
+    codes = {label: index_of(" ".join(clean_text(label).split()), -1) for label in set(label_names)}
+    label_column = np.array([codes[label] for label in label_names], dtype=np.int64)
     score_column = np.concatenate([np.empty(0), *(items.scores for _, items in taken)])
     segment_column = np.concatenate([np.empty((0, 2)), *(items.segments for _, items in taken)])
     video_column = np.repeat(
@@ -238,14 +252,21 @@ def build_table(
     missed = tuple(name for name in there if name not in found)
     counts["videos_not_detected"] = len(missed)
     if unknown:
+        cause = label_cause(unknown, names)
+        if cause and not len(known):
+            raise DataError(
+                f"{source}: not one detection has a label of the {len(names)} classes ({_some(names)}), the "
+                f"labels are {_some(unknown)}. {cause}"
+            )
         warnings.append(
             f"{len(label_column) - len(known)} detections have labels that are not among the {len(names)} "
-            f"classes ({_some(unknown)}) and are ignored."
+            f"classes ({_some(unknown)}) and are ignored.{cause and ' ' + cause}"
         )
     if strangers:
+        cause = likely_cause(strangers, there) or "Leave them out with exclude."
         warnings.append(
             f"{len(strangers)} videos are detected in but not annotated ({_some(strangers)}); every "
-            "detection in them is a false positive. Leave them out with exclude."
+            f"detection in them is a false positive. {cause}"
         )
     if elsewhere:
         warnings.append(
@@ -256,9 +277,6 @@ def build_table(
             f"{len(missed)} annotated videos are missing from the detections ({_some(missed)}); their "
             "instances count as missed."
         )
-    backwards = int((segment_column[:, 1] < segment_column[:, 0]).sum())
-    if backwards:
-        warnings.append(f"{backwards} detections end before they start; they cannot match anything.")
 
     forgiven = np.zeros(len(order), dtype=np.bool_)
     for number, vague_segments in vague.items() if ambiguous == "forgive" else ():
@@ -316,15 +334,30 @@ def _infer_subset(
     return None
 
 
-def _excluded(exclude: str | Iterable[str]) -> set[str]:
-    names = (exclude,) if isinstance(exclude, str) else tuple(exclude)
-    return {video for name in names for video in EXCLUSIONS.get(name, (name,))}
+def _check_videos(
+    detected: Set[str], there: Collection[str], everything: GroundTruth, subset: str, source: str
+) -> None:
+    """Refuse detections of other videos than those that are measured: mAP would be 0, whatever they are."""
+    if not detected or not detected.isdisjoint(there):
+        return
+    others = sorted({everything.videos[name].subset for name in detected if name in everything.videos})
+    if others:
+        raise DataError(
+            f"{source}: not one of its {len(detected)} videos is of subset {subset}; they are of "
+            f"{', '.join(others)}. Name another subset (--subset), or detect in these videos."
+        )
+    cause = likely_cause(sorted(detected), everything.videos) or "Check that both are of the same data set."
+    raise DataError(
+        f"{source}: not one of its {len(detected)} videos ({_some(sorted(detected))}) is among the "
+        f"{len(everything.videos)} that {everything.source} annotates ({_some(everything.videos)}). {cause}"
+    )
 
 
 def _class_names(videos: Iterable[Any], classes: Iterable[str] | None, source: str) -> tuple[str, ...]:
     if classes is None:
         return tuple(sorted({label for video in videos for label in video.labels} - {AMBIGUOUS}))
-    names = (classes,) if isinstance(classes, str) else tuple(classes)
+    given = (classes,) if isinstance(classes, str) else tuple(classes)
+    names = tuple(require_label(name, "classes", error=ConfigError) for name in given)
     if not names or len(set(names)) != len(names):
         raise ConfigError(f"classes: expected class names, each once, got {names!r} (measuring {source}).")
     return names

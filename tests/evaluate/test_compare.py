@@ -24,7 +24,7 @@ def a_run(
     found: dict[str, list[tuple[str, float, float, float]]] = {}
     for video, spans in truth.items():
         items = [
-            (label, float(rng.random()), start + noise * rng.normal(), end + noise * rng.normal())
+            (label, float(rng.random()), *sorted((start + noise * rng.normal(), end + noise * rng.normal())))
             for label, start, end in spans
         ]
         items += [
