@@ -168,6 +168,9 @@ def _run(
     checkpoint = latest_checkpoint(folder / "checkpoints") if folder is not None and resume else None
     if checkpoint is not None:
         load_checkpoint(checkpoint, state, config)
+    if settings.compile:
+        # Else what earlier runs of this process compiled counts against torch's limit for one function.
+        torch.compiler.reset()
     loss = make_loss(net, config, ranks)
     log = RunLog(folder if ranks.is_main else None, config.evaluate.tious, after=state.step)
     started_at = state.step
@@ -262,8 +265,9 @@ class _Step(nn.Module):
         if self.mixed:
             outputs = Outputs(*(value.float() for value in outputs))
         terms = aicl_loss(outputs, labels, self.config, selection_gamma=gamma)
-        # The total alone keeps its gradient.
-        shown = LossTerms(*[*(term.detach() for term in terms[:-1]), terms.total])
+        # The total alone keeps its gradient. Copied, since of L_a alone it is L_a itself: compiled, the two
+        # would be one tensor, and that without a gradient.
+        shown = LossTerms(*torch.stack(terms[:-1]).detach().unbind(), terms.total)
         return Outputs(*(value.detach() for value in outputs)), shown
 
 

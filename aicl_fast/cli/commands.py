@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aicl_fast.cli.console import err, note_missing, out, progress, result_table
 from aicl_fast.config import Config, load_config
 from aicl_fast.errors import ConfigError
 from aicl_fast.extras import needs
 from aicl_fast.files import write_json
+from aicl_fast.locks import locked_folder
+
+if TYPE_CHECKING:
+    from aicl_fast.dataset import Dataset
+    from aicl_fast.train.trainer import TrainResult
 
 
 def run_train(
@@ -39,6 +46,20 @@ def run_train(
         )
         note_missing(dataset.missing, folder / "metrics.json")
 
+    # Until the metrics are written, too.
+    with locked_folder(folder) if main else contextlib.nullcontext():
+        result = _train(dataset, folder, device, resume=resume, overwrite=overwrite, main=main)
+        if main:
+            _write_metrics(folder / "metrics.json", dataset, result)
+    if main:
+        leak = leak_note(result.config, result.history)
+        out.print(result_table(f"Step {result.step}{leak}", "test videos", result.result))
+        out.print(f"model: {folder / 'model.safetensors'}", highlight=False, soft_wrap=True)
+
+
+def _train(
+    dataset: Dataset, folder: Path, device: str, *, resume: bool, overwrite: bool, main: bool
+) -> TrainResult:
     from aicl_fast.train.trainer import train
 
     with (
@@ -51,9 +72,9 @@ def run_train(
             if main and resume:
                 where = f"going on from step {step}" if step else "starting anew, no checkpoint is there"
                 err.print(f"{folder}: {where}", highlight=False, soft_wrap=True)
-            bar(step, config.train.steps)
+            bar(step, dataset.config.train.steps)
 
-        result = train(
+        return train(
             dataset,
             folder,
             device=device,
@@ -63,24 +84,20 @@ def run_train(
             starting=starting,
             training=lambda step, steps, loss: bar(step, steps, f"loss {loss:.3f}"),
         )
-    if not main:
-        return
-    write_json(
-        folder / "metrics.json",
-        {
-            **result.result.to_dict(),
-            "accuracy_A_bin": result.accuracy.aware,
-            "accuracy_A_ca_bin": result.accuracy.agnostic,
-            "step": result.step,
-            "keep": result.config.train.keep,
-            "history": [{"step": step, "average_mAP": average} for step, average in result.history],
-            "missing": list(dataset.missing),
-            "config": result.config.to_dict(),
-        },
-    )
-    leak = leak_note(result.config, result.history)
-    out.print(result_table(f"Step {result.step}{leak}", "test videos", result.result))
-    out.print(f"model: {folder / 'model.safetensors'}", highlight=False, soft_wrap=True)
+
+
+def _write_metrics(file: Path, dataset: Dataset, result: TrainResult) -> None:
+    document = {
+        **result.result.to_dict(),
+        "accuracy_A_bin": result.accuracy.aware,
+        "accuracy_A_ca_bin": result.accuracy.agnostic,
+        "step": result.step,
+        "keep": result.config.train.keep,
+        "history": [{"step": step, "average_mAP": average} for step, average in result.history],
+        "missing": list(dataset.missing),
+        "config": result.config.to_dict(),
+    }
+    write_json(file, document)
 
 
 def leak_note(config: Config, history: list[tuple[int, float]]) -> str:

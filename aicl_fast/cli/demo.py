@@ -19,6 +19,7 @@ from aicl_fast.detections import Detections, save_detections
 from aicl_fast.detector import Detector
 from aicl_fast.evaluate import MapResult, mean_average_precision
 from aicl_fast.files import write_json
+from aicl_fast.locks import locked_folder
 from aicl_fast.report import save_scores, write_report
 from aicl_fast.scores import Scores
 
@@ -40,8 +41,13 @@ VARIANTS: dict[str, dict[str, float]] = {
 
 def run_demo(folder: Path, *, seeds: int, ablate: bool, overrides: list[str]) -> None:
     """``aicl-fast demo``."""
-    started = time.perf_counter()
     config = load_config("demo", overrides=overrides)
+    with locked_folder(folder):
+        _run(folder, config, seeds=seeds, ablate=ablate)
+
+
+def _run(folder: Path, config: Config, *, seeds: int, ablate: bool) -> None:
+    started = time.perf_counter()
     dataset = _prepare(folder / "data", config)
     dataset, detector, history = _train_and_export(folder, dataset)
     scores, detections = _detect(detector, dataset)

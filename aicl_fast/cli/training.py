@@ -12,11 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from aicl_fast.cli.console import note_missing, out, progress
-from aicl_fast.config import load_config, parse_overrides
+from aicl_fast.config import Config, load_config, parse_overrides
 from aicl_fast.errors import ConfigError
+from aicl_fast.locks import locked_folder
 
 if TYPE_CHECKING:
-    from aicl_fast.train.ablate import Ablation
+    from aicl_fast.train.ablate import Ablation, Experiment
 
 
 def run_import_checkpoint(
@@ -68,9 +69,8 @@ def run_ablate(
     allow_missing: bool,
 ) -> None:
     """``aicl-fast ablate``."""
-    from aicl_fast.dataset import Dataset
     from aicl_fast.devices import torch_device
-    from aicl_fast.train.ablate import find_experiment, run_ablation
+    from aicl_fast.train.ablate import find_experiment
     from aicl_fast.train.ablate.picture import plot_ablation
 
     wanted = find_experiment(experiment)
@@ -83,9 +83,30 @@ def run_ablate(
     chosen = preset or ("demo" if file is None else "thumos14")
     config = load_config(chosen, file=file, overrides=overrides)
     torch_device(device)
+    if data is None and config.preset != "demo":
+        raise ConfigError(f"--data: the preset {config.preset} needs its data set's folder.")
+    with locked_folder(folder):
+        ablation = _ablate(wanted, data, folder, seeds, config, device, allow_missing=allow_missing)
+        picture = folder / f"{wanted.name}.png"
+        plot_ablation(ablation, picture)
+    out.print(ablation_table(ablation))
+    out.print(f"picture: {picture}\nresults: {folder / 'ablation.json'}", highlight=False, soft_wrap=True)
+
+
+def _ablate(
+    experiment: Experiment,
+    data: Path | None,
+    folder: Path,
+    seeds: int,
+    config: Config,
+    device: str,
+    *,
+    allow_missing: bool,
+) -> Ablation:
+    from aicl_fast.dataset import Dataset
+    from aicl_fast.train.ablate import run_ablation
+
     if data is None:
-        if config.preset != "demo":
-            raise ConfigError(f"--data: the preset {config.preset} needs its data set's folder.")
         from aicl_fast.train.watch import prepare_watch
 
         data = folder / "data"
@@ -95,9 +116,9 @@ def run_ablate(
     note_missing(dataset.missing, folder / "ablation.json")
     with progress("training") as bar:
         # One bar over all runs, in steps; a run that stops early jumps to its end.
-        ablation = run_ablation(
+        return run_ablation(
             dataset,
-            wanted,
+            experiment,
             folder,
             seeds=seeds,
             device=device,
@@ -105,10 +126,6 @@ def run_ablate(
                 (run - 1) * steps + step, runs * steps, f"run {run} of {runs}: {name}, loss {loss:.3f}"
             ),
         )
-    picture = folder / f"{wanted.name}.png"
-    plot_ablation(ablation, picture)
-    out.print(ablation_table(ablation))
-    out.print(f"picture: {picture}\nresults: {folder / 'ablation.json'}", highlight=False, soft_wrap=True)
 
 
 def ablation_table(ablation: Ablation) -> Group:

@@ -252,7 +252,7 @@ def test_runs_of_other_settings_are_not_mixed_in(
         run_ablation(fewer, EXPERIMENTS["accuracy"], tmp_path / "out", seeds=1)
     record = tmp_path / "out" / "runs" / "aicl-all-five-seed1.json"
     record.write_text("{}")
-    with pytest.raises(DataError, match="is not a record that"):
+    with pytest.raises(DataError, match="the record of a run cannot be read"):
         run_ablation(dataset, EXPERIMENTS["accuracy"], tmp_path / "out", seeds=1)
 
 

@@ -20,6 +20,8 @@ from aicl_fast.config import Config
 from aicl_fast.dataset import Dataset
 from aicl_fast.errors import DataError
 from aicl_fast.files import read_json, write_json
+from aicl_fast.limits import reading
+from aicl_fast.locks import locked_folder
 from aicl_fast.train.ablate.experiments import Arm, Experiment
 from aicl_fast.train.trainer import train
 
@@ -147,9 +149,21 @@ def run_ablation(
         device: ``cpu`` or ``cuda``.
         progress: see :data:`RunProgress`.
     Raises:
-        DataError: ``out`` holds runs of other settings or of another data set; one is named.
+        DataError: ``out`` holds runs of other settings or of another data set; one is named. Or another
+            process writes to it.
     """
-    folder = Path(out)
+    with locked_folder(out):
+        return _run(dataset, experiment, Path(out), seeds, device, progress)
+
+
+def _run(
+    dataset: Dataset,
+    experiment: Experiment,
+    folder: Path,
+    seeds: int,
+    device: str,
+    progress: RunProgress | None,
+) -> Ablation:
     config = dataset.config
     if experiment.evaluations and not config.train.eval_every:
         every = max(1, config.train.steps // experiment.evaluations)
@@ -236,7 +250,7 @@ def _stored(file: Path, wanted: Config, data_id: str) -> Run | None:
     if not file.is_file():
         return None
     document = read_json(file, "record of a run")
-    try:
+    with reading(file, "record of a run", advice="Remove it: the run is then done again."):
         if document["data"] != data_id:
             raise DataError(
                 f"{file}: this run was trained on other data. Name another folder (--out), or remove it."
@@ -250,10 +264,6 @@ def _stored(file: Path, wanted: Config, data_id: str) -> Run | None:
         curve = tuple((int(step), float(value)) for step, value in document["curve"])
         measured = {str(name): float(value) for name, value in document["measured"].items()}
         return Run(str(document["arm"]), int(document["seed"]), measured, curve)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{file}: is not a record that `aicl-fast ablate` wrote ({error}). Remove it."
-        ) from error
 
 
 def _differing(before: dict[str, Any], wanted: Config) -> list[str]:
@@ -304,7 +314,7 @@ def _info(dataset: Dataset) -> tuple[str, bool]:
 
 
 def _read_curve(path: Path, column: str) -> tuple[tuple[int, float], ...]:
-    with path.open(newline="", encoding="utf-8") as file:
+    with reading(path, "log of a run"), path.open(newline="", encoding="utf-8") as file:
         return tuple((int(row["step"]), float(row[column])) for row in csv.DictReader(file) if row[column])
 
 
