@@ -20,6 +20,8 @@ from aicl_fast.limits import reading, require_size
 
 Array = npt.NDArray[Any]
 _MAGIC = b"\x93NUMPY"
+_CHUNK = 1 << 18
+"""Bytes read at a time: an archive's reader copies them, which is cheap while they stay in the cache."""
 _ADVICE = "It is truncated or of another format: copy it or write it again."
 
 
@@ -148,7 +150,7 @@ def _array(file: IO[bytes], path: Path, end: int, *, mapped: bool = False) -> Ar
     array = np.empty(count, dtype)
     left = memoryview(array.view(np.uint8))
     while left:
-        got = file.readinto(left)  # type: ignore[attr-defined]
+        got = file.readinto(left[:_CHUNK])  # type: ignore[attr-defined]
         if not got:
             raise DataError(f"{path}: ends before its array of shape {shape} does. {_ADVICE}")
         left = left[got:]

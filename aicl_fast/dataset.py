@@ -1,9 +1,7 @@
 """A data set on disk: features, splits and annotations, in the layout that published features come in.
 
-features/{train,test}/{rgb,flow}/<video>.npy    (n, width) float, one row a segment
-or features/{train,test}/<video>.npy            both streams side by side, or the one that is read
-or features/{train,test}/<video>.npz            what `aicl-fast features` wrote, see feature_file.py
-or any of these without {train,test}/           all videos in one place
+features/{train,test}/                          files of features, see feature_folder.py
+or features/                                    those of all videos in one place
 split_train.txt, split_test.txt                 one video a line
 gt.json                                         ActivityNet annotations
 """
@@ -11,9 +9,11 @@ gt.json                                         ActivityNet annotations
 from __future__ import annotations
 
 import difflib
+import functools
 import os
+import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
@@ -22,15 +22,19 @@ import numpy as np
 import numpy.typing as npt
 
 from aicl_fast.annotations import GroundTruth
-from aicl_fast.config import Config, DataConfig
-from aicl_fast.errors import DataError
-from aicl_fast.features import Floats, check_lengths, load_features, map_features
+from aicl_fast.config import Config
+from aicl_fast.errors import AiclWarning, DataError
+from aicl_fast.feature_file import EXTRACTED as EXTRACTED
+from aicl_fast.feature_file import check_recipes, read_header
+from aicl_fast.feature_folder import FeatureFiles, FeatureFolder, is_extracted, missing_features
+from aicl_fast.feature_folder import features_folder as features_folder
+from aicl_fast.feature_folder import read_streams as read_streams
+from aicl_fast.features import Floats, looks_transposed
 from aicl_fast.files import read_lines
+from aicl_fast.text import require_name
+from aicl_fast.timing import check_durations
 
-_LISTED = 100
-"""Missing files that an error lists."""
-EXTRACTED = ".npz"
-"""What files of ``aicl-fast features`` end in."""
+_SHOWN = 5
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
 
@@ -76,6 +80,9 @@ class Dataset:
             DataError: a file is missing (all that are missing are counted, the first hundred listed), a
                 video has no annotation, a label is not among the classes, a training video has no label,
                 a split has no video left, or features that say how they were made were made differently.
+        Warns:
+            AiclWarning: a video is in both splits, a class has no training video, or what
+                :meth:`GroundTruth.remarks` finds.
         """
         folder = Path(root)
         if not folder.is_dir():
@@ -85,16 +92,27 @@ class Dataset:
             )
         truth = GroundTruth.load(folder / "gt.json")
         subsets = {"train": config.data.train_subset, "test": config.data.test_subset}
-        videos = {split: _split(folder / f"split_{split}.txt", truth, subsets[split]) for split in splits}
+        videos = {split: split_videos(folder, split, truth, subsets[split]) for split in splits}
         if not config.classes:
             config = config.with_classes(truth.classes)
         dataset = cls(folder, truth, videos, config)
         dataset._check_labels()
-        return dataset._check_features(allow_missing)
+        dataset = dataset._check_features(allow_missing)
+        for text in dataset._remarks():
+            warnings.warn(text, AiclWarning, stacklevel=2)
+        return dataset
 
     def folder(self, split: Split) -> Path:
         """Where a split's features are kept."""
         return features_folder(self.root, split)
+
+    @functools.cached_property
+    def _folders(self) -> dict[Path, FeatureFolder]:
+        return {path: FeatureFolder(path) for path in map(self.folder, SPLITS)}
+
+    def files(self, split: Split, video: str) -> FeatureFiles:
+        """The feature files of one video."""
+        return self._folders[self.folder(split)].find(video, self.config.data)
 
     def features(self, split: Split, video: str) -> Floats:
         """(n, D) float32 features of one video: the streams that the model reads, side by side.
@@ -112,11 +130,11 @@ class Dataset:
             mapped: leave float32 files on disk and read what is used (see
                 :func:`aicl_fast.features.map_features`).
         """
-        return read_streams(self.folder(split), video, self.config.data, mapped=mapped)
+        return self._folders[self.folder(split)].read(video, self.config.data, mapped=mapped)
 
     def labels(self, video: str) -> npt.NDArray[np.float32]:
         """(C,) float32, 1 for each class that the video contains: all that training is told."""
-        present = set(self.ground_truth.videos[video].labels)
+        present = set(self.ground_truth.videos[video].classes)
         return np.array([name in present for name in self.config.classes], dtype=np.float32)
 
     def truth(self, videos: Split | Sequence[str]) -> GroundTruth:
@@ -136,12 +154,12 @@ class Dataset:
                         f"{self.ground_truth.source}: has no annotation of '{video}', which "
                         f"split_{split}.txt lists. Add it, or take the video off the list."
                     )
-                if split == "train" and not entry.labels:
+                if split == "train" and not entry.classes:
                     raise DataError(
                         f"{self.ground_truth.source}: the training video '{video}' has no label. Add one, or "
                         "take the video off split_train.txt."
                     )
-                for label in entry.labels:
+                for label in entry.classes:
                     if label not in classes:
                         close = difflib.get_close_matches(label, list(classes), n=1)
                         hint = f" Did you mean '{close[0]}'?" if close else ""
@@ -153,19 +171,23 @@ class Dataset:
                         )
 
     def _check_features(self, allow_missing: bool) -> Dataset:
-        data = self.config.data
         wanted = {
-            (split, video): feature_files(self.folder(split), video, data)
+            (split, video): self.files(split, video)
             for split, names in self.videos.items()
             for video in names
         }
-        lost = {key: [path for path in paths if not path.is_file()] for key, paths in wanted.items()}
-        lost = {key: paths for key, paths in lost.items() if paths}
-        found = [paths[0] for key, paths in wanted.items() if key not in lost]
+        lost = {key: files for key, files in wanted.items() if files.missing}
+        found = [files.paths[0] for files in wanted.values() if not files.missing]
         if not lost:
             return self._with_recipe(found)
         if not allow_missing:
-            raise DataError(self._missing(lost, found, sum(len(paths) for paths in wanted.values())))
+            raise missing_features(
+                self.root,
+                {video: files for (_, video), files in lost.items()},
+                {video: self._folders[self.folder(split)] for split, video in lost},
+                sum(len(files.paths) + len(files.missing) for files in wanted.values()),
+                extracted=bool(found) and is_extracted(found[0]),
+            )
         videos = {
             split: tuple(video for video in names if (split, video) not in lost)
             for split, names in self.videos.items()
@@ -176,33 +198,63 @@ class Dataset:
         kept = replace(self, videos=videos, missing=tuple(video for _, video in lost))
         return kept._with_recipe(found)
 
-    def _missing(self, lost: dict[tuple[Split, str], list[Path]], found: list[Path], every: int) -> str:
-        files = [path for paths in lost.values() for path in paths]
-        if found and found[0].suffix == EXTRACTED:
-            files = [path.with_suffix(EXTRACTED) for path in files]
-        shown = "".join(f"\n  {path}" for path in files[:_LISTED])
-        more = f"\n  … and {len(files) - _LISTED} more" if len(files) > _LISTED else ""
-        are = "is" if len(files) == 1 else "are"
-        return (
-            f"{self.root}: {len(files)} of {every} feature files {are} missing:{shown}{more}\n"
-            "Download or extract them, take the videos off the split files, or allow missing ones "
-            "(--allow-missing): the run's record then names every video that was left out."
-        )
+    def _remarks(self) -> Iterable[str]:
+        """What is odd and can be right, as sentences."""
+        used = self.truth([video for names in self.videos.values() for video in dict.fromkeys(names)])
+        for remark in used.remarks():
+            yield f"{self.ground_truth.source}: {remark}"
+        if "train" not in self.videos:
+            return
+        train = set(self.videos["train"])
+        both = [video for video in self.videos.get("test", ()) if video in train]
+        if both:
+            yield (
+                f"{self.root}: {len(both)} of the test videos are training videos, too ({_listed(both)}): "
+                "what is measured on them says nothing of new videos. Take them off one of the splits."
+            )
+        learned = {label for video in train for label in self.ground_truth.videos[video].classes}
+        never = [name for name in self.config.classes if name not in learned]
+        if never:
+            tested = {label for video in used.videos.values() for label in video.classes}
+            more = [name for name in never if name in tested]
+            which = f"; test videos have {_listed(more)}" if more else ""
+            yield (
+                f"{self.root}: {len(never)} of {len(self.config.classes)} classes have no training video, so "
+                f"they cannot be learned: {_listed(never)}{which}."
+            )
+
+    def check_counts(self, split: Split, segments: Mapping[str, int]) -> None:
+        """Look at the numbers of segments of a split's videos together.
+
+        Warns:
+            AiclWarning: they contradict the annotations' durations or frame rates, or look like widths.
+        """
+        data = self.config.data
+        seconds = {name: count * data.frames_per_segment / data.fps for name, count in segments.items()}
+        check_durations(self.ground_truth, seconds, data, "--set fps=", known=bool(data.recipe))
+        width = data.rgb_width if data.modal != "flow" else data.flow_width
+        counts = set(segments.values())
+        if len(segments) > 1 and len(counts) == 1 and looks_transposed((*counts, width)):
+            warnings.warn(
+                f"{self.folder(split)}: every video has {counts.pop()} rows of {width} values, which looks "
+                "transposed: features have one row a segment. If so, turn each array, "
+                "numpy.save(path, numpy.load(path).T), and put the settings of the widths right.",
+                AiclWarning,
+                stacklevel=2,
+            )
 
     def _with_recipe(self, paths: list[Path]) -> Dataset:
         """With what features record of how they were made, which must be alike and as the model's were."""
-        extracted = [path for path in paths if path.suffix == EXTRACTED]
+        extracted = [path for path in paths if is_extracted(path)]
         if not extracted:
             return self
         if len(extracted) < len(paths):
-            other = next(path for path in paths if path.suffix != EXTRACTED)
+            other = next(path for path in paths if not is_extracted(path))
             raise DataError(
                 f"{self.root}: {len(extracted)} videos have features that `aicl-fast features` made, as "
                 f"{extracted[0]}, and {len(paths) - len(extracted)} have others, as {other}, which may be of "
                 "another network. Use the ones or the others for all videos."
             )
-        from aicl_fast.feature_file import check_recipes, read_header
-
         recipe = check_recipes({path: read_header(path).recipe for path in extracted})
         data = self.config.data
         recipe.check(data, str(extracted[0]))
@@ -211,93 +263,37 @@ class Dataset:
         return replace(self, config=replace(self.config, data=data))
 
 
-def features_folder(root: Path, split: str) -> Path:
-    """Where a data set keeps a split's features: ``features/<split>``, or ``features`` for all splits."""
-    features = root / "features"
-    apart = any((features / each).is_dir() for each in SPLITS)
-    return features / split if apart else features
+def split_videos(root: Path, split: str, truth: GroundTruth, subset: str) -> tuple[str, ...]:
+    """The videos of a split: those that ``split_<split>.txt`` lists or, without one, an annotated subset's.
 
-
-def feature_files(folder: Path, video: str, data: DataConfig) -> tuple[Path, ...]:
-    """The files of one video in a folder of features: one a stream that the model reads, or one with both.
-
-    ActivityNet's feature files often have ``v_`` before the annotations' name; either is found. A file of
-    ``aicl-fast features`` (.npz) is looked for where there is no .npy.
-    """
-    if is_apart(folder):
-        homes = [folder / stream for stream in ("rgb", "flow") if data.modal in ("both", stream)]
-    else:
-        homes = [folder]
-    found = []
-    for home in homes:
-        names = [f"{video}.npy", f"v_{video}.npy", f"{video}{EXTRACTED}", f"v_{video}{EXTRACTED}"]
-        there = (home / name for name in (names if home is folder else names[:2]))
-        found.append(next((path for path in there if path.is_file()), home / names[0]))
-    return tuple(found)
-
-
-def read_streams(folder: Path, video: str, data: DataConfig, *, mapped: bool = False) -> tuple[Floats, ...]:
-    """The streams of one video that the model reads, (n, width) each; or both in one array.
-
-    Args:
-        folder: with ``rgb/`` and ``flow/`` in it, or with files of both streams side by side or, for a model
-            of one stream, of that one.
-        mapped: leave float32 files on disk and read what is used.
     Raises:
-        DataError: see :func:`aicl_fast.features.load_features`; another width than the settings'; or the
-            streams differ in length.
+        DataError: an empty list, a video twice, a name that cannot be one; or there is neither.
     """
-    paths = feature_files(folder, video, data)
-    if paths[0].suffix == EXTRACTED:
-        from aicl_fast.feature_file import load_video_features
-
-        return load_video_features(paths[0], mapped=mapped).streams(data, str(paths[0]))
-    read = map_features if mapped else load_features
-    loaded = tuple(read(path) for path in paths)
-    streams = [stream for stream in ("rgb", "flow") if data.modal in ("both", stream)]
-    if not is_apart(folder):
-        (one,) = loaded
-        if data.modal != "both" and one.shape[1] == data.rgb_width + data.flow_width:
-            return (one[:, : data.rgb_width] if data.modal == "rgb" else one[:, data.rgb_width :],)
-        _check_width(paths[0], one, data, streams)
-        return loaded
-    for path, array, stream in zip(paths, loaded, streams, strict=True):
-        _check_width(path, array, data, [stream])
-    check_lengths(*loaded, name=" and ".join(map(str, paths)))
-    return loaded
-
-
-def _check_width(path: Path, array: Floats, data: DataConfig, streams: Sequence[str]) -> None:
-    """Refuse another width than that of these streams side by side."""
-    widths = {f"{stream}_width": getattr(data, f"{stream}_width") for stream in streams}
-    expected = sum(widths.values())
-    if array.shape[1] != expected:
-        spoken = " + ".join(f"{name} {width}" for name, width in widths.items())
-        settings = " ".join(f"--set {name}=…" for name in widths)
-        raise DataError(
-            f"{path}: expected {expected} features a segment ({spoken}), got {array.shape[1]}. Use the "
-            f"features that the model was trained on; to train one on these, {settings}."
-        )
-
-
-def is_apart(folder: Path) -> bool:
-    """Whether a folder of features keeps the two streams in folders of their own."""
-    return any((folder / stream).is_dir() for stream in ("rgb", "flow"))
-
-
-def _split(path: Path, truth: GroundTruth, subset: str) -> tuple[str, ...]:
+    path = root / f"split_{split}.txt"
     if not path.exists():
         names = tuple(name for name, video in truth.videos.items() if video.subset == subset)
         if not names:
+            there = ", ".join(sorted({repr(video.subset) for video in truth.videos.values()})) or "none"
             raise DataError(
                 f"{path}: the split file does not exist, and {truth.source} has no subset '{subset}' to "
-                "use instead. Write the file, one video a line, or set train_subset and test_subset."
+                f"use instead (its subsets are {there}). Write the file, one video a line, or set "
+                "train_subset and test_subset."
             )
         return names
-    lines = read_lines(path, "split file")
-    if not lines:
+    return read_split(path)
+
+
+def read_split(path: Path) -> tuple[str, ...]:
+    """The videos that a split file lists. Raises as :func:`split_videos`."""
+    names = [require_name(line, path, "video") for line in read_lines(path, "split file")]
+    if not names:
         raise DataError(f"{path}: is empty; expected one video name a line.")
-    if len(set(lines)) != len(lines):
-        twice = next(name for name, count in Counter(lines).items() if count > 1)
+    if len(set(names)) != len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
         raise DataError(f"{path}: lists '{twice}' more than once; expected each video once.")
-    return tuple(lines)
+    return tuple(names)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{more}"

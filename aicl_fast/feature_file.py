@@ -9,9 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import struct
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -19,18 +16,21 @@ from typing import Any
 
 import numpy as np
 
+from aicl_fast.arrays import Archive, open_archive
 from aicl_fast.config import DataConfig, Modal
-from aicl_fast.dataset import EXTRACTED
 from aicl_fast.errors import DataError
-from aicl_fast.features import Floats, check_features, check_lengths
-from aicl_fast.files import atomic_path, require_file
+from aicl_fast.feature_formats import from_archive
+from aicl_fast.features import Floats, check_features, check_lengths, check_width
+from aicl_fast.files import atomic_path
+from aicl_fast.limits import reading
+from aicl_fast.text import parse_json
 
+EXTRACTED = ".npz"
+"""What files of ``aicl-fast features`` end in."""
 FORMAT = 1
-_DAMAGE = (
-    zipfile.BadZipFile, zlib.error, struct.error, ValueError, LookupError, OSError, EOFError, RuntimeError,
-    MemoryError, OverflowError,
-)  # fmt: skip
-"""What reading an archive with wrong bytes in it raises."""
+_WHAT = "feature file"
+_MOST = 2**53
+"""Whole numbers below are exact as seconds."""
 
 
 @dataclass(frozen=True)
@@ -146,11 +146,12 @@ class VideoFeatures:
                     f"{'rgb and flow' if data.modal == 'both' else stream}. Extract them again with "
                     f"--{stream}-weights, or train a model with --set modal={there}."
                 )
-            if array.shape[1] != width:
-                raise DataError(
-                    f"{name}: {stream}: expected {width} features a segment, got {array.shape[1]}. Use the "
-                    "network that the model's training features were extracted with."
-                )
+            check_width(
+                array.shape,
+                [width],
+                f"{name}: {stream}",
+                advice="Use the network that the model's training features were extracted with.",
+            )
             found.append(array)
         self.recipe.check(data, name)
         return tuple(found)
@@ -185,17 +186,20 @@ def load_video_features(path: str | os.PathLike[str], *, mapped: bool = False) -
     Raises:
         DataError: no such file, not such a file, truncated, or arrays that do not belong together.
     """
-    target, meta, names = _open(path)
-    arrays: dict[str, Floats] = {}
-    for name in ("rgb", "flow"):
-        if name in names:
-            array = _mapped(target, name) if mapped else _read(target, name)
-            arrays[name] = check_features(array, f"{target}: {name}")
+    with open_archive(path, _WHAT) as archive:
+        meta = _meta(archive)
+        arrays: dict[str, Floats] = {
+            name: check_features(archive.read(name, mapped=mapped), f"{archive.path}: {name}")
+            for name in ("rgb", "flow")
+            if name in archive.names
+        }
     if not arrays:
-        raise DataError(f"{target}: holds neither rgb nor flow features. Extract them again.")
+        raise DataError(f"{archive.path}: holds neither rgb nor flow features. Extract them again.")
     if len(arrays) == 2:
-        check_lengths(*arrays.values(), name=str(target))
-    return VideoFeatures(rgb=arrays.get("rgb"), flow=arrays.get("flow"), **meta)
+        check_lengths(*arrays.values(), name=str(archive.path))
+    features = VideoFeatures(rgb=arrays.get("rgb"), flow=arrays.get("flow"), **meta)
+    _check_frames(features, archive.path)
+    return features
 
 
 def read_header(path: str | os.PathLike[str]) -> VideoFeatures:
@@ -204,7 +208,8 @@ def read_header(path: str | os.PathLike[str]) -> VideoFeatures:
     Raises:
         DataError: as :func:`load_video_features`.
     """
-    return VideoFeatures(rgb=None, flow=None, **_open(path)[1])
+    with open_archive(path, _WHAT) as archive:
+        return VideoFeatures(rgb=None, flow=None, **_meta(archive))
 
 
 def check_recipes(recipes: Mapping[Path, Recipe]) -> Recipe:
@@ -238,23 +243,33 @@ def _to_json(features: VideoFeatures) -> str:
     return json.dumps(document)
 
 
-def _from_json(text: str, source: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(text)
+def _meta(archive: Archive) -> dict[str, Any]:
+    """What a file says of its features, as arguments of :class:`VideoFeatures`."""
+    source = archive.path
+    text = archive.read("meta") if "meta" in archive.names else None
+    if text is None or text.dtype.kind != "U" or text.ndim:
+        raise DataError(
+            f"{source}: is an archive of several arrays ({', '.join(archive.names) or 'none'}) that does not "
+            "say how they were made; expected one that `aicl-fast features` wrote, or a single .npy array. "
+            f"{from_archive(source, archive.names)}"
+        )
+    what = "record of how its features were made"
+    with reading(source, what, advice="Extract them again."):
+        document = parse_json(str(text), source, what)
         if document["format"] != FORMAT:
             raise DataError(
                 f"{source}: has format {document['format']}, written by aicl_fast {document.get('version')}; "
                 f"this version reads format {FORMAT}. Upgrade aicl_fast."
             )
         recipe = Recipe(**{field.name: document[field.name] for field in fields(Recipe)})
-        if not (math.isfinite(recipe.fps) and recipe.fps > 0):
-            raise ValueError(f"fps {recipe.fps}")
+        if type(recipe.fps) not in (int, float) or not 0 < recipe.fps < math.inf:
+            raise ValueError(f"fps {recipe.fps!r}")
         for name in ("stride", "frames_per_segment", "frames"):
-            if not (isinstance(document[name], int) and document[name] >= 1):
-                raise ValueError(f"{name} {document[name]}")
+            if not (type(document[name]) is int and 1 <= document[name] < _MOST):
+                raise ValueError(f"{name} {document[name]!r}")
         for field in fields(Recipe)[3:]:
             if not isinstance(document[field.name], str):
-                raise TypeError(f"{field.name} {document[field.name]}")
+                raise TypeError(f"{field.name} {document[field.name]!r}")
         origin = (str(document["source"]["name"]), int(document["source"]["bytes"]))
         return {
             "video": str(document["video"]),
@@ -262,71 +277,17 @@ def _from_json(text: str, source: Path) -> dict[str, Any]:
             "recipe": recipe,
             "source": origin,
         }
-    except (LookupError, TypeError, ValueError, OverflowError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(
-            f"{source}: what it says of its features cannot be read ({type(error).__name__}: {error}). "
-            "Extract them again."
-        ) from error
 
 
-def _open(path: str | os.PathLike[str]) -> tuple[Path, dict[str, Any], set[str]]:
-    target = require_file(path, "feature file")
-    try:
-        with zipfile.ZipFile(target) as archive:
-            names = {name.removesuffix(".npy") for name in archive.namelist()}
-            text = _member(archive, "meta") if "meta" in names else None
-    except _DAMAGE as error:
-        raise _unreadable(target, error) from error
-    if text is None or text.dtype.kind != "U" or text.ndim:
+def _check_frames(features: VideoFeatures, source: Path) -> None:
+    """Refuse more or fewer segments than a video of so many frames has: their times would be wrong."""
+    recipe, count = features.recipe, len(features)
+    last = (count - 1) * recipe.stride
+    if not last < features.frames <= last + max(recipe.stride, recipe.frames_per_segment):
         raise DataError(
-            f"{target}: is an archive of several arrays that does not say how they were made; expected one "
-            "that `aicl-fast features` wrote, or a single .npy array."
+            f"{source}: says that its video has {features.frames} frames, and holds {count} segments that "
+            f"begin {recipe.stride} frames apart. The two contradict each other: extract them again."
         )
-    return target, _from_json(str(text), target), names
-
-
-def _read(path: Path, name: str) -> Any:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return _member(archive, name)
-    except _DAMAGE as error:
-        raise _unreadable(path, error) from error
-
-
-def _member(archive: zipfile.ZipFile, name: str) -> Any:
-    with archive.open(f"{name}.npy") as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
-
-
-def _mapped(path: Path, name: str) -> Any:
-    """An uncompressed member as pages of the file; one that another program compressed is read."""
-    try:
-        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-            member = archive.getinfo(f"{name}.npy")
-            if member.compress_type != zipfile.ZIP_STORED:
-                return _member(archive, name)
-            # The local header's own lengths: its extra field may differ from the directory's.
-            file.seek(member.header_offset + 26)
-            name_length, extra_length = struct.unpack("<2H", file.read(4))
-            file.seek(name_length + extra_length, os.SEEK_CUR)
-            if np.lib.format.read_magic(file) != (1, 0):
-                return _member(archive, name)
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-            if fortran or dtype.hasobject:
-                return _member(archive, name)
-            return np.memmap(path, dtype, "r", file.tell(), shape)
-    except _DAMAGE as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return DataError(
-        f"{path}: cannot be read as a features file ({text}). It is truncated ({path.stat().st_size} bytes) "
-        "or of another format: copy it or extract it again."
-    )
 
 
 def _parts(text: str) -> dict[str, str]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sized
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence, Sized
 
 import numpy as np
 import numpy.typing as npt
 
+from aicl_fast.arrays import Array as Array
+from aicl_fast.arrays import load_array
 from aicl_fast.errors import DataError
-from aicl_fast.files import require_file
 
-Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
+_USUAL_WIDTHS = frozenset((512, 1024, 2048, 4096))
+"""Widths of the networks that features come from."""
 
 
 def check_features(features: Array, name: str, *, width: int | None = None) -> Floats:
@@ -61,7 +62,7 @@ def load_features(path: str | os.PathLike[str], *, width: int | None = None) -> 
     Raises:
         DataError: missing, truncated, pickled, not a .npy file, or not usable as features.
     """
-    return check_features(_read(path, None), str(path), width=width)
+    return check_features(load_array(path, "feature file"), str(path), width=width)
 
 
 def map_features(path: str | os.PathLike[str], *, width: int | None = None) -> Floats:
@@ -69,39 +70,9 @@ def map_features(path: str | os.PathLike[str], *, width: int | None = None) -> F
 
     Values are checked once, here, by a pass over the file that keeps nothing.
     """
-    array = _read(path, "r")
-    if array.dtype != np.float32 or not array.flags.c_contiguous:
-        return check_features(array, str(path), width=width)
-    check_features(array, str(path), width=width)
-    return array
-
-
-def _read(path: str | os.PathLike[str], mmap_mode: Literal["r"] | None) -> Array:
-    target = require_file(path, "feature file")
-    try:
-        array = np.load(target, mmap_mode=mmap_mode, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        text = str(error)
-        # numpy takes any file that it does not know for a pickle; only these two really hold objects.
-        with target.open("rb") as file:
-            head = file.read(6)
-        if head[:1] == b"\x80" or (head == b"\x93NUMPY" and "Object arrays" in text):
-            raise DataError(
-                f"{target}: holds pickled Python objects, which are never loaded because they can run "
-                "code. Expected a plain float array: save it again with numpy.save(path, array)."
-            ) from error
-        raise DataError(
-            f"{target}: cannot be read as a .npy array. It is truncated ({target.stat().st_size} bytes) or "
-            "of another format: copy or extract it again."
-        ) from error
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise DataError(
-            f"{target}: is an archive of several arrays (.npz); expected a single .npy array. What "
-            "`aicl-fast features` wrote is given as it is, without --rgb and --flow."
-        )
-    result: Array = array
-    return result
+    array = load_array(path, "feature file", mapped=True)
+    checked = check_features(array, str(path), width=width)
+    return array if array.dtype == np.float32 and array.flags.c_contiguous else checked
 
 
 def check_rows(
@@ -130,11 +101,44 @@ def check_rows(
             f"{name}: expected floating-point features, got {dtype}. If the values are right, "
             "convert them with .astype('float32')."
         )
-    if width is not None and shape[1] != width:
+    if width is not None:
+        check_width(shape, [width], name)
+
+
+def check_width(
+    shape: Sequence[int],
+    widths: Sequence[int],
+    name: str,
+    *,
+    spoken: str = "",
+    advice: str = "Use the features that the model was trained on.",
+) -> None:
+    """Check the number of features a segment.
+
+    Args:
+        shape: ``(n, D)``.
+        widths: of the streams that are side by side: D is their sum.
+        name: the file or argument, for messages.
+        spoken: how the sum comes about, for the message.
+        advice: what to do about another width.
+    Raises:
+        DataError: another D; where n is a usual width and D is none, that the array looks transposed.
+    """
+    expected = sum(widths)
+    if shape[1] == expected:
+        return
+    if looks_transposed(shape, (*widths, expected)):
         raise DataError(
-            f"{name}: expected {width} features a segment, got {shape[1]}. Use the features that "
-            "the model was trained on."
+            f"{name}: expected shape (segments, {expected}), got {tuple(shape)}, which looks transposed: "
+            "features have one row a segment. Turn the array: numpy.save(path, numpy.load(path).T)."
         )
+    raise DataError(f"{name}: expected {expected} features a segment{spoken}, got {shape[1]}. {advice}")
+
+
+def looks_transposed(shape: Sequence[int], widths: Iterable[int] = ()) -> bool:
+    """Whether the number of rows is one of these widths, or a usual one, and that of columns is none."""
+    known = frozenset(widths)
+    return any(shape[0] in each and shape[1] not in known | each for each in (known, _USUAL_WIDTHS))
 
 
 def check_lengths(*streams: Sized, name: str) -> None:

@@ -189,7 +189,7 @@ def test_what_a_file_says_of_itself_is_checked(tmp_path: Path, key: str, value: 
     with pytest.raises(DataError, match=words):
         read_header(path)
     np.savez(path, meta=np.array([{"run": "me"}], dtype=object), **arrays)
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="pickled Python objects"):
         read_header(path)
 
 
@@ -200,11 +200,11 @@ def test_cut_off_and_changed_files(tmp_path: Path, mapped: bool) -> None:
     whole = path.read_bytes()
     for size in (0, 10, 300, len(whole) - 30):
         path.write_bytes(whole[:size])
-        with pytest.raises(DataError, match=r"clip\.npz: cannot be read as a features file"):
+        with pytest.raises(DataError, match=r"clip\.npz: .*(cannot be read|are damaged)"):
             load_video_features(path, mapped=mapped)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("meta.npy", b"nonsense")
-    with pytest.raises(DataError, match="cannot be read as a features file"):
+    with pytest.raises(DataError, match="feature file cannot be read"):
         load_video_features(path, mapped=mapped)
 
 

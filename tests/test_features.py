@@ -80,7 +80,7 @@ def test_unreadable_files_name_themselves(tmp_path: Path) -> None:
     content = (tmp_path / "whole.npy").read_bytes()
     for size in (0, 3, 40, len(content) - 10):
         (tmp_path / "cut.npy").write_bytes(content[:size])
-        with pytest.raises(DataError, match=r"cut\.npy: cannot be read"):
+        with pytest.raises(DataError, match=r"cut\.npy: "):
             load_features(tmp_path / "cut.npy")
     (tmp_path / "text.npy").write_text("hello")
     with pytest.raises(DataError, match=r"text\.npy"):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,8 @@ with needs("train"):
     import torch
     from torch import Tensor
 
-from aicl_fast.dataset import EXTRACTED, Dataset, Split, feature_files
+from aicl_fast.arrays import load_array, open_archive
+from aicl_fast.dataset import Dataset, Split
 from aicl_fast.features import Floats, sample_indices, sample_indices_random
 
 Progress = Callable[[int, int], None]
@@ -60,7 +59,9 @@ class Videos:
         self.names = tuple(dataset.videos[split] if names is None else names)
         self.length = config.data.segments
         self.device = torch.device(device)
-        self.counts = np.array([_segments(dataset, split, name) for name in self.names])
+        segments = {name: _segments(dataset, split, name) for name in self.names}
+        dataset.check_counts(split, segments)
+        self.counts = np.array(list(segments.values()))
         self._starts = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
         shape = (int(self.counts.sum()), config.data.input_width)
         size = 4 * shape[0] * shape[1]
@@ -170,23 +171,17 @@ class BatchOrder:
 
 def _segments(dataset: Dataset, split: Split, name: str) -> int:
     """A video's number of segments, by the header of its file."""
-    path = feature_files(dataset.folder(split), name, dataset.config.data)[0]
-    try:
-        if path.suffix == EXTRACTED:
-            return _segments_of_archive(path)
-        return len(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (ValueError, TypeError, LookupError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile):
+    files = dataset.files(split, name)
+    if files.extracted:
+        with open_archive(files.paths[0], "feature file") as archive:
+            shape = archive.shape("rgb" if "rgb" in archive.names else "flow")
+    elif files.paths:
+        shape = load_array(files.paths[0], "feature file", mapped=True).shape
+    else:
+        shape = ()
+    if len(shape) != 2:
         return len(dataset.streams(split, name)[0])  # which says what is wrong with it
-
-
-def _segments_of_archive(path: Path) -> int:
-    with zipfile.ZipFile(path) as archive:
-        stream = "rgb.npy" if "rgb.npy" in archive.namelist() else "flow.npy"
-        with archive.open(stream) as file:
-            if np.lib.format.read_magic(file) != (1, 0):
-                raise ValueError("a header of another version")
-            shape, _, _ = np.lib.format.read_array_header_1_0(file)
-    return int(shape[0])
+    return shape[0]
 
 
 def _home(size: int, device: torch.device) -> torch.device:

@@ -73,6 +73,9 @@ app = _App(
 Preset = Annotated[
     str, typer.Option("--preset", "-p", help="thumos14, activitynet12, activitynet13 or demo.")
 ]
+AllowMissing = Annotated[
+    bool, typer.Option("--allow-missing", help="Leave out videos that have no features.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", metavar="NAME=VALUE", help="Override a setting; may be repeated."),
@@ -190,9 +193,7 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Throw away the run that --out holds.")
     ] = False,
-    allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Leave out videos that have no features.")
-    ] = False,
+    allow_missing: AllowMissing = False,
 ) -> None:
     """Train a model on a data set's video-level labels.
 
@@ -231,8 +232,12 @@ def detect(
     ] = None,
     rgb: Annotated[Path | None, typer.Option(help=".npy of the first stream.")] = None,
     flow: Annotated[Path | None, typer.Option(help=".npy of the second stream.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The recording's name in the detections; by its files if left out.")
+    ] = None,
     fps: Annotated[float | None, typer.Option(help="Frames a second; the model's if left out.")] = None,
     split: Annotated[str, typer.Option(help="Of a data set folder: train or test.")] = "test",
+    allow_missing: AllowMissing = False,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the detections.")] = Path(
         "detections.json"
     ),
@@ -319,7 +324,9 @@ def detect(
         scores,
         render,
         video_options,
-        [name for name, value in of_videos.items() if value is not None],
+        [option for option, value in of_videos.items() if value is not None],
+        name,
+        allow_missing=allow_missing,
     )
 
 
@@ -788,9 +795,7 @@ def ablate(
     config: SettingsFile = None,
     set_: Settings = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Leave out videos that have no features.")
-    ] = False,
+    allow_missing: AllowMissing = False,
 ) -> None:
     """Repeat an experiment of the paper: a table, a picture, and a record of every run.
 

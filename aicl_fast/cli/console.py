@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,8 @@ class _PlainConsole(Console):
         return super().render_str(clean_lines(text), **options)
 
 
+_FAILURES = 50
+"""Reasons that are listed."""
 out = _PlainConsole()
 """Results."""
 err = _PlainConsole(stderr=True)
@@ -73,6 +75,15 @@ def note_missing(videos: Sequence[str], record: Path) -> None:
             f"note: {len(videos)} {have} left out; every name will be in {record} under 'missing'",
             soft_wrap=True,
         )
+
+
+def print_failures(reasons: Collection[str], of: str) -> None:
+    """List why recordings could not be used."""
+    err.print(f"{len(reasons)} of {of} could not be used:")
+    for text in list(reasons)[:_FAILURES]:
+        err.print(f"  {text}", soft_wrap=True)
+    if len(reasons) > _FAILURES:
+        err.print(f"  … and {len(reasons) - _FAILURES} more")
 
 
 def map_table(title: str, tious: Sequence[float], rows: Sequence[tuple[str, Sequence[str], str]]) -> Table:

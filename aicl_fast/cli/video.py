@@ -5,13 +5,13 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from aicl_fast.cli.console import err, out, progress
+from aicl_fast.cli.console import err, out, print_failures, progress
 from aicl_fast.errors import AiclError, ConfigError, DataError
 from aicl_fast.feature_file import VideoFeatures, read_header, save_video_features
 from aicl_fast.files import VIDEO_SUFFIXES, is_video, require_place, video_name, visible
@@ -28,7 +28,6 @@ __all__ = [
     "check_target",
     "extract_for",
     "named_failure",
-    "print_failures",
     "render",
     "run_features",
     "videos_in",
@@ -116,7 +115,7 @@ def run_features(
     kept = f", {_count(done)} already there" if done else ""
     out.print(f"{folder}: {_count(written)} extracted{kept}", soft_wrap=True)
     if bad:
-        print_failures(bad, _count(len(named)))
+        print_failures(bad.values(), _count(len(named)))
         sys.exit(1)
 
 
@@ -160,13 +159,6 @@ def videos_in(folder: Path) -> list[Path]:
     # A link to nothing is not left out: the failure names it.
     files = visible(path for path in folder.iterdir() if not path.is_dir())
     return [path for path in files if is_video(path)]
-
-
-def print_failures(bad: Mapping[Path, str], of: str) -> None:
-    """List the videos that could not be used."""
-    err.print(f"{len(bad)} of {of} could not be used:")
-    for text in bad.values():
-        err.print(f"  {text}", soft_wrap=True)
 
 
 def render(path: Path, found: Detections, file: Path, *, allow_damaged: bool) -> None:

@@ -234,13 +234,21 @@ def test_ctrl_c_says_what_is_left(arguments: list[str], words: str, tmp_path: Pa
     assert (process.returncode, text) == (130, f"aicl-fast: interrupted; {words}\n")
 
 
-def test_a_bad_recording_writes_no_detections(tiny_model: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+def test_a_bad_recording_does_not_cost_the_others(
+    tiny_model: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
     path = tiny_dataset / "features/test/rgb/test_2.npy"
     array = np.load(path)
     array[3, 3] = np.nan
     np.save(path, array)
-    text = run("detect", tiny_model.with_suffix(".onnx"), tiny_dataset, cwd=tmp_path, expect=2)
-    assert "test_2.npy: 1 values are NaN" in " ".join(text.split())
+    model = tiny_model.with_suffix(".onnx")
+    text = run("detect", model, tiny_dataset, cwd=tmp_path, expect=1)
+    assert "1 of 3 recordings could not be used" in text
+    assert "test_2.npy: 1 values are NaN" in text
+    assert sorted(load_detections(tmp_path / "detections.json")) == ["test_0", "test_1"]
+    (tmp_path / "detections.json").unlink()
+    pair = ("--rgb", path, "--flow", tiny_dataset / "features/test/flow/test_2.npy")
+    run("detect", model, *pair, cwd=tmp_path, expect=2)
     assert not (tmp_path / "detections.json").exists()
 
 

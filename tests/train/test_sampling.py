@@ -61,7 +61,7 @@ def test_the_budget_counts_what_features_take_in_memory(tiny_dataset: Path, tiny
 @pytest.mark.parametrize("content", [b"", b"\x80\x04nothing", b"\x93NUMPY"])
 def test_a_damaged_file_is_named(tiny_dataset: Path, tiny_config: Config, content: bytes) -> None:
     (tiny_dataset / "features/test/rgb/test_1.npy").write_bytes(content)
-    with pytest.raises(DataError, match=r"test_1\.npy: (cannot be read|holds pickled)"):
+    with pytest.raises(DataError, match=r"test_1\.npy: (the feature file cannot be read|holds pickled)"):
         Videos(Dataset.open(tiny_dataset, tiny_config), "test")
 
 

@@ -1,0 +1,389 @@
+"""What the arguments of ``detect`` mean: the recordings, their names, and how each is read."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from aicl_fast.annotations import GroundTruth
+from aicl_fast.config import DataConfig
+from aicl_fast.dataset import SPLITS, features_folder, read_split
+from aicl_fast.errors import AiclError, AiclWarning, ConfigError, DataError
+from aicl_fast.feature_file import check_recipes, load_video_features, read_header
+from aicl_fast.feature_folder import (
+    ARRAY,
+    STREAMS,
+    FeatureFiles,
+    FeatureFolder,
+    is_extracted,
+    missing_features,
+    read_files,
+    split_stream,
+    streams_of,
+)
+from aicl_fast.feature_formats import other_format
+from aicl_fast.features import Floats
+from aicl_fast.files import is_video, require_file, video_name, visible
+from aicl_fast.text import require_name
+from aicl_fast.timing import check_durations
+
+if TYPE_CHECKING:
+    from aicl_fast.cli.video import VideoOptions
+    from aicl_fast.feature_file import VideoFeatures
+
+_SHOWN = 5
+
+
+class Recording(NamedTuple):
+    """Features as the model reads them, and what they say of themselves."""
+
+    streams: tuple[Floats, ...]
+    origin: VideoFeatures | None = None
+
+
+Load = Callable[[], Recording]
+
+
+class Inputs:
+    """What the arguments mean.
+
+    Attributes:
+        videos: the video files among them.
+        sources: the file of each recording, by its name.
+    """
+
+    def __init__(
+        self,
+        data: DataConfig,
+        split: str,
+        video_options: Callable[[], VideoOptions],
+        *,
+        name: str | None = None,
+        allow_missing: bool = False,
+    ) -> None:
+        self.videos: list[Path] = []
+        self.sources: dict[str, Path] = {}
+        self._extracted: list[Path] = []
+        self._annotated: list[tuple[GroundTruth, tuple[str, ...]]] = []
+        self._data, self._split, self._options = data, split, video_options
+        self._name, self._allow_missing = name, allow_missing
+
+    def find(self, features: list[Path], rgb: Path | None, flow: Path | None) -> list[tuple[str, Load]]:
+        """(name, how to read it) of every recording.
+
+        Raises:
+            DataError, ConfigError: arguments that mean no recording, or two of one name.
+        """
+        if rgb is not None or flow is not None:
+            if features:
+                raise DataError(
+                    "give either --rgb and --flow, which are .npy files, or feature files, folders and "
+                    "videos, not both. How optical flow is computed is said by --flow-algorithm."
+                )
+            found = [self._pair({"rgb": rgb, "flow": flow})]
+        elif not features:
+            raise DataError(
+                "nothing to detect in: give --rgb and --flow, .npy files, a folder of features, or videos."
+            )
+        else:
+            found = list(self._all(features))
+        if self._name is None:
+            return found
+        if len(found) != 1:
+            raise ConfigError(f"--name: names one recording, and there are {len(found)}. Leave --name out.")
+        name = require_name(self._name, "--name", "video")
+        self.sources = {name: self.sources[found[0][0]]}
+        return [(name, found[0][1])]
+
+    def check_extracted(self, fps: float | None) -> None:
+        """Refuse features of different networks, and another frame rate than features record.
+
+        A file that cannot be read is left to its own turn.
+        """
+        recipes = {}
+        for path in self._extracted:
+            try:
+                recipes[path] = read_header(path).recipe
+            except AiclError:
+                continue
+        if not recipes:
+            return
+        for path, recipe in recipes.items():
+            if fps not in (None, recipe.fps):
+                raise DataError(
+                    f"--fps: {path.stem} has features of {recipe.fps:g} frames a second, as their file says, "
+                    f"not of {fps:g}. Leave --fps out."
+                )
+        check_recipes(recipes)
+
+    def check_videos(self) -> dict[Path, str]:
+        """What is no video, with the reason, before the first one takes its time. Opens the networks.
+
+        Raises:
+            ConfigError: options that fit no video, unless there is none to read.
+        """
+        from aicl_fast.video import probe
+
+        bad = {}
+        for path in self.videos:
+            try:
+                probe(path)
+            except AiclError as error:
+                bad[path] = str(error)
+        if len(bad) < len(self.videos):
+            self._extract  # noqa: B018
+        return bad
+
+    def check_durations(self, seconds: Mapping[str, float], fps: float | None) -> None:
+        """Warn of recordings of a data set whose length contradicts its annotations."""
+        data = self._data if fps is None else replace(self._data, fps=fps)
+        for truth, names in self._annotated:
+            there = {name: seconds[name] for name in names if name in seconds}
+            known = any(is_extracted(self.sources[name]) for name in there)
+            check_durations(truth, there, data, "--fps ", known=known)
+
+    def _all(self, paths: Sequence[Path]) -> Iterator[tuple[str, Load]]:
+        arrays = [path for path in paths if path.suffix.lower() == ARRAY and not path.is_dir()]
+        pairs: dict[tuple[Path, str], dict[str, Path | None]] = {}
+        for path in arrays:
+            rest, stream = split_stream(video_name(path))
+            pairs.setdefault((path.parent, rest), {})[stream] = path
+        for path in paths:
+            rest, stream = split_stream(video_name(path))
+            pair = pairs.get((path.parent, rest), {}) if path in arrays else {}
+            if {"rgb", "flow"} <= pair.keys() and stream and self._data.modal == "both":
+                if path == pair["rgb"]:
+                    yield self._pair({"rgb": pair["rgb"], "flow": pair["flow"]})
+            elif (path / "features").is_dir():
+                yield from self._data_set(path)
+            elif path.is_dir():
+                yield from self._folder(path)
+            else:
+                yield self._file(path)
+
+    def _file(self, path: Path) -> tuple[str, Load]:
+        if is_extracted(path):
+            return self._features(FeatureFiles((path,)))
+        if path.suffix.lower() == ARRAY:
+            return self._features(FeatureFiles((path,)))
+        require_file(path, "video" if is_video(path) else "video or folder")
+        if not is_video(path):
+            with path.open("rb") as file:
+                if file.read(6) == b"\x93NUMPY":
+                    return self._features(FeatureFiles((path,)))
+            if text := other_format(path):
+                raise DataError(
+                    f"{path}: is no .npy file, no file of `aicl-fast features` and no video. {text}"
+                )
+        return self._video(path)
+
+    def _pair(self, paths: Mapping[str, Path | None]) -> tuple[str, Load]:
+        """One recording by a file a stream."""
+        wanted = streams_of(self._data)
+        given = {stream: path for stream, path in paths.items() if path is not None}
+        if self._data.modal == "both" and len(given) < 2:
+            raise DataError("--rgb and --flow go together: give both streams of the recording.")
+        if list(given) != wanted:
+            raise DataError(
+                f"--rgb, --flow: the model reads {wanted[0]} alone; give --{wanted[0]} and no other stream."
+            )
+        name = _common_name(given, named=self._name is not None)
+        return self._recording(given[wanted[0]], functools.partial(_load, FeatureFiles(
+            tuple(given.values()), apart=True), self._data), name)  # fmt: skip
+
+    def _features(self, files: FeatureFiles, name: str | None = None) -> tuple[str, Load]:
+        path = files.paths[0]
+        if files.extracted:
+            self._extracted.append(path)
+        return self._recording(path, functools.partial(_load, files, self._data), name or video_name(path))
+
+    def _recording(self, path: Path, load: Load, name: str) -> tuple[str, Load]:
+        """Refuse the second one of a name: detections are kept by it."""
+        try:
+            name = require_name(name, path, "video")
+        except DataError as error:
+            if self._name is None:
+                load = functools.partial(_refuse, error)
+        other = self.sources.setdefault(name, path)
+        if other != path:
+            raise DataError(
+                f"{other} and {path}: would both be written as {name!r}. Rename one of them, or detect in "
+                "them one after the other with two --out."
+            )
+        return name, load
+
+    def _data_set(self, root: Path) -> Iterator[tuple[str, Load]]:
+        """The recordings of a data set's split."""
+        split = self._split_of(root)
+        folder = FeatureFolder(features_folder(root, split))
+        truth = _truth(root, split)
+        names = self._split_names(root, split, folder, truth)
+        if truth is not None:
+            self._annotated.append((truth, tuple(names)))
+        if not names:
+            yield from self._videos_in(root, folder)
+        yield from self._found(root, folder, names)
+
+    def _folder(self, path: Path) -> Iterator[tuple[str, Load]]:
+        """The recordings of a folder of features, or of videos."""
+        folder = FeatureFolder(path)
+        listed = path / f"split_{self._split}.txt"
+        names = read_split(listed) if listed.is_file() else folder.videos(self._data)
+        if not names:
+            yield from self._videos_in(path, folder)
+        yield from self._found(path, folder, names)
+
+    def _found(self, root: Path, folder: FeatureFolder, names: Sequence[str]) -> Iterator[tuple[str, Load]]:
+        files = {name: folder.find(name, self._data) for name in names}
+        lost = {name: each for name, each in files.items() if each.missing}
+        extracted = any(each.extracted for each in files.values())
+        if lost and (len(lost) == len(names) or not self._allow_missing):
+            every = sum(len(each.paths) + len(each.missing) for each in files.values())
+            raise missing_features(root, lost, dict.fromkeys(lost, folder), every, extracted=extracted)
+        if lost:
+            warnings.warn(
+                f"{root}: {len(lost)} of {len(names)} videos have no features and are left out: "
+                f"{_listed(list(lost))}",
+                AiclWarning,
+                stacklevel=2,
+            )
+        for name, each in files.items():
+            if not each.missing:
+                yield self._features(each, name)
+
+    def _videos_in(self, path: Path, folder: FeatureFolder) -> Iterator[tuple[str, Load]]:
+        videos = visible(each for each in path.iterdir() if is_video(each) and not each.is_dir())
+        if not videos:
+            raise DataError(
+                f"{path}: holds no features. Expected .npy files, files of `aicl-fast features`, rgb/ "
+                "and flow/ with .npy files in them, a data set folder with features/, or videos."
+                f"{folder.others()}"
+            )
+        yield from map(self._video, videos)
+
+    def _split_of(self, root: Path) -> str:
+        """``train`` or ``test``, also by the annotations' name of it; or another split of this data set."""
+        data = self._data
+        names = {data.train_subset: SPLITS[0], data.test_subset: SPLITS[1]}
+        return self._split if self._split in SPLITS else names.get(self._split, self._split)
+
+    def _split_names(
+        self, root: Path, split: str, folder: FeatureFolder, truth: GroundTruth | None
+    ) -> Sequence[str]:
+        listed = root / f"split_{split}.txt"
+        if listed.is_file():
+            return read_split(listed)
+        own = folder.path.name == split and folder.path.is_dir()
+        data = self._data
+        subset = {SPLITS[0]: data.train_subset, SPLITS[1]: data.test_subset}.get(split, split)
+        subsets = sorted({video.subset for video in truth.videos.values()}) if truth else []
+        if truth is not None and subset in subsets:
+            return list(truth.subset(subset).videos)
+        if not own and (truth is not None or split not in SPLITS):
+            there = f"; the subsets of its gt.json are {', '.join(map(repr, subsets))}" if subsets else ""
+            raise DataError(
+                f"--split: {root} has no {split!r}: expected features/{split}/ or split_{split}.txt in it, "
+                f"or a subset {subset!r} of its annotations. The splits of a data set are "
+                f"{' and '.join(SPLITS)}{there}."
+            )
+        names = folder.videos(data)
+        if truth is not None:
+            annotated = {folder.find(name, data).paths: name for name in truth.videos}
+            names = [annotated.get(folder.find(name, data).paths, name) for name in names]
+        if names and not own:
+            warnings.warn(
+                f"{root}: has no split_{split}.txt and no gt.json that says which videos are of the split "
+                f"{split!r}: all {len(names)} are taken.",
+                AiclWarning,
+                stacklevel=2,
+            )
+        return names
+
+    def _video(self, path: Path) -> tuple[str, Load]:
+        self.videos.append(path)
+
+        def load() -> Recording:
+            from aicl_fast.cli.video import named_failure
+
+            with named_failure(path):
+                found = self._extract(path)
+            return Recording(found.streams(self._data, str(path)), found)
+
+        return self._recording(path, load, video_name(path))
+
+    @functools.cached_property
+    def _extract(self) -> Callable[[Path], VideoFeatures]:
+        """Opens the networks when the first video is read, and keeps them."""
+        from aicl_fast.cli.video import extract_for
+
+        return extract_for(self._data, self._options())
+
+
+def _truth(root: Path, split: str) -> GroundTruth | None:
+    """A data set's annotations; where its split is listed it does not need them."""
+    path = root / "gt.json"
+    if not path.exists():
+        return None
+    try:
+        return GroundTruth.load(path)
+    except DataError as error:
+        if not (root / f"split_{split}.txt").is_file():
+            raise
+        warnings.warn(f"{error} Detecting goes on without it.", AiclWarning, stacklevel=2)
+        return None
+
+
+def _common_name(paths: Mapping[str, Path], *, named: bool) -> str:
+    """The recording that these files of its streams are of.
+
+    Args:
+        named: whether its name is known, and the files are only checked.
+    """
+    if len(paths) > 1 and paths["rgb"].resolve() == paths["flow"].resolve():
+        raise DataError(f"--rgb and --flow: are the same file, {paths['rgb']}. Give one a stream.")
+    plain = {video_name(path) for path in paths.values()}
+    found: dict[str, str] = {}
+    certain = True
+    for stream, path in paths.items():
+        # Of two files of one name, the folders alone may say which is which.
+        name, marked = split_stream(video_name(path)) if len(paths) == len(plain) else (video_name(path), "")
+        parent = path.parent.name if path.parent.name in STREAMS else ""
+        if (marked or parent or stream) != stream:
+            raise DataError(
+                f"--{stream} {path}: is named as the {marked or parent} features. Give each stream by its "
+                "option."
+            )
+        certain = certain and bool(marked or parent)
+        found[stream] = name
+    first, *others = found.values()
+    if others and others[0] != first and not named:
+        text = (
+            f"--rgb {paths['rgb']} and --flow {paths['flow']}: are named as of two recordings, "
+            f"{first!r} and {others[0]!r}."
+        )
+        if certain:
+            raise DataError(f"{text} If they are of one, give its name with --name.")
+        warnings.warn(f"{text} Stored as {first!r}; --name gives another name.", AiclWarning, stacklevel=2)
+    # A folder of one recording: clip/rgb.npy and clip/flow.npy.
+    return first or next(iter(paths.values())).resolve().parent.name or "video"
+
+
+def _load(files: FeatureFiles, data: DataConfig) -> Recording:
+    if files.extracted:
+        found = load_video_features(files.paths[0])
+        return Recording(found.streams(data, str(files.paths[0])), found)
+    return Recording(read_files(files, data))
+
+
+def _refuse(error: DataError) -> Recording:
+    raise error
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(itertools.islice(names, _SHOWN))}{more}"
