@@ -91,7 +91,7 @@ class GroundTruth:
 
     def remarks(self) -> tuple[str, ...]:
         """What is odd about the annotations and can be right, as sentences."""
-        return (*_remarks_on_classes(self.classes), *_remarks_on_times(self.videos))
+        return (*remarks_on_classes(self.classes), *_remarks_on_times(self.videos))
 
     def subset(self, names: str | Iterable[str]) -> GroundTruth:
         """The recordings of one or several subsets.
@@ -110,7 +110,8 @@ class GroundTruth:
         return GroundTruth(kept, self.source)
 
 
-def _remarks_on_classes(classes: Iterable[str]) -> Iterator[str]:
+def remarks_on_classes(classes: Iterable[str]) -> Iterator[str]:
+    """A sentence on each group of classes whose names can be one name, mistyped."""
     alike: dict[str, list[str]] = {}
     for name in classes:
         alike.setdefault(loose_form(name), []).append(name)

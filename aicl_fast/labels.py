@@ -6,10 +6,13 @@ video,label[,start,end][,split]     one row an instance; a header may give the c
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
+import posixpath
 import unicodedata
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +20,10 @@ from typing import Literal, cast
 
 import numpy as np
 
-from aicl_fast.errors import DataError
-from aicl_fast.files import require_file, video_name, write_json, write_text
+from aicl_fast.annotations import AMBIGUOUS, remarks_on_classes
+from aicl_fast.errors import AiclWarning, DataError
+from aicl_fast.files import read_text, video_name, write_json, write_text
+from aicl_fast.text import clean_text, require_label, require_name
 
 Split = Literal["train", "test"]
 COLUMNS = ("video", "label", "start", "end", "split")
@@ -79,7 +84,8 @@ def read_labels(
     """Read a table of labels: comma, semicolon or tab between columns, UTF-8.
 
     A header with ``video`` and ``label`` may put the columns in any order; without one they are ``video,
-    label[, start, end][, split]``. Times are in seconds; a split is ``train`` or ``test``.
+    label[, start, end][, split]``. Times are in seconds; a split is ``train`` or ``test``. A
+    video may be written with its folder and ending: its name is what is left without them.
 
     Args:
         path: the table.
@@ -87,16 +93,11 @@ def read_labels(
     Raises:
         DataError: no such file, not text, no rows, or rows that cannot be used: each is named with its line.
     """
-    target = require_file(path, "table of labels")
-    try:
-        text = target.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{target}: is no UTF-8 text (byte {error.start}). Save it as CSV in UTF-8."
-        ) from error
+    target = Path(path)
+    text = read_text(target, "table of labels", advice="Save it as CSV in UTF-8.")
     first = text.lstrip().partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
-    reader = csv.reader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     try:
         rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except csv.Error as error:
@@ -113,8 +114,9 @@ def read_labels(
     for line, cells in rows:
         try:
             found.append(_label(line, cells, columns))
-        except ValueError as error:
+        except (DataError, ValueError) as error:
             bad.append((line, str(error)))
+    bad += _other_files(rows, columns.index("video"))
     _check_together(found, bad)
     bad += _unusable(found, duration)
     _refuse(bad, target)
@@ -166,9 +168,11 @@ def write_annotations(
     durations = {video: duration(video) for video in videos}
     _refuse(_unusable(labels, durations.__getitem__), source)
     splits = _splits(videos, test_share, seed, source)
-    classes = tuple(sorted({label.label for label in labels}))
+    classes = tuple(sorted({label.label for label in labels} - {AMBIGUOUS}))
+    for remark in remarks_on_classes(classes):
+        warnings.warn(f"{source}: {remark}", AiclWarning, stacklevel=2)
     database = {video: _entry(rows, durations[video], splits[video]) for video, rows in videos.items()}
-    write_json(names[0], {"version": source, "database": database})
+    write_json(names[0], {"version": Path(source).name, "database": database})
     by_split = {split: tuple(v for v, s in splits.items() if s == split) for split in ("train", "test")}
     for split, path in zip(("train", "test"), names[1:3], strict=True):
         write_text(path, "\n".join(by_split[split]) + "\n")
@@ -217,7 +221,7 @@ def _label(line: int, cells: list[str], columns: tuple[str, ...]) -> Label:
         raise ValueError(f"has {len(cells)} columns, expected {len(columns)} ({', '.join(columns)})")
     row = dict(zip(columns, cells, strict=True))
     for name in ("video", "label"):
-        if not row[name]:
+        if not clean_text(row[name]).strip():
             raise ValueError(f"the {name} is empty")
         if any(unicodedata.category(character) == "Cc" for character in row[name]):
             raise ValueError(f"the {name} {row[name]!r} has a control character")
@@ -226,11 +230,31 @@ def _label(line: int, cells: list[str], columns: tuple[str, ...]) -> Label:
         raise ValueError(f"the split is {split!r}, expected train or test")
     return Label(
         line,
-        video_name(row["video"].replace("\\", "/")),
-        row["label"],
+        require_name(video_name(row["video"].replace("\\", "/")), "the name", "video"),
+        require_label(row["label"], "the row"),
         _segment(start, end),
         cast(Split, split.lower()) if split else None,
     )
+
+
+def _other_files(rows: list[tuple[int, list[str]]], column: int) -> list[tuple[int, str]]:
+    """Rows whose video has the name of another file's, in another folder or with another ending."""
+    bad = []
+    first: dict[str, tuple[str, str, int]] = {}
+    for line, cells in rows:
+        if column >= len(cells):
+            continue
+        file = posixpath.normpath(cells[column].replace("\\", "/"))
+        name = video_name(file)
+        ending = posixpath.basename(file).removeprefix(name).lower()
+        ending = "" if ending in (".npy", ".npz") else ending
+        place, known, number = first.setdefault(name, (posixpath.dirname(file), ending, line))
+        if place != posixpath.dirname(file) or (ending and known and ending != known):
+            bad.append(
+                (line, f"{cells[column]!r} is another file than that in line {number}, and both are the "
+                 f"video {name!r}: give each a name of its own")
+            )  # fmt: skip
+    return bad
 
 
 def _segment(start: str, end: str) -> tuple[float, float] | None:

@@ -10,7 +10,7 @@ import pytest
 from aicl_fast import labels
 from aicl_fast.annotations import GroundTruth
 from aicl_fast.config import load_config
-from aicl_fast.errors import DataError
+from aicl_fast.errors import AiclWarning, DataError
 from aicl_fast.labels import read_labels, write_annotations
 
 
@@ -195,3 +195,52 @@ def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gt\.json: is there already.*--overwrite"):
         write_annotations(rows[:1], tmp_path)
     assert json.loads((tmp_path / "gt.json").read_text()) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("jump/0001.mp4,jump\nrun/0001.mp4,run\n", 2),
+        ("0001,jump\n0002,run\nrun\\0001,run\n", 3),
+        ("a.mp4,jump\na.avi,run\n", 2),
+    ],
+)
+def test_two_files_of_one_name_are_two_videos(tmp_path: Path, text: str, line: int) -> None:
+    with pytest.raises(
+        DataError, match=rf"line {line}: .* is another file than that in line 1, and both are"
+    ):
+        read_labels(table(tmp_path, text))
+
+
+def test_one_file_in_several_rows(tmp_path: Path) -> None:
+    text = "d/a.mp4,jump,1,2\n./d//a.MP4,jump,3,4\nd\\a,run,1,2\nd/a.npz,run,3,4\n"
+    assert [row.video for row in read_labels(table(tmp_path, text))] == ["a"] * 4
+
+
+def test_names_and_labels_are_clean(tmp_path: Path) -> None:
+    text = "cafe\u0301, Long  jump\u202e \n"
+    (row,) = read_labels(table(tmp_path, text))
+    assert (row.video, row.label) == ("caf\u00e9", "Long jump")
+
+
+@pytest.mark.parametrize("name", ["..", "/", "d/..", "\u200b", "a\ufffd", "x" * 300])
+def test_names_that_no_video_has(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match="line 1: "):
+        read_labels(table(tmp_path, f"{name},jump\n"))
+
+
+def test_a_line_break_in_a_label_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has a control character"):
+        read_labels(table(tmp_path, 'a,"long\njump",1,2\n'))
+
+
+def test_labels_that_are_nearly_alike_are_named(tmp_path: Path) -> None:
+    rows = read_labels(table(tmp_path, "a,Long jump,train\nb,long_jump,train\n"))
+    rows += read_labels(table(tmp_path, "c,Long jump,1,2,test\nc,Ambiguous,3,4,test\n"))
+    with pytest.warns(AiclWarning, match=r"'Long jump' and 'long_jump' differ in case"):
+        summary = write_annotations(rows, tmp_path / "data", source="/home/someone/labels.csv")
+    assert summary.classes == ("Long jump", "long_jump")
+    assert load_config(file=tmp_path / "data" / "settings.toml").classes == summary.classes
+    written = (tmp_path / "data" / "gt.json").read_text()
+    assert "Ambiguous" in written
+    assert "someone" not in written
