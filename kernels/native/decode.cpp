@@ -9,8 +9,16 @@
 
 // Versions of a loop over segments with wider vectors; the loader takes the widest that the processor has. The
 // arithmetic is the same, in the same order, so which one runs cannot change a result. Sanitizers start too late
-// for the loader.
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__)
+// for the loader: gcc names those that are on by macros, clang (and gcc from 14 on) by features.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_HWADDRESS__) || defined(__SANITIZE_THREAD__)
+#define AICL_SANITIZED
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(hwaddress_sanitizer) || __has_feature(thread_sanitizer) || \
+    __has_feature(memory_sanitizer) || __has_feature(undefined_behavior_sanitizer)
+#define AICL_SANITIZED
+#endif
+#endif
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__OPTIMIZE__) && !defined(AICL_SANITIZED)
 #if !defined(__clang__) && __GNUC__ >= 12
 #define AICL_WIDE_VECTORS __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
 #endif

@@ -1,9 +1,10 @@
 // Drives the C interface with random and hostile input and compares its proposals with the grid's own.
-// Meant for a build with sanitizers (-DAICL_FAST_SANITIZE=ON); exits with 1 at the first disagreement.
+// Meant for builds with sanitizers (-DAICL_FAST_SANITIZE=ON, thread or memory); exits with 1 after a disagreement.
 //
 //     aicl_decode_check [rounds] [seed]
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -11,23 +12,31 @@
 #include <limits>
 #include <new>
 #include <random>
+#include <thread>
 #include <tuple>
 #include <vector>
 
 #include "aicl_decode.h"
 
 namespace {
-std::int64_t allocations = 0;
+std::atomic<std::int64_t> allocations{0};
 }
 
+// Some sanitizers bring their own operators, which then take the place of these.
+#if defined(__GNUC__) || defined(__clang__)
+#define AICL_REPLACEABLE __attribute__((weak))
+#else
+#define AICL_REPLACEABLE
+#endif
+
 // Counted, to hold the library to its word that decoding allocates nothing.
-void* operator new(std::size_t size) {
+AICL_REPLACEABLE void* operator new(std::size_t size) {
   ++allocations;
   if (void* memory = std::malloc(size > 0 ? size : 1)) return memory;
   throw std::bad_alloc();
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+AICL_REPLACEABLE void operator delete(void* memory) noexcept { std::free(memory); }
+AICL_REPLACEABLE void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace {
 
@@ -231,6 +240,40 @@ void check_random(int rounds, unsigned seed) {
   }
 }
 
+// Plans in several threads at once give what one thread gets.
+void check_threads() {
+  std::mt19937 random(7);
+  std::uniform_real_distribution<double> real(0, 1);
+  Video video{300, 3, 431, {}, {0.5, 0.4, 0.1}};
+  for (std::int64_t i = 0; i < video.rows * video.classes; ++i) video.scores.push_back(real(random));
+  aicl_decode_settings settings;
+  aicl_decode_settings_init(&settings);
+  settings.max_segments = 300;
+  settings.max_classes = 3;
+  for (settings.nms = AICL_DECODE_DECAY_ONCE; settings.nms <= AICL_DECODE_GAUSSIAN; ++settings.nms) {
+    std::vector<std::vector<double>> found(4);
+    const auto work = [&](std::vector<double>& values) {
+      const Plan plan(settings);
+      const std::int64_t capacity = aicl_decode_plan_capacity(plan.handle);
+      std::vector<std::int32_t> labels(capacity);
+      std::vector<double> segments(2 * capacity);
+      for (int turn = 0; turn < 20; ++turn) {
+        std::int64_t count = 0;
+        values.assign(capacity, 0.0);
+        aicl_decode_f64(plan.handle, video.scores.data(), video.video_scores.data(), video.rows, video.classes,
+                        video.num_segments, labels.data(), values.data(), segments.data(), capacity, &count);
+        values.resize(count);
+      }
+    };
+    std::vector<std::thread> threads;
+    for (std::size_t i = 1; i < found.size(); ++i) threads.emplace_back([&, i] { work(found[i]); });
+    work(found[0]);
+    for (std::thread& thread : threads) thread.join();
+    expect(!found[0].empty(), "threads found nothing", -1);
+    for (const std::vector<double>& values : found) expect(values == found[0], "threads disagree", -1);
+  }
+}
+
 void check_refusals() {
   aicl_decode_settings settings;
   aicl_decode_settings_init(&settings);
@@ -279,6 +322,7 @@ void check_refusals() {
 int main(int argc, char** argv) {
   const int rounds = argc > 1 ? std::atoi(argv[1]) : 2000;
   check_refusals();
+  check_threads();
   check_random(rounds, argc > 2 ? static_cast<unsigned>(std::atoi(argv[2])) : 1u);
   std::printf("aicl_decode %s: %d rounds, %d failures\n", aicl_decode_version(), rounds, failures);
   return failures == 0 ? 0 : 1;
