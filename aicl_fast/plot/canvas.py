@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aicl_fast.errors import DataError
 from aicl_fast.extras import needs
 from aicl_fast.files import atomic_path
+from aicl_fast.plot.fonts import prepare_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,10 +69,20 @@ def style(chart: Axes) -> None:
 
 
 def save(figure: Figure, target: Path) -> None:
-    """Write a figure in its suffix's format, whole or not at all; the same figure gives the same file."""
+    """Write a figure in its suffix's format, whole or not at all; the same figure gives the same file.
+
+    A character that no font of this system has is said in an :class:`aicl_fast.errors.AiclWarning`.
+    """
     matplotlib = load_matplotlib()
     kind = target.suffix.lower()[1:]
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
     height = figure.get_size_inches()[1]
-    with atomic_path(target) as temporary, matplotlib.rc_context({"svg.hashsalt": "aicl"}):
+    whole = prepare_text(figure, target)
+    with (
+        warnings.catch_warnings(),
+        atomic_path(target) as temporary,
+        matplotlib.rc_context({"svg.hashsalt": "aicl"}),
+    ):
+        if not whole:
+            warnings.filterwarnings("ignore", "Glyph ", UserWarning)
         figure.savefig(temporary, format=kind, dpi=min(DPI, MAX_PIXELS / height), metadata=metadata)

@@ -8,6 +8,7 @@ import numpy as np
 
 from aicl_fast.evaluate.detad import ERRORS, Diagnosis
 from aicl_fast.plot.canvas import FAINT, GRID, TEXT, load_matplotlib, picture_path, save, style
+from aicl_fast.text import short_text
 
 COLOURS = ("#009E73", "#56B4E9", "#CC79A7", "#B8860B", "#882255", "#9AA5B1")
 """One a kind of detection, in the order of ``ERRORS``; the true positives green."""
@@ -33,7 +34,7 @@ def plot_diagnosis(diagnosis: Diagnosis, path: str | os.PathLike[str], *, title:
     matplotlib = load_matplotlib()
     figure = matplotlib.figure.Figure(figsize=(15.0, 4.6), facecolor="white")
     if title is not None:
-        figure.text(0.012, 0.975, title, size=13, weight="bold", color=TEXT, va="top")
+        figure.text(0.012, 0.975, short_text(title, 100), size=13, weight="bold", color=TEXT, va="top")
     profile, gains, missed = (
         figure.add_axes((left, 0.20, width, 0.62))
         for left, width in ((0.045, 0.28), (0.425, 0.14), (0.615, 0.35))

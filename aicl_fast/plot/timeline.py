@@ -28,6 +28,7 @@ from aicl_fast.plot.canvas import (
     style,
 )
 from aicl_fast.scores import Scores
+from aicl_fast.text import short_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,6 +41,8 @@ MAX_CLASSES = len(PALETTE)
 """Classes drawn for one video: those annotated, then the best detected."""
 LANES = 3
 """Rows of detections a class. What overlaps that many better ones is not drawn; a note says how many."""
+_LONGEST_TITLE, _LONGEST_LABEL = 100, 24
+"""Characters."""
 RELATIVE_SCORE = 0.25
 """Without ``min_score``, detections below this share of the video's best score are not drawn."""
 
@@ -221,7 +224,15 @@ def _draw(
             "fewer, or write .svg or .pdf."
         )
     if title is not None and head:
-        figure.text(0.012, 1 - 0.16 / total, title, size=14, weight="bold", color=TEXT, va="top")
+        figure.text(
+            0.012,
+            1 - 0.16 / total,
+            short_text(title, _LONGEST_TITLE),
+            size=14,
+            weight="bold",
+            color=TEXT,
+            va="top",
+        )
     best = max((float(p.detections.scores.max()) for p in panels if len(p.detections)), default=1.0)
     for number, (panel, layout, height) in enumerate(zip(panels, layouts, heights, strict=True)):
         _panel(
@@ -288,7 +299,7 @@ def _panel(
     upper -= curve + _GAP
     rows = axes(upper, upper - bottom - _FOOT)
 
-    name = scores.name if panel.title is None else panel.title
+    name = short_text(scores.name if panel.title is None else panel.title, _LONGEST_TITLE)
     figure.text(left, (top - _TITLE + 0.10) / total, name, size=11.5, weight="bold", color=TEXT, va="bottom")
 
     for chart, label in ((actionness, "actionness"), (fused, "fused score")):
@@ -375,7 +386,7 @@ def _rows(chart: Axes, panel: Panel, layout: Layout, colours: Mapping[str, str],
                 linewidth=0,
             )
         y -= layout.lanes(name) * _ROW
-        ticks.append(((begin + y) / 2, name, colours[name], True))
+        ticks.append(((begin + y) / 2, short_text(name, _LONGEST_LABEL), colours[name], True))
         y -= _CLASS_GAP / 2
         chart.axhline(y, color=GRID, linewidth=0.8)
     chart.set_ylim(min(y, -0.3) - _PAD / 2, 0)

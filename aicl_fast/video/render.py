@@ -22,6 +22,7 @@ with needs("video"):
 from aicl_fast.detections import Detection, Detections
 from aicl_fast.errors import AiclError, DataError
 from aicl_fast.files import atomic_path, require_file
+from aicl_fast.text import short_text
 from aicl_fast.video.failures import named_failure
 from aicl_fast.video.opening import codec_name, open_video, said
 from aicl_fast.video.reader import Image, Timed, Upright, ahead_rule, timed_frames
@@ -71,7 +72,7 @@ def render_video(
         allow_damaged: take what can be decoded of a file that is cut off or corrupt.
         progress: called with the seconds that are done.
     Returns:
-        What the new file lacks of the old one, in words: nothing, or its audio and why.
+        What the new file lacks, in words: nothing, its audio and why, or characters of labels.
     Raises:
         DataError: a video that cannot be used, see :func:`aicl_fast.video.read_frames`, one that cannot be
             written anew (H.264 has a largest size), or a place that cannot be written to.
@@ -106,7 +107,7 @@ def render_video(
                         progress(seconds)
                 written.mux(encoder.encode(None))
                 audio.copy_until(float("inf"))
-    return audio.remarks
+    return [*audio.remarks, *_not_drawn(canvas.labels)]
 
 
 def check_target(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
@@ -142,7 +143,7 @@ class _Canvas:
         # H.264 in 4:2:0 has even sizes only.
         self._size = (width + width % 2, height + height % 2)
         self._shown, self._length = shown, max(length, 1e-3)
-        self._labels = list(dict.fromkeys(each.label for each in shown))
+        self.labels = list(dict.fromkeys(each.label for each in shown))
         self._row = max(14, min(round(height / 16), 48))
         self._best = max((each.score for each in shown), default=1.0)
         self._strip = self._timeline()
@@ -161,7 +162,7 @@ class _Canvas:
         now = min(width - 1, max(0, round(seconds / self._length * (width - 1))))
         result[height:, max(0, now - 1) : now + 1] = _NOW
         top = 4
-        for label in self._labels:
+        for label in self.labels:
             active = [e for e in self._shown if e.label == label and e.start <= seconds < e.end]
             if active:
                 tag = self._tag(f"{label}  {active[0].score:.2f}", self._colour(label))
@@ -173,10 +174,10 @@ class _Canvas:
         return np.ascontiguousarray(result)
 
     def _timeline(self) -> Image:
-        width, rows = self._size[0], max(1, len(self._labels))
+        width, rows = self._size[0], max(1, len(self.labels))
         high = rows * (self._row + 2) + 2
         strip = np.full((high + high % 2, width, 3), _DARK, np.uint8)
-        for number, label in enumerate(self._labels):
+        for number, label in enumerate(self.labels):
             top = 2 + number * (self._row + 2)
             for each in reversed(self._shown):  # the best are drawn last
                 if each.label == label:
@@ -189,12 +190,12 @@ class _Canvas:
                     ]
                     bar[:, [0, -1]] = _DARK  # so that bars over one another can be told apart
             _write(strip, label, (4, top + self._row), self._row)
-        if not self._labels:
+        if not self.labels:
             _write(strip, "nothing detected", (4, 2 + self._row), self._row)
         return strip
 
     def _colour(self, label: str) -> tuple[int, int, int]:
-        return _COLOURS[self._labels.index(label) % len(_COLOURS)]
+        return _COLOURS[self.labels.index(label) % len(_COLOURS)]
 
     def _tag(self, text: str, colour: tuple[int, int, int]) -> Image:
         if text not in self._tags:
@@ -308,6 +309,7 @@ def _writing(target: Path) -> Iterator[None]:
 def _write(image: Image, text: str, place: tuple[int, int], height: int) -> None:
     """Text in any script, its lowest point at ``place``."""
     x, y = place
+    text = short_text(text)  # OpenCV crashes on what is no character
     # Without a range of its own, text that is too long would go on in a second line.
     endless = (x, 1 << 20)
     cv2.putText(
@@ -316,8 +318,22 @@ def _write(image: Image, text: str, place: tuple[int, int], height: int) -> None
 
 
 def _width(text: str, height: int) -> int:
-    box = cv2.getTextSize((0, 0), text, (0, 0), _font(), round(0.72 * height), wrap=(0, 1 << 20))
+    box = cv2.getTextSize((0, 0), short_text(text), (0, 0), _font(), round(0.72 * height), wrap=(0, 1 << 20))
     return int(box[2])
+
+
+def _not_drawn(labels: list[str]) -> list[str]:
+    """What to say of characters that OpenCV's fonts lack, for which it draws question marks."""
+
+    def drawn(character: str) -> bytes:
+        tile = np.zeros((48, 48, 3), np.uint8)
+        _write(tile, character, (4, 40), 32)
+        return tile.tobytes()
+
+    rare = {each for each in short_text("".join(labels), 1000) if not each.isascii() and each.isprintable()}
+    unknown = drawn("?")
+    lacking = "".join(sorted(each for each in rare if drawn(each) == unknown))
+    return [f"the fonts for video have no characters {lacking!r}: ? stands for each"] if lacking else []
 
 
 def _font() -> Any:

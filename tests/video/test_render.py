@@ -65,6 +65,29 @@ def test_picture_above_timeline_below(make_clip: MakeClip, tmp_path: Path) -> No
     assert height - 240 < 3 * 17
 
 
+def test_any_label_can_be_drawn(make_clip: MakeClip, tmp_path: Path) -> None:
+    """In another process: OpenCV crashed on some."""
+    labels = ["\ud800", "a\udfff b\x00\x1b[0m", "\uffff", "$x_1^2$", "[/red]", "x" * 100_000, ""]
+    code = (
+        "import sys, numpy as np\n"
+        "from aicl_fast.detections import Detections\n"
+        "from aicl_fast.video import render_video\n"
+        f"for label in {ascii(labels)}:\n"
+        "    found = Detections(np.array([label], object), np.array([0.9]), np.array([[0.0, 1.0]]))\n"
+        "    print(render_video(sys.argv[1], found, sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", code, make_clip(frames=5), tmp_path / "seen.mp4"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "[]\n" * len(labels)), done.stderr
+
+
+def test_characters_without_a_glyph_are_said(make_clip: MakeClip, tmp_path: Path) -> None:
+    labels = np.array(["\U0001f3ca swim", "跳水", "Прыжок"], object)
+    found = Detections(labels, np.array([0.9, 0.8, 0.7]), np.array([[0.0, 1.0]] * 3))
+    (remark,) = render_video(make_clip(frames=5), found, tmp_path / "seen.mp4")
+    assert "no characters '\U0001f3ca'" in remark
+
+
 def test_the_present_moves_along(make_clip: MakeClip, tmp_path: Path) -> None:
     clip = make_clip(frames=50, size=(320, 240))
     render_video(clip, Detections.empty(), tmp_path / "seen.mp4")
