@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from aicl_fast.errors import DataError
 from aicl_fast.extras import needs
-from aicl_fast.files import atomic_path
+from aicl_fast.files import atomic_path, require_place
 from aicl_fast.plot.fonts import prepare_text
 
 if TYPE_CHECKING:
@@ -34,12 +34,12 @@ def picture_path(path: str | os.PathLike[str]) -> Path:
     """``path``, if it names a kind of picture that can be written.
 
     Raises:
-        DataError: another suffix.
+        DataError: another suffix, or a place that cannot be written to.
     """
     target = Path(path)
     if target.suffix.lower() not in SUFFIXES:
         raise DataError(f"{target}: expected a picture's name that ends in {', '.join(SUFFIXES)}.")
-    return target
+    return require_place(target)
 
 
 def load_matplotlib() -> Any:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,10 @@ from aicl_fast.evaluate import ERRORS, TIOUS, average_recall, compare, diagnose,
 from aicl_fast.evaluate.average_precision import Judged
 from aicl_fast.evaluate.detad import classify
 from aicl_fast.evaluate.table import Floats, build_table, check_tious
-from aicl_fast.files import write_text
+from aicl_fast.files import require_place, write_text
 from aicl_fast.report.run import Run, load_run
 from aicl_fast.scores import Scores
+from aicl_fast.text import clean_lines, clean_text
 
 MEDIA_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".ogv")
 MAX_CURVES = 8
@@ -70,7 +73,7 @@ def write_report(
                 "path: expected where to write the page, since the run was not read from a folder."
             )
         path = Path(run) / "report.html"
-    target = Path(path)
+    target = require_place(path)
     other = baseline if isinstance(baseline, Run) or baseline is None else load_run(baseline)
     if ground_truth is None:
         truth = current.ground_truth or (other.ground_truth if other is not None else None)
@@ -96,13 +99,9 @@ def _page(document: Mapping[str, Any]) -> str:
     data = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     # Inside <script> only "<" can end the element or open a comment; names come from files of any origin.
     data = data.replace("<", "\\u003c")
-    title = str(document["title"]).replace("&", "&amp;").replace("<", "&lt;")
-    page = parts["html"].replace("{{title}}", title)
-    for key, text in (("css", parts["css"]), ("js", parts["js"]), ("data", data)):
-        before, mark, after = page.partition("{{" + key + "}}")
-        assert mark, key
-        page = before + text + after
-    return page
+    parts |= {"data": data, "title": html.escape(str(document["title"]))}
+    # In one pass: what has been put in is not looked through for more places.
+    return clean_lines(re.sub(r"\{\{(title|css|js|data)\}\}", lambda place: parts[place[1]], parts["html"]))
 
 
 def _document(
@@ -290,10 +289,11 @@ def _media(root: Path, page: Path, videos: Sequence[str]) -> dict[str, str]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for suffix in MEDIA_SUFFIXES:
             for item in map(Path(home).joinpath, sorted(files)):
-                if item.suffix.lower() == suffix and item.stem in missing:
-                    missing.remove(item.stem)
+                name = clean_text(item.stem)
+                if item.suffix.lower() == suffix and name in missing:
+                    missing.remove(name)
                     relative = os.path.relpath(item.resolve(), page.resolve().parent)
-                    found[item.stem] = quote(Path(relative).as_posix())
+                    found[name] = quote(os.fsencode(Path(relative).as_posix()))
         if not missing:
             break
     if videos and not found:

@@ -542,7 +542,10 @@
   const named = /^#video=(.*)$/.exec(location.hash);
   list();
   listen();
-  const asked = named ? data.videos.findIndex((video) => video.name === decodeURIComponent(named[1])) : -1;
+  let asked = -1;
+  try {
+    asked = named ? data.videos.findIndex((video) => video.name === decodeURIComponent(named[1])) : -1;
+  } catch { /* an address that somebody changed */ }
   if (data.videos.length) select(asked >= 0 ? asked : order[0]);
   document.documentElement.dataset.ready = "yes";
 })();

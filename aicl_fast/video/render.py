@@ -21,7 +21,7 @@ with needs("video"):
 
 from aicl_fast.detections import Detection, Detections
 from aicl_fast.errors import AiclError, DataError
-from aicl_fast.files import atomic_path, require_file
+from aicl_fast.files import atomic_path, require_file, require_place
 from aicl_fast.text import short_text
 from aicl_fast.video.failures import named_failure
 from aicl_fast.video.opening import codec_name, open_video, said
@@ -119,8 +119,7 @@ def check_target(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> P
     target = Path(out)
     if target.suffix.lower() not in SUFFIXES:
         raise DataError(f"{target}: expected a video's name that ends in {' or '.join(SUFFIXES)}.")
-    if target.is_dir():
-        raise DataError(f"{target}: is a folder. Choose another name for the rendered video.")
+    require_place(target)
     if target.exists() and target.samefile(require_file(path, "video")):
         raise DataError(f"{target}: is the video itself. Choose another name for the rendered one.")
     return target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -10,12 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from aicl_fast.detections import load_detections
+from aicl_fast.detections import Detections, load_detections
 from aicl_fast.errors import DataError
 from aicl_fast.evaluate import compare, mean_average_precision
-from aicl_fast.report import load_run, write_report
+from aicl_fast.report import Run, load_run, plot_run, write_report
+from aicl_fast.text import clean_text
 
 
 def data_of(path: Path) -> dict[str, Any]:
@@ -50,6 +53,39 @@ def test_nothing_is_loaded_from_elsewhere(make_run: Callable[..., Path]) -> None
     text = write_report(make_run("run")).read_text("utf-8")
     addresses = set(re.findall(r"https?://[^\s\"'<]+", text))
     assert addresses == {"http://www.w3.org/2000/svg"}  # a name space, not an address
+
+
+@pytest.mark.parametrize(
+    "title", ["{{data}}", "{{title}} {{js}} {{css}}", "</script><b>&\"'", "\ud800\x1b[0m", r"\1 \g<0>"]
+)
+def test_a_title_is_put_in_as_it_is(make_run: Callable[..., Path], title: str) -> None:
+    path = write_report(make_run("run"), title=title)
+    text = path.read_text("utf-8")
+    assert text.count('<script type="application/json" id="data">') == 1
+    assert text.count("</script>") == 2
+    shown = clean_text(title)
+    assert f"<title>{html.escape(shown)} · aicl-fast report</title>" in text
+    assert clean_text(data_of(path)["title"]) == shown
+
+
+def test_names_from_python_are_made_safe(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    run = load_run(make_run("run"))
+    label = "\ud800</script>{{data}}"
+    one = Detections(np.array([label], object), np.array([0.5]), np.array([[0.0, 1.0]]), "video_0000")
+    for truth in (None, run.ground_truth):
+        path = write_report(Run("r", {"video_0000": one}, {}, truth), tmp_path / "page.html", title="t")
+        if truth is None:
+            assert data_of(path)["classes"] == ["\ufffd</script>{{data}}"]
+
+
+@pytest.mark.parametrize("name", ["a\0b.html", "a" * 300 + ".html"])
+def test_a_name_that_no_file_can_have(make_run: Callable[..., Path], tmp_path: Path, name: str) -> None:
+    run = make_run("run")
+    with pytest.raises(DataError, match="cannot be written"):
+        write_report(run, tmp_path / name)
+    for suffix in (".png", ".svg"):
+        with pytest.raises(DataError, match="cannot be written"):
+            plot_run(run, tmp_path / f"{name}{suffix}")
 
 
 def test_two_runs_are_compared(make_run: Callable[..., Path]) -> None:

@@ -72,7 +72,7 @@ def test_any_label_can_be_drawn(make_clip: MakeClip, tmp_path: Path) -> None:
         "import sys, numpy as np\n"
         "from aicl_fast.detections import Detections\n"
         "from aicl_fast.video import render_video\n"
-        f"for label in {ascii(labels)}:\n"
+        f"for label in {labels!a}:\n"
         "    found = Detections(np.array([label], object), np.array([0.9]), np.array([[0.0, 1.0]]))\n"
         "    print(render_video(sys.argv[1], found, sys.argv[2]))"
     )
@@ -219,7 +219,7 @@ def test_what_is_refused(make_clip: MakeClip, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.mp4: the video does not exist"):
         render_video(tmp_path / "gone.mp4", FOUND, clip)
     (tmp_path / "folder.mp4").mkdir()
-    with pytest.raises(DataError, match=r"folder\.mp4: is a folder"):
+    with pytest.raises(DataError, match=r"folder\.mp4: cannot be written, a folder has"):
         render_video(clip, FOUND, tmp_path / "folder.mp4")
     (tmp_path / "folder.mp4").rmdir()
     cut = make_clip("cut.mkv", frames=200)
