@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from aicl_fast.arrays import open_archive
 from aicl_fast.config import DataConfig
-from aicl_fast.errors import AiclError, DataError
-from aicl_fast.files import atomic_path, require_file
+from aicl_fast.errors import ConfigError, DataError
+from aicl_fast.files import atomic_path
 from aicl_fast.scores import Scores
+from aicl_fast.text import require_label, require_name
 
 _FLOATS = ("fused", "video", "actionness", "actionness_agnostic")
 _KEYS = (
@@ -26,6 +26,12 @@ _KEYS = (
     "flow_width",
     *_FLOATS,
 )
+_KINDS = {
+    **dict.fromkeys(("names", "classes"), "U"),
+    **dict.fromkeys(("num_segments", "frames_per_segment", "rgb_width", "flow_width"), "iu"),
+    **dict.fromkeys(("fps", *_FLOATS), "f"),
+}
+"""What each array holds: text, whole numbers or others."""
 
 
 def save_scores(path: str | os.PathLike[str], scores: Mapping[str, Scores]) -> None:
@@ -79,60 +85,66 @@ def load_scores(path: str | os.PathLike[str]) -> dict[str, Scores]:
     Raises:
         DataError: no such file, not such a file, truncated, or arrays that do not belong together.
     """
-    target = require_file(path, "scores file")
-    try:
-        with np.load(target, allow_pickle=False) as archive:
-            missing = [key for key in _KEYS if key not in archive.files]
-            if missing:
-                raise DataError(
-                    f"{target}: is no scores file (lacks {', '.join(missing)}); expected one written by "
-                    "save_scores, as runs/demo/scores.npz."
-                )
-            arrays = {key: archive[key] for key in _KEYS}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, TypeError) as error:
-        # TypeError: a plain .npy is an array and no archive.
-        if isinstance(error, AiclError):
-            raise
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(
-            f"{target}: cannot be read as a scores file ({text}). It is truncated or another format: write "
-            "it again with save_scores."
-        ) from error
-    names = [str(name) for name in arrays["names"].reshape(-1)]
-    classes = tuple(str(name) for name in arrays["classes"].reshape(-1))
-    count, length = len(names), arrays["actionness"].shape[-1]
+    with open_archive(path, "scores file") as archive:
+        target = archive.path
+        missing = [key for key in _KEYS if key not in archive.names]
+        if missing:
+            raise DataError(
+                f"{target}: is no scores file (lacks {', '.join(missing)}); expected one written by "
+                "save_scores, as runs/demo/scores.npz."
+            )
+        arrays = {key: archive.read(key) for key in _KEYS}
+    for key, kinds in _KINDS.items():
+        if arrays[key].dtype.kind not in kinds:
+            raise DataError(
+                f"{target}: {key!r} is an array of {arrays[key].dtype}. Write it again with save_scores."
+            )
+    length = arrays["actionness"].shape[-1] if arrays["actionness"].ndim else 0
+    count, many = arrays["names"].size, arrays["classes"].size
     expected = {
-        "fused": (count, length, len(classes)),
-        "video": (count, len(classes)),
+        "names": (count,),
+        "classes": (many,),
+        "fused": (count, length, many),
+        "video": (count, many),
         "actionness": (count, length),
         "actionness_agnostic": (count, length),
         "num_segments": (count,),
         "fps": (count,),
         "frames_per_segment": (count,),
+        "rgb_width": (),
+        "flow_width": (),
     }
     for key, shape in expected.items():
         if arrays[key].shape != shape:
             raise DataError(f"{target}: '{key}' has shape {arrays[key].shape}; expected {shape}.")
+    names = [require_name(name, target, "video") for name in arrays["names"].tolist()]
+    classes = tuple(require_label(name, target, "class") for name in arrays["classes"].tolist())
+    for what, items in (("video", names), ("class", classes)):
+        if len(set(items)) != len(items):
+            raise DataError(f"{target}: names a {what} twice. Write it again with save_scores.")
+    if (arrays["num_segments"] < 1).any():
+        raise DataError(f"{target}: 'num_segments' has a number below 1. Write it again with save_scores.")
     for key in _FLOATS:
         if not np.isfinite(arrays[key]).all():
             raise DataError(f"{target}: '{key}' has values that are NaN or infinite. Detect again.")
-    data = DataConfig(
-        segments=length, rgb_width=int(arrays["rgb_width"]), flow_width=int(arrays["flow_width"])
-    )
-    return {
-        name: Scores(
-            fused=arrays["fused"][row],
-            video=arrays["video"][row],
-            actionness=arrays["actionness"][row],
-            actionness_agnostic=arrays["actionness_agnostic"][row],
-            num_segments=int(arrays["num_segments"][row]),
-            data=replace(
-                data,
+    curves = {key: arrays[key].astype(np.float32, copy=False) for key in _FLOATS}
+    widths = {key: int(arrays[key]) for key in ("rgb_width", "flow_width")}
+    found = {}
+    for row, name in enumerate(names):
+        try:
+            data = DataConfig(
+                segments=length,
                 fps=float(arrays["fps"][row]),
                 frames_per_segment=int(arrays["frames_per_segment"][row]),
-            ),
+                **widths,
+            )
+        except ConfigError as error:
+            raise DataError(f"{target}: of {name!r}: {error} Write it again with save_scores.") from error
+        found[name] = Scores(
+            **{key: curve[row] for key, curve in curves.items()},
+            num_segments=int(arrays["num_segments"][row]),
+            data=data,
             classes=classes,
             name=name,
         )
-        for row, name in enumerate(names)
-    }
+    return found

@@ -79,8 +79,19 @@ def test_refuses_to_read(written: Path, tmp_path: Path) -> None:
         arrays = dict(archive)
     for key, value, message in (
         ("fused", arrays["fused"][:, :5], "shape"),
-        ("names", np.array([object()], dtype=object), "cannot be read"),
+        ("names", np.array([object()], dtype=object), "pickled"),
         ("video", np.full_like(arrays["video"], np.nan), "NaN"),
+        ("video", arrays["video"].astype(str), "is an array of <U"),
+        ("fps", arrays["fps"] * 0, "'v': data.fps: expected a positive number"),
+        ("fps", arrays["fps"] * np.inf, "finite number"),
+        ("num_segments", -arrays["num_segments"], "below 1"),
+        ("rgb_width", arrays["num_segments"], "shape"),
+        ("rgb_width", np.array(0), "rgb_width"),
+        ("actionness", np.float32(1), "shape"),
+        ("names", np.array(["v", "v "]), "names a video twice"),
+        ("names", np.array(["v", "../w"]), "a part that is empty, . or .."),
+        ("classes", np.array(["a", "b", "a"]), "names a class twice"),
+        ("classes", np.array(["a", "b", ""]), "a class is ''"),
     ):
         np.savez(written, **{**arrays, key: value})
         with pytest.raises(DataError, match=message):
