@@ -10,7 +10,7 @@ from aicl_fast.cli.console import err, out, result_table
 from aicl_fast.config import PRESETS
 from aicl_fast.errors import ConfigError
 from aicl_fast.evaluate import compare, diagnose, mean_average_precision
-from aicl_fast.files import write_json
+from aicl_fast.files import is_stdout, write_json
 
 
 def run_evaluate(
@@ -134,7 +134,8 @@ def run_report(
     )
     if ground_truth is None and not any(each.ground_truth for each in (current, other) if each is not None):
         err.print("note: no annotations, so nothing is measured; name them with --gt", highlight=False)
-    out.print(f"{page}: {page.stat().st_size / 1e6:.2f} MB", highlight=False, soft_wrap=True)
+    size = "" if is_stdout(page) else f": {page.stat().st_size / 1e6:.2f} MB"
+    out.print(f"{page}{size}", highlight=False, soft_wrap=True)
 
 
 def _tious(text: str | None, preset: str) -> tuple[float, ...]:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -57,6 +53,7 @@ class VideoOptions:
     precision: str | None
     threads: int | None
     allow_damaged: bool
+    trust: bool = False
 
     def plan(self, fps: float, stride: int, modal: Modal = "both") -> Extraction:
         """Open the networks that were named, of the streams that are to be read."""
@@ -71,6 +68,7 @@ class VideoOptions:
                     device=self.device,
                     precision=self.precision,
                     threads=self.threads,
+                    trust=self.trust,
                 )
         return Extraction(
             rgb=networks["rgb"],
@@ -142,7 +140,7 @@ def extract_for(data: DataConfig, options: VideoOptions) -> Callable[[Path], Vid
 
     def extract(path: Path) -> VideoFeatures:
         total = _expected(path, plan)
-        with _orderly_end(), progress("extracting") as bar:
+        with progress("extracting") as bar:
             return plan(path, progress=lambda done, name: bar(done, max(done, total), name))
 
     return extract
@@ -164,7 +162,7 @@ def videos_in(folder: Path) -> list[Path]:
 def render(path: Path, found: Detections, file: Path, *, allow_damaged: bool) -> None:
     """Write the video with its detections burnt in."""
     seconds = probe(path).duration
-    with _orderly_end(), progress("rendering") as bar:
+    with progress("rendering") as bar:
         remarks = render_video(
             path,
             found,
@@ -175,35 +173,6 @@ def render(path: Path, found: Detections, file: Path, *, allow_damaged: bool) ->
     for remark in remarks:
         err.print(f"note: {remark}", soft_wrap=True)
     sys.stdout.write(f"video: {file}\n")
-
-
-class _Ended(SystemExit):
-    """SIGTERM came."""
-
-
-@contextmanager
-def _orderly_end() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does: temporary files are removed. A second one ends it at once.
-
-    A signal that whoever started this process ignores, or answers in another way, is left to them.
-    """
-    here = threading.current_thread() is threading.main_thread()
-    if not here or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-
-    def end(number: int, _: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        raise _Ended(128 + number)
-
-    signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    except _Ended:
-        sys.stderr.write("aicl-fast: terminated; files already complete are kept\n")
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _count(number: int) -> str:
@@ -259,7 +228,7 @@ def _expected(path: Path, plan: Extraction) -> int:
 def _extract(work: list[tuple[Path, Path, int]], plan: Extraction, bad: dict[Path, str]) -> int:
     written = begun = 0
     total = sum(count for *_, count in work)
-    with _orderly_end(), progress("extracting", show=bool(work)) as bar:
+    with progress("extracting", show=bool(work)) as bar:
         for number, (source, target, count) in enumerate(work, start=1):
             note = f"{number} of {len(work)}: {source.name}"
             bar(begun, total, note)

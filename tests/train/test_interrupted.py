@@ -86,7 +86,7 @@ else:
 
 @pytest.fixture
 def forked(tiny_dataset: Path, tiny_config: Config, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
-    """``forked("kill", 5)`` trains in ``whole`` to the end; in ``cut0``, ``cut1``, … it is killed five times."""
+    """``forked("kill", 5)`` trains in ``whole`` to the end, and in ``cut0`` on it is killed five times."""
     config = tmp_path / "config.json"
     config.write_text(json.dumps(tiny_config.with_values(OPTIONS).to_dict()))
 
