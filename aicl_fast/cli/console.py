@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -67,14 +67,12 @@ def progress(description: str, *, show: bool = True, lazy: bool = False) -> Iter
             bars.stop()
 
 
-def note_missing(videos: Sequence[str], record: Path) -> None:
-    """Say how many videos were left out, and in which file all of them will be named."""
+def note_missing(videos: Sequence[str], record: Path | None = None) -> None:
+    """Say how many videos were left out, and in which file all of them will be named, if in one."""
     if videos:
         have = "video has no features and is" if len(videos) == 1 else "videos have no features and are"
-        err.print(
-            f"note: {len(videos)} {have} left out; every name will be in {record} under 'missing'",
-            soft_wrap=True,
-        )
+        where = "" if record is None else f"; every name will be in {record} under 'missing'"
+        err.print(f"note: {len(videos)} {have} left out{where}", soft_wrap=True)
 
 
 def print_failures(reasons: Collection[str], of: str) -> None:
@@ -86,12 +84,9 @@ def print_failures(reasons: Collection[str], of: str) -> None:
         err.print(f"  … and {len(reasons) - _FAILURES} more")
 
 
-def map_table(title: str, tious: Sequence[float], rows: Sequence[tuple[str, Sequence[str], str]]) -> Table:
+def map_table(title: str, tious: Sequence[float], rows: Sequence[tuple[str, Sequence[str], str]]) -> Group:
     """A table of mAP: one column a tIoU threshold and the average. ``rows``: (name, cells, average)."""
     table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         show_edge=False,
@@ -103,10 +98,11 @@ def map_table(title: str, tious: Sequence[float], rows: Sequence[tuple[str, Sequ
     table.add_column("average", justify="right", style="bold", no_wrap=True)
     for name, cells, average in rows:
         table.add_row(name, *cells, average)
-    return table
+    # A table's own title would be wrapped at the table's width, in the middle of a path.
+    return Group(Text(clean_text(title), style="bold"), table)
 
 
-def result_table(title: str, name: str, result: MapResult) -> Table:
+def result_table(title: str, name: str, result: MapResult) -> Group:
     """One row of mAP in percent."""
     cells = [f"{100 * value:.2f}" for value in result.mAP]
     return map_table(title, result.tious.tolist(), [(name, cells, f"{100 * result.average:.2f}")])
