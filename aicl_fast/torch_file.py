@@ -22,6 +22,7 @@ with needs("train"):
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
 """Under which of its keys a training program's checkpoint has the weights."""
 _DEPTH = 3
+_SHOWN = 12
 _GLOBAL = re.compile(r"\bGLOBAL ([\w.]+)")
 
 
@@ -49,12 +50,12 @@ def load_state_dict(path: str | os.PathLike[str], what: str) -> dict[str, Tensor
             if inner is None:
                 break
             found = inner
-        if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+        if fault := _fault(found):
             raise ModelError(
-                f"{target}: is not a state dict of tensors; expected the {what}, written with "
+                f"{target}: is not a state dict of tensors: it {fault}; expected a state dict, written with "
                 "torch.save(model.state_dict(), path)."
             )
-        return {str(name): value for name, value in found.items()}
+        return {str(name): value for name, value in found.items()}  # type: ignore[attr-defined]
 
 
 def without_prefix(state: Mapping[str, Tensor], known: str) -> dict[str, Tensor]:
@@ -65,7 +66,25 @@ def without_prefix(state: Mapping[str, Tensor], known: str) -> dict[str, Tensor]
     return {name.removeprefix(prefix): value for name, value in state.items()}
 
 
+def _fault(found: object) -> str:
+    """What makes an object no state dict, or nothing."""
+    if not isinstance(found, Mapping):
+        return f"holds a {type(found).__name__}"
+    others = [str(name) for name, value in found.items() if not isinstance(value, Tensor)]
+    shown = ", ".join(others[:_SHOWN]) + (f" and {len(others) - _SHOWN} more" if others[_SHOWN:] else "")
+    if len(others) == len(found):
+        return f"holds no tensors but {shown or 'nothing'}"
+    return f"holds {shown}, which is no tensor" if others else ""
+
+
 def _load(path: Path) -> object:
+    with path.open("rb") as file:
+        head = file.read(2)
+    if head != b"PK" and head[:1] != b"\x80":
+        raise ModelError(
+            f"{path}: cannot be read: it is not a file that torch.save wrote, or is damaged. Expected a "
+            "state dict of tensors."
+        )
     try:
         with warnings.catch_warnings():
             # That a pickle is of another protocol is no remark for the user: it is refused below.
@@ -74,10 +93,14 @@ def _load(path: Path) -> object:
     except pickle.UnpicklingError as error:
         # torch's own message goes on to advise how to load such a file all the same; ours does not.
         named = _GLOBAL.search(str(error))
-        if named is None:
-            raise
+        if named is None and "nsupported" not in str(error):
+            raise ModelError(
+                f"{path}: cannot be read as a file that torch.save wrote: it is damaged or cut off. Copy it "
+                "again."
+            ) from error
         raise ModelError(
-            f"{path}: is a pickle of Python objects ({named[1]}), such as a whole module or a checkpoint of "
-            "more than tensors. It is not opened, since it could run code. Where it was made, write the "
-            "weights alone: torch.save(model.state_dict(), 'weights.pt')"
+            f"{path}: holds more than tensors and is a pickle of Python objects"
+            f"{f' ({named[1]})' if named else ''}, such as a whole module or a checkpoint of more than "
+            "tensors. It is not opened, since it could run code. Where it was made, write the weights alone: "
+            "torch.save(model.state_dict(), 'weights.pt')"
         ) from error

@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import difflib
 import os
-import pickle
-import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from aicl_fast.extras import needs
 
@@ -23,8 +19,9 @@ with needs("train"):
 
 from aicl_fast.config import Config
 from aicl_fast.errors import ConfigError, ModelError
-from aicl_fast.files import require_file
+from aicl_fast.limits import reading, require_size
 from aicl_fast.model import TwoBranchNet
+from aicl_fast.torch_file import load_state_dict
 from aicl_fast.weights import save_model
 
 _PREFIX = "actionness_module."
@@ -42,8 +39,6 @@ NAMES: Mapping[str, str] = {
     for kind in ("weight", "bias")
 }
 """The authors' keys and ours."""
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
-_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _SHOWN = len(NAMES)
 """Keys that a message lists: all of the authors', and as many strange ones."""
 
@@ -81,74 +76,19 @@ def import_checkpoint(
             "--gt FILE takes an annotation file's labels, sorted; or --set classes=NAME,NAME,…; or "
             'classes = ["NAME", …] in a --config file.'
         )
-    path = require_file(checkpoint, "checkpoint")
-    state = _rename(_tensors(_load(path), path), path)
+    path = Path(checkpoint)
+    read = load_state_dict(path, "checkpoint")
+    with reading(path, "checkpoint", error=ModelError):
+        # A tensor may be a view that is far larger than what it is a view of.
+        needed = sum(4 * value.numel() for value in read.values())
+        require_size(needed, path.stat().st_size, path, "its tensors", error=ModelError)
+        state = _rename(read, path)
     net = TwoBranchNet(config)
     _check_shapes(state, net, config, path)
     net.load_state_dict(state)
     net.eval()
     save_model(model, net, config)
     return net
-
-
-def _load(path: Path) -> Any:
-    with path.open("rb") as file:
-        head = file.read(2)
-    if head != b"PK" and head[:1] != b"\x80":
-        raise ModelError(
-            f"{path}: is not a file that torch.save wrote, or is damaged. Expected the authors' "
-            "CAS_Only.pkl, a state dict of tensors."
-        )
-    try:
-        with warnings.catch_warnings():
-            # That a pickle is of another protocol is no remark for the user: it is refused below.
-            warnings.simplefilter("ignore", UserWarning)
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch's own message goes on to advise how to load such a file all the same; ours does not.
-        reason = str(error)
-        if "nsupported" not in reason:
-            raise _unreadable(path, error) from error
-        named = _GLOBAL.search(reason)
-        what = f"{named.group(1)}, which could run code" if named else "objects that could run code"
-        raise ModelError(
-            f"{path}: holds more than tensors ({what}), so it was not loaded. Expected a state dict, written "
-            "with torch.save(net.state_dict(), path). Take the weights out only if you trust the file."
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> ModelError:
-    return ModelError(
-        f"{path}: cannot be read as a file that torch.save wrote ({type(error).__name__}). It is truncated "
-        f"({path.stat().st_size} bytes) or of another format: copy it again."
-    )
-
-
-def _tensors(document: Any, path: Path) -> dict[str, Tensor]:
-    for _ in range(2):
-        if isinstance(document, Mapping) and not any(isinstance(v, Tensor) for v in document.values()):
-            inner = [document[name] for name in _WRAPPERS if isinstance(document.get(name), Mapping)]
-            if inner:
-                document = inner[0]
-    if not isinstance(document, Mapping):
-        raise ModelError(
-            f"{path}: holds a {type(document).__name__}; expected a state dict: names and tensors."
-        )
-    found = {str(key): value for key, value in document.items() if isinstance(value, Tensor)}
-    if not found:
-        keys = ", ".join(map(str, list(document)[:_SHOWN])) or "nothing"
-        raise ModelError(
-            f"{path}: holds no tensors but {keys}. Expected the authors' state dict, by itself or under "
-            f"{', '.join(_WRAPPERS)}."
-        )
-    others = sorted(str(key) for key in document if str(key) not in found)
-    if others:
-        raise ModelError(
-            f"{path}: the state dict holds {_listed(others)}, which is no tensor. Expected weights alone."
-        )
-    return found
 
 
 def _rename(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
