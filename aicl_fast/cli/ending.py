@@ -98,18 +98,28 @@ def exit_code(command: Callable[[], object]) -> int | str | None:
     with caught_signals():
         try:
             code = _explained(command)
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
-        except BrokenPipeError:
-            _drop_output()
-            return 1
-        except OSError as error:
-            _say(f"what is printed cannot be written ({_reason(error)})")
-            _drop_output()
-            return 2
+            failure = _flushed()
+        except BrokenPipeError as error:
+            failure = error
         except KeyboardInterrupt as error:
             return _interrupted(Interrupted(error))
-    return code
+    if failure is None:
+        return code
+    _drop_output()
+    if isinstance(failure, BrokenPipeError):
+        return 1
+    _say(f"what is printed cannot be written ({_reason(failure)})")
+    return 2
+
+
+def _flushed() -> OSError | None:
+    """Write what waits to be; why it cannot be."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError as error:
+        return error
+    return None
 
 
 def _explained(command: Callable[[], object]) -> int | str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -198,40 +197,6 @@ def test_the_detectors_engine_and_device_are_chosen(
         "detect", model, tiny_dataset, "--engine", engine, "--device", "cuda:7", cwd=tmp_path, expect=2
     )
     assert {"onnxruntime": "CUDAExecutionProvider", "openvino": "OpenVINO runs on the CPU"}[engine] in text
-
-
-_INTERRUPTED = """
-import signal, sys, time
-from aicl_fast.cli import app, main
-
-def wait(*_, **__):
-    print("now", flush=True)
-    time.sleep(60)
-
-from aicl_fast.cli import commands, training
-commands.run_train = training.run_synthetic = wait
-signal.signal(signal.SIGINT, signal.default_int_handler)
-main()
-"""
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["train", "-d", "data"], "the same command with --resume goes on from the last checkpoint"),
-        (["synthetic", "data"], "files already complete are kept"),
-    ],
-)
-def test_ctrl_c_says_what_is_left(arguments: list[str], words: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", _INTERRUPTED, *arguments]
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "now\n"
-        process.send_signal(signal.SIGINT)
-        _, text = process.communicate(timeout=50)
-    assert (process.returncode, text) == (130, f"aicl-fast: interrupted; {words}\n")
 
 
 def test_a_bad_recording_does_not_cost_the_others(
