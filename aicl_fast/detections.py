@@ -237,7 +237,8 @@ def _parse_video(video: str, items: Any, source: str) -> Detections:
         if end < start:
             raise _backwards(f"{source}: detection {number} of '{video}'", start, end)
     names = {label: require_label(label, f"{source}: '{video}'") for label in names}
-    found = Detections([names[label] for label in labels], scores, segments, video)
+    clean = np.array([names[label] for label in labels], np.str_)
+    found = Detections(clean, np.array(scores), np.array(segments), video)
     _check_finite(found, f"{source}: '{video}'")
     return found
 

@@ -85,3 +85,58 @@ def test_an_absent_subset_lists_those_there_are(tmp_path: Path) -> None:
     truth = GroundTruth.load(_write(tmp_path, []))
     with pytest.raises(DataError, match=r"'validation'.*'test'"):
         truth.subset("validation")
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"label": None},
+        {"label": ["Jump"]},
+        {"label": 1},
+        {"label": "\u200b "},
+        {"segment": "12"},
+        {"segment": [True, 2]},
+        {"segment": [0, 1e300]},
+    ],
+    ids=str,
+)
+def test_values_of_another_kind_are_refused(tmp_path: Path, item: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"gt\.json: annotation 0 of 'clip'"):
+        GroundTruth.load(_write(tmp_path, [{"label": "Jump", "segment": [1, 2], **item}]))
+
+
+def test_labels_are_clean_and_ambiguous_is_no_class(tmp_path: Path) -> None:
+    labels = [" Long  jump", "Long jump\u202e", "Ambiguous", "cafe\u0301"]
+    truth = GroundTruth.load(_write(tmp_path, [{"label": label, "segment": [1, 2]} for label in labels]))
+    assert truth.videos["clip"].labels == ("Long jump", "Long jump", "Ambiguous", "caf\u00e9")
+    assert truth.videos["clip"].classes == ("Long jump", "caf\u00e9")
+    assert truth.classes == ("Long jump", "caf\u00e9")
+    assert truth.remarks() == ()
+
+
+@pytest.mark.parametrize("name", ["../clip", "/clip", "a\\b", "", "clip\x00", "a/./b", "x" * 256])
+def test_names_that_no_video_has(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "gt.json"
+    path.write_text(json.dumps({"database": {name: {"annotations": []}}}))
+    with pytest.raises(DataError, match=r"gt\.json: .* cannot name a video"):
+        GroundTruth.load(path)
+
+
+def test_a_video_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "gt.json"
+    for second in ("clip", "clip "):
+        path.write_text(f'{{"database": {{"clip": {{}}, "{second}": {{}}}}}}')
+        with pytest.raises(DataError, match=r"gt\.json: .*'clip' twice"):
+            GroundTruth.load(path)
+
+
+def test_what_can_be_right_is_remarked_on(tmp_path: Path) -> None:
+    labels = ["Long jump", "long_jump", "LongJump", "run"]
+    annotations = [{"label": label, "segment": [10, 20]} for label in labels]
+    (remark,) = GroundTruth.load(_write(tmp_path, annotations, duration=19.5)).remarks()
+    assert remark.startswith("the labels 'Long jump' and 'LongJump' and 'long_jump' differ in case")
+    times = [[10, 20], [155, 265], [-3, 5]]
+    annotations = [{"label": "run", "segment": segment} for segment in times]
+    late, early = GroundTruth.load(_write(tmp_path, annotations, duration=60)).remarks()
+    assert "1 annotations end after their video does (155 to 265 s in 'clip' of 60 s)" in late
+    assert "1 annotations start before their video does (-3 to 5 s in 'clip')" in early

@@ -245,3 +245,68 @@ def test_toml_errors_name_the_file(tmp_path: Path) -> None:
 def test_class_names_must_fit_their_number() -> None:
     with pytest.raises(AiclError, match=r"2 names for model.num_classes = 20"):
         dataclasses.replace(load_config("thumos14"), classes=("a", "b"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a" + ".a" * 30_000 + " = 1", "[" + "a . " * 9 + "a]", "'x'" + ".'x'" * 9 + " = 1", "x = " + "[" * 2000],
+    ids=["key", "table", "quoted key", "arrays"],
+)
+def test_settings_that_are_nested_deep_are_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text(text)
+    with pytest.raises(
+        ConfigError, match=r"settings\.toml: has a key of more than 8 parts, or more than 1000"
+    ):
+        load_config(file=path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = " + "[" * 900,
+        "x = " + "9" * 5000,
+        'classes = ["a',
+        'classes = ["a"]\n"\u00e9" = 1\n"e\u0301" = 1',
+    ],
+    ids=["nested", "digits", "open string", "one key in two forms"],
+)
+def test_whatever_a_settings_file_holds_names_it(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"settings\.toml: "):
+        load_config(file=path)
+
+
+def test_a_settings_file_that_is_far_too_large_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text("#" * 1_100_000)
+    with pytest.raises(DataError, match=r"settings\.toml: has 1100000 bytes"):
+        load_config(file=path)
+
+
+def test_class_names_are_clean(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text(
+        '\ufeffclasses = [" St.  a.b.c.d.e.f.g.h.i.j", "cafe\u0301\\u202e"] # a.b.c.d.e.f.g.h.i.j\n'
+    )
+    expected = ("St. a.b.c.d.e.f.g.h.i.j", "caf\u00e9")
+    assert load_config(file=path).classes == expected
+    assert load_config(overrides=["classes=St.  a.b.c.d.e.f.g.h.i.j,cafe\u0301"]).classes == expected
+
+
+def test_a_class_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text('classes = ["jump", "run", " jump"]')
+    stored = load_config().with_classes(["jump", "run"]).to_dict()
+    for refused in (
+        lambda: load_config(file=path),
+        lambda: load_config(overrides=["classes=jump,jump,run"]),
+        lambda: load_config().with_classes(["jump", "cafe\u0301", "caf\u00e9"]),
+        lambda: Config.from_dict({**stored, "classes": ["jump", "jump"]}),
+    ):
+        with pytest.raises(ConfigError, match=r"classes: '(jump|caf\u00e9)' is there twice"):
+            refused()
+    for name in ("", " ", "\u200b"):
+        with pytest.raises(ConfigError, match="expected the name of a class"):
+            load_config().with_classes(["jump", name])

@@ -115,3 +115,56 @@ def test_what_is_saved_is_named(found: Detections, tmp_path: Path) -> None:
 def test_a_real_file_reads(shared_data: Path) -> None:
     loaded = load_detections(shared_data / "thumos14" / "detections.json")
     assert sum(len(each) for each in loaded.values()) == 19_827
+
+
+def test_a_detection_that_ends_before_it_starts_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"detection 1 of 'clip' ends before it starts \(2\.0 to 1\.0 s\)"):
+        Detections(np.array(["a", "a"]), np.zeros(2), np.array([[1, 1], [2, 1]]), "clip")
+    path = tmp_path / "d.json"
+    path.write_text('{"results": {"v": [{"label": "J", "score": 1, "segment": [2, 1]}]}}')
+    with pytest.raises(DataError, match=r"d\.json: detection 0 of 'v' ends before it starts"):
+        load_detections(path)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"label": None},
+        {"label": ["J"]},
+        {"label": 3},
+        {"label": " "},
+        {"score": True},
+        {"score": None},
+        {"score": 10**400},
+        {"score": "1e999"},
+        {"segment": "12"},
+        {"segment": {"1": 0, "2": 0}},
+        {"segment": [1, True]},
+        {"segment": [0, float("inf")]},
+    ],
+    ids=str,
+)
+def test_values_of_another_kind_are_refused(tmp_path: Path, item: dict[str, object]) -> None:
+    detection = {"label": "J", "score": 0.5, "segment": [1, 2], **item}
+    path = tmp_path / "d.json"
+    path.write_text(json.dumps({"results": {"v": [detection]}}))
+    with pytest.raises(DataError, match=r"d\.json: .*'v'"):
+        load_detections(path)
+
+
+def test_names_and_labels_are_clean(tmp_path: Path) -> None:
+    text = (
+        '\ufeff{"results": {"cafe\u0301 ": [{"label": " Long  jump\\u202e", "score": 1, "segment": [1, 2]}]}}'
+    )
+    (tmp_path / "d.json").write_text(text, encoding="utf-8")
+    for found in (
+        load_detections(tmp_path / "d.json")["caf\u00e9"],
+        Detections.from_json(text, "cafe\u0301"),
+    ):
+        assert (found.video, found[0].label) == ("caf\u00e9", "Long jump")
+
+
+@pytest.mark.parametrize("names", [["../v"], ["/v"], ["v", "v "], [""]])
+def test_names_that_no_video_has(names: list[str]) -> None:
+    with pytest.raises(DataError, match="detections: "):
+        Detections.from_json(json.dumps({"results": {name: [] for name in names}}))

@@ -28,7 +28,8 @@ def temporal_iou(first: Floats, second: Floats) -> Floats:
     """tIoU of (..., 2) segments, broadcast; 0 where both have no length or one ends before it starts."""
     inner = np.minimum(first[..., 1], second[..., 1]) - np.maximum(first[..., 0], second[..., 0])
     inner = np.maximum(inner, 0.0)
-    outer = (first[..., 1] - first[..., 0]) + (second[..., 1] - second[..., 0]) - inner
+    with np.errstate(over="ignore"):  # an infinite length has a tIoU of 0
+        outer = (first[..., 1] - first[..., 0]) + (second[..., 1] - second[..., 0]) - inner
     result: Floats = np.divide(inner, outer, out=np.zeros_like(outer), where=outer > 0)
     return result
 

@@ -18,9 +18,9 @@ EXCLUSIONS: Mapping[str, tuple[str, ...]] = {
 """Lists of videos that some works leave out, by the name that ``exclude`` takes."""
 
 _CAUSES: tuple[tuple[str, Callable[[str], str]], ...] = (
+    ("a folder", lambda name: name.rpartition("/")[2]),
     ("the prefix v_", lambda name: name.removeprefix("v_")),
     ("the ending of a file", lambda name: re.sub(r"\.[A-Za-z][A-Za-z0-9]{1,4}$", "", name)),
-    ("a folder", lambda name: name.rpartition("/")[2]),
     ("case, spaces, underscores or hyphens", loose_form),
 )
 _Item = TypeVar("_Item")
@@ -53,7 +53,7 @@ def likely_cause(theirs: Iterable[str], ours: Iterable[str]) -> str:
             name = form(name)
         return name
 
-    all_of_it = " and ".join(words for words, _ in _CAUSES[:3]), every
+    all_of_it = "folder, prefix, ending or case", every
     for words, form in (*_CAUSES, all_of_it):
         forms = {form(name): name for name in ours}
         for name in theirs:

@@ -128,7 +128,6 @@ def load_scores(path: str | os.PathLike[str]) -> dict[str, Scores]:
         if not np.isfinite(arrays[key]).all():
             raise DataError(f"{target}: '{key}' has values that are NaN or infinite. Detect again.")
     curves = {key: arrays[key].astype(np.float32, copy=False) for key in _FLOATS}
-    widths = {key: int(arrays[key]) for key in ("rgb_width", "flow_width")}
     found = {}
     for row, name in enumerate(names):
         try:
@@ -136,7 +135,8 @@ def load_scores(path: str | os.PathLike[str]) -> dict[str, Scores]:
                 segments=length,
                 fps=float(arrays["fps"][row]),
                 frames_per_segment=int(arrays["frames_per_segment"][row]),
-                **widths,
+                rgb_width=int(arrays["rgb_width"]),
+                flow_width=int(arrays["flow_width"]),
             )
         except ConfigError as error:
             raise DataError(f"{target}: of {name!r}: {error} Write it again with save_scores.") from error
