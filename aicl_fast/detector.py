@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import numpy as np
 
@@ -29,6 +29,10 @@ Recording = Array | tuple[Array, Array]
 """One (n, D_rgb + D_flow) array, or the two streams apart; on the host or on a GPU."""
 
 
+Rate = SupportsFloat
+"""Frames a second: any real number, as ``Fraction(30000, 1001)``."""
+
+
 def is_on_gpu(recording: Any) -> bool:
     """Whether a recording's features, or those of its first stream, lie on a GPU."""
     first = recording[0] if isinstance(recording, tuple) and recording else recording
@@ -43,6 +47,26 @@ def _several(recordings: Iterable[Recording]) -> list[Recording]:
             f"{type(recordings).__name__}. For one recording call detector(rgb, flow), or write a list of it."
         )
     return list(recordings)
+
+
+def _frame_rate(fps: Any) -> float:
+    """Frames a second, of whatever numbers are: ``Fraction(30000, 1001)``, ``Decimal("29.97")``.
+
+    Raises:
+        DataError: no number, or not one that is positive and finite.
+    """
+    try:
+        rate = math.nan if isinstance(fps, (bool, str, bytes, bytearray, np.bool_)) else float(fps)
+    except (TypeError, ValueError, OverflowError):
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise DataError(f"fps: expected a positive number of frames a second, got {fps!r}.")
+    return rate
+
+
+def _opened(kind: type[Detector], path: str, arguments: Mapping[str, Any]) -> Detector:
+    """A pickled detector, where it is unpickled."""
+    return kind(path, **arguments)
 
 
 class Detector:
@@ -65,11 +89,17 @@ class Detector:
         segments: T to sample recordings to, for a file that was exported with a range of T; None is the
             model's own.
         decode: settings of the decoding; None takes the model's own.
+        trust: run native code that the file carries: version-compatible TensorRT engines have some. Say so
+            only of a file whose origin you trust.
     Raises:
         DataError: no such file, or a T that the file does not allow.
         ConfigError: ``decode`` is no DecodeConfig.
-        ModelError: not a model of ours, damaged, or an engine, device or option that is not for it.
-        UnavailableError: the engine's package, or the device, is not here.
+        ModelError: not a model of ours, damaged, with something in it that our exports never have, or an
+            engine, device or option that is not for it.
+        UnavailableError: the engine's package, or the device, is not installed.
+
+    It can be pickled: what is stored is these arguments, and the file is opened again where it is unpickled.
+    In a process that was forked, it opens the file again by itself; one on a GPU says that it cannot.
 
     Example:
         >>> detector = Detector("model.onnx")                       # doctest: +SKIP
@@ -89,6 +119,7 @@ class Detector:
         providers: Sequence[Provider] | None = None,
         segments: int | None = None,
         decode: DecodeConfig | None = None,
+        trust: bool = False,
     ) -> None:
         if not isinstance(model, (str, os.PathLike)):
             raise DataError(f"model: expected the path of a model file, got {type(model).__name__}.")
@@ -97,21 +128,26 @@ class Detector:
                 f"decode: expected an aicl_fast.config.DecodeConfig, got {type(decode).__name__}. To change "
                 "some of a model's settings: dataclasses.replace(detector.decode_config, nms='hard')."
             )
-        self._engine = open_engine(
-            model,
-            engine=engine,
-            device=device,
-            precision=precision,
-            threads=threads,
-            pin_threads=pin_threads,
-            providers=providers,
-        )
+        self._arguments: dict[str, Any] = {
+            "engine": engine,
+            "device": device,
+            "precision": precision,
+            "threads": threads,
+            "pin_threads": pin_threads,
+            "providers": providers,
+            "trust": trust,
+        }
+        self._engine = open_engine(model, **self._arguments)
         try:
             self.segments = self.config.data.segments if segments is None else segments
         except DataError:
             self._engine.close()
             raise
         self.decode_config = decode if decode is not None else self.config.decode
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        arguments = {**self._arguments, "segments": self._segments, "decode": self.decode_config}
+        return _opened, (type(self), os.path.abspath(self.path), arguments)
 
     @property
     def engine(self) -> Engine:
@@ -163,7 +199,7 @@ class Detector:
         return self.config.classes
 
     def __call__(
-        self, rgb: Array, flow: Array | None = None, *, fps: float | None = None, video: str = "video"
+        self, rgb: Array, flow: Array | None = None, *, fps: Rate | None = None, video: str = "video"
     ) -> Detections:
         """Localise the actions in one recording.
 
@@ -189,7 +225,7 @@ class Detector:
         self,
         recordings: Iterable[Recording],
         *,
-        fps: float | None = None,
+        fps: Rate | None = None,
         videos: Sequence[str] | None = None,
     ) -> list[Detections]:
         """Localise many recordings of any lengths in one run of the network.
@@ -205,7 +241,7 @@ class Detector:
         return [self.decode(scores) for scores in self.batch_scores(recordings, fps=fps, videos=videos)]
 
     def scores(
-        self, rgb: Array, flow: Array | None = None, *, fps: float | None = None, video: str = "video"
+        self, rgb: Array, flow: Array | None = None, *, fps: Rate | None = None, video: str = "video"
     ) -> Scores:
         """The network's curves of one recording, before decoding. Arguments as :meth:`__call__`."""
         recording = rgb if flow is None else (rgb, flow)
@@ -215,7 +251,7 @@ class Detector:
         self,
         recordings: Iterable[Recording],
         *,
-        fps: float | None = None,
+        fps: Rate | None = None,
         videos: Sequence[str] | None = None,
     ) -> list[Scores]:
         """The network's curves of many recordings. Arguments as :meth:`batch`."""
@@ -223,15 +259,10 @@ class Detector:
         names = [f"video {number}" for number in range(len(recordings))] if videos is None else list(videos)
         if len(names) != len(recordings):
             raise DataError(f"videos: {len(names)} names for {len(recordings)} recordings.")
-        if fps is not None and not (
-            isinstance(fps, (int, float, np.floating, np.integer)) and 0 < fps < math.inf
-        ):
-            raise DataError(f"fps: expected a positive number of frames a second, got {fps!r}.")
+        rate = self.config.data.fps if fps is None else _frame_rate(fps)
         if not recordings:
             return []
-        data = replace(
-            self.config.data, segments=self._segments, fps=self.config.data.fps if fps is None else fps
-        )
+        data = replace(self.config.data, segments=self._segments, fps=rate)
         on_gpu = [is_on_gpu(item) for item in recordings]
         if any(on_gpu) and not all(on_gpu):
             raise DataError("recordings: some are on a GPU and some on the host; copy them to one place.")

@@ -7,10 +7,12 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from aicl_fast.config import Config
-from aicl_fast.errors import ConfigError, ModelError
+from aicl_fast.errors import ModelError
+from aicl_fast.limits import require_size
+from aicl_fast.text import error_text, parse_json
 
 METADATA_KEY = "aicl_fast"
 """The header or property that holds our JSON, in every kind of model file."""
@@ -43,6 +45,7 @@ BATCH = Range(1, 8, 64)
 """The batch sizes of an exported network for which none were asked."""
 
 _UNSET = Range(0, 0, 0)
+_LARGEST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -123,12 +126,15 @@ def reading_settings(source: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except ModelError:
         raise
-    except (AttributeError, KeyError, TypeError, ValueError, ConfigError) as error:
-        raise ModelError(f"{source}: its settings cannot be read ({error}). Export it again.") from error
+    except Exception as error:  # whatever damaged settings lead to
+        why = error_text(error).removeprefix(f"{source}: ")
+        raise ModelError(f"{source}: its settings cannot be read ({why}). Export it again.") from error
 
 
 def read_document(text: str | None, source: str | os.PathLike[str]) -> tuple[str, Mapping[str, Any]]:
     """A model file's metadata as it is, and the kind of model: :data:`DETECTOR`, or a segment network's.
+
+    Every text in it is clean.
 
     Raises:
         ModelError: there is none (the file is not ours), it is damaged, or a newer version wrote it.
@@ -139,7 +145,7 @@ def read_document(text: str | None, source: str | os.PathLike[str]) -> tuple[str
             "`aicl-fast train` or `aicl-fast export`."
         )
     with reading_settings(source):
-        document = json.loads(text)
+        document = parse_json(text, source, "metadata")
         if document["format"] != FORMAT:
             raise ModelError(
                 f"{source}: has metadata format {document['format']}, written by aicl_fast "
@@ -148,12 +154,49 @@ def read_document(text: str | None, source: str | os.PathLike[str]) -> tuple[str
         return str(document.get("kind", DETECTOR)), document
 
 
+def read_range(sizes: Any, name: str) -> Range:
+    """A range of sizes in metadata.
+
+    Raises:
+        ValueError: no whole numbers that rise from 1.
+    """
+    found = Range(*sizes)
+    whole = all(type(size) is int for size in found)
+    if not whole or not 1 <= found.min <= found.opt <= found.max <= _LARGEST:
+        raise ValueError(f"{name}: expected three whole numbers that rise from 1, got {sizes!r}")
+    return found
+
+
+def read_choice(value: Any, possible: Any, name: str) -> Any:
+    """One of a ``Literal``'s values in metadata.
+
+    Raises:
+        ValueError: another value.
+    """
+    if value not in get_args(possible):
+        raise ValueError(f"{name}: expected one of {', '.join(get_args(possible))}, got {value!r}")
+    return value
+
+
+def require_sizes(info: ModelInfo, on_disk: int, source: str | os.PathLike[str]) -> None:
+    """Compare what settings make us allocate with the size of the file that they are in.
+
+    Raises:
+        ModelError: much more memory than the file warrants, see :func:`aicl_fast.limits.require_size`.
+    """
+    config, segments = info.config, info.segments.opt
+    values = info.batch.min * segments * (config.data.input_width + config.model.num_classes)
+    grid = segments * config.decode.upscale * config.model.num_classes
+    needed = 4 * values + 8 * grid
+    require_size(needed, on_disk, source, "a run with its settings of sizes", error=ModelError)
+
+
 def _info(document: Mapping[str, Any], source: str | os.PathLike[str]) -> ModelInfo:
     return ModelInfo(
         config=Config.from_dict(document["config"], source=str(source)),
-        precision=document.get("precision", "fp32"),
-        batch=Range(*map(int, document.get("batch", BATCH))),
-        segments=Range(*map(int, document.get("segments", _UNSET))),
+        precision=read_choice(document.get("precision", "fp32"), Precision, "precision"),
+        batch=read_range(document.get("batch", BATCH), "batch"),
+        segments=read_range(document["segments"], "segments") if "segments" in document else _UNSET,
         weights=str(document.get("weights_sha256", "")),
         version=str(document.get("version", "")),
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aicl_fast.engines.container import Describes, write_container
-from aicl_fast.errors import UnavailableError
+from aicl_fast.engines.openvino_import import import_openvino
 from aicl_fast.export.quantize import slices_first
 
 
@@ -18,13 +18,7 @@ def require_openvino() -> Any:
     Raises:
         UnavailableError: it is not installed.
     """
-    try:
-        import openvino
-    except ImportError as error:
-        raise UnavailableError(
-            f"--format openvino needs the package openvino ({error}): pip install 'aicl-fast[openvino]'"
-        ) from error
-    return openvino
+    return import_openvino("--format openvino")
 
 
 def export_openvino(model: Any, info: Describes, path: str | os.PathLike[str]) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from aicl_fast.engines.container import Container, read_container, write_container
 from aicl_fast.engines.tensorrt import Cuda, check_builder, check_card
 from aicl_fast.engines.tensorrt_api import NAMES, Kind, last_error, load_tensorrt, make_logger
+from aicl_fast.engines.tensorrt_plan import require_trust
 from aicl_fast.errors import ConfigError, DataError, ModelError, UnavailableError
 from aicl_fast.export.onnx import INPUT, OUTPUTS
 from aicl_fast.files import atomic_path
@@ -265,7 +266,12 @@ def export_tensorrt(
 
 
 def refit_tensorrt(
-    old: str | os.PathLike[str], model: Any, info: ModelInfo, path: str | os.PathLike[str]
+    old: str | os.PathLike[str],
+    model: Any,
+    info: ModelInfo,
+    path: str | os.PathLike[str],
+    *,
+    trust: bool = False,
 ) -> None:
     """Put new weights into an engine without building it again. Needs the GPU.
 
@@ -274,8 +280,10 @@ def refit_tensorrt(
         model: ONNX of the new weights, exported with the same settings.
         info: what the new file will say about itself.
         path: the file to write, whole or not at all; may be ``old``.
+        trust: run native code that ``old`` carries, as version-compatible engines do.
     Raises:
-        ModelError: not refittable, of another shape or precision, or TensorRT does not take the weights.
+        ModelError: not refittable, with native code and not trusted, of another shape or precision, or
+            TensorRT does not take the weights.
         UnavailableError: no driver, or the package is not installed.
     """
     container = read_container(old)
@@ -290,6 +298,7 @@ def refit_tensorrt(
             f"{old}: is of {mine.precision}, batch {mine.batch}, T {mine.segments}; the new weights' network "
             "differs from it in these or in its widths. Build an engine for them."
         )
+    require_trust(container, trust)
     kind: Kind = "tensorrt-rtx" if container.kind == "tensorrt-rtx" else "tensorrt"
     api = load_tensorrt(kind)
     check_builder(container, api.__version__)

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from aicl_fast.engines.container import read_container
 from aicl_fast.errors import ConfigError, DataError
-from aicl_fast.export.onnx import INPUT
+from aicl_fast.export.onnx import INPUT, save_onnx
 from aicl_fast.export.tensorrt import BuildOptions, export_tensorrt
 from aicl_fast.extras import needs
 from aicl_fast.files import atomic_folder, write_text
@@ -101,7 +101,7 @@ def export_triton_repository(
         file = draft / "1" / _PLATFORMS[options.backend][1]
         builder = None
         if options.backend == "onnx":
-            file.write_bytes(model.SerializeToString())
+            save_onnx(model, file)
         else:
             with tempfile.TemporaryDirectory() as scratch:
                 engine = Path(scratch, "model.engine")

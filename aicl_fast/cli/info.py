@@ -12,9 +12,10 @@ from rich.table import Table
 
 from aicl_fast.cli.console import out
 from aicl_fast.config import PRESETS, Config, load_config
-from aicl_fast.errors import ModelError
+from aicl_fast.engines.checksum import mapped
+from aicl_fast.engines.safetensors_file import read_header
 from aicl_fast.files import require_file
-from aicl_fast.metadata import METADATA_KEY, parse_info, read_document
+from aicl_fast.metadata import METADATA_KEY, parse_info, parse_metadata, read_document
 from aicl_fast.video.networks import KIND, SegmentInfo, parse_segment_info
 
 _PACKAGES = (
@@ -36,11 +37,12 @@ def run_info(model: Path | None, preset: str | None) -> None:
 def _print_model(path: Path) -> None:
     """What a file says about itself, also where nothing here could run it."""
     if path.suffix == ".safetensors":
-        from aicl_fast.weights import load_model
-
-        _print_config(str(path), load_model(path)[1])
-        return
-    if path.suffix in (".npz", ".pt"):
+        with mapped(require_file(path, "model file")) as data:
+            metadata = read_header(data, path)[0]
+        if METADATA_KEY in metadata:
+            _print_config(str(path), parse_metadata(metadata[METADATA_KEY], path))
+            return
+    if path.suffix in (".npz", ".pt", ".safetensors"):
         from aicl_fast.video.i3d_weights import i3d_hash, load_i3d
 
         net = load_i3d(path)
@@ -83,21 +85,9 @@ def _read_metadata(path: Path) -> str | None:
 
     if path.is_file() and is_container(path):
         return read_container(path).metadata
-    from aicl_fast.engines.ort import open_session
+    from aicl_fast.engines.openvino import open_model
 
-    try:
-        return open_session(require_file(path, "model file"))[1]
-    except ModelError:
-        try:  # ONNX Runtime does not open bfloat16 files
-            import onnx
-
-            properties = onnx.load(path).metadata_props
-        except Exception:  # whatever protobuf says, ONNX Runtime's error is the better one
-            properties = []
-        for each in properties:
-            if each.key == METADATA_KEY:
-                return str(each.value)
-        raise
+    return open_model(require_file(path, "model file")).metadata
 
 
 def _print_config(title: str, config: Config, more: Mapping[str, str] | None = None) -> None:

@@ -41,6 +41,7 @@ def open_engine(
     threads: int | None = None,
     pin_threads: bool | None = None,
     providers: Sequence[Provider] | None = None,
+    trust: bool = False,
 ) -> Engine:
     """Open a model file in the engine that it is for.
 
@@ -54,10 +55,13 @@ def open_engine(
         pin_threads: tie these threads to cores (ONNX Runtime, OpenVINO); None leaves that to the engine.
         providers: ONNX Runtime execution providers by name or (name, options), in order of preference; those
             of a GPU run on ``device``. None follows ``device``.
+        trust: run native code that the file carries: version-compatible TensorRT engines have some. Say so
+            only of a file whose origin you trust.
     Raises:
         DataError: no such file.
-        ModelError: not a model of ours, damaged, or not for that engine, device or option; or options that
-            contradict each other.
+        ModelError: not a model of ours, damaged, with something in it that our exports never have, or not
+            for that engine, device or option; options that contradict each other; or settings that ask for
+            much more memory than the file warrants.
         UnavailableError: the engine's package, or the device, is not here.
     """
     target = require_file(path, "model file")
@@ -88,7 +92,7 @@ def open_engine(
     if chosen == "tensorrt":
         from aicl_fast.engines.tensorrt import TensorRTEngine
 
-        return TensorRTEngine(target, device=index or 0)
+        return TensorRTEngine(target, device=index or 0, trust=trust)
     with needs("train", f"{target}: running weights (export the file to run it without)"):
         from aicl_fast.engines.torch import TorchEngine
     return TorchEngine(target, device=where or "cpu", precision=precision, threads=threads)

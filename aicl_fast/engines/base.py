@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -12,9 +14,10 @@ import numpy.typing as npt
 
 from aicl_fast.config import Config
 from aicl_fast.engines.gpu_array import is_gpu_array
-from aicl_fast.errors import DataError, UnavailableError
+from aicl_fast.errors import AiclError, DataError, ModelError, UnavailableError
 from aicl_fast.features import Floats
 from aicl_fast.metadata import ModelInfo
+from aicl_fast.text import error_text
 
 
 class EngineOutputs(NamedTuple):
@@ -66,13 +69,34 @@ def filled_with_zeros(inputs: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
     return np.concatenate([inputs, np.zeros((count, *inputs.shape[1:]), inputs.dtype)])
 
 
+@contextmanager
+def running(path: Path) -> Iterator[None]:
+    """Whatever an engine raises over a model that it loads or runs, as a ModelError that names the file."""
+    try:
+        yield
+    except AiclError:
+        raise
+    except Exception as error:  # every engine has classes of its own
+        why = "there is not enough memory" if isinstance(error, MemoryError) else error_text(error)
+        raise ModelError(
+            f"{path}: cannot be run ({why}). If it was cut off while being copied, copy it again; or export "
+            "the weights again."
+        ) from error
+
+
 class Engine(ABC):
-    """A model file that is open and ready to run. Use it as a context manager, or call :meth:`close`."""
+    """A model file that is open and ready to run. Use it as a context manager, or call :meth:`close`.
+
+    In a process that was forked from the one that opened it, it opens the file again, or says that it cannot
+    be used there.
+    """
 
     name: ClassVar[str]
     path: Path
     info: ModelInfo
     _closed = False
+    _process = 0
+    """The process that opened it; each engine sets it."""
 
     @property
     def config(self) -> Config:
@@ -104,7 +128,22 @@ class Engine(ABC):
         features = np.ascontiguousarray(features, dtype=np.float32)
         self.check_shape(features.shape)
         low, _, high = self.info.batch
-        return run_in_parts(self.run, features, low, high, filled_with_zeros)
+        return run_in_parts(self._run_checked, features, low, high, filled_with_zeros)
+
+    def _run_checked(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
+        """Run, and see that the outputs are what the settings say."""
+        with running(self.path):
+            outputs = self.run(features)
+        count, length, _ = features.shape
+        classes = self.config.model.num_classes
+        expected = ((count, length, classes), (count, classes), (count, length), (count, length))
+        for name, output, shape in zip(EngineOutputs._fields, outputs, expected, strict=True):
+            if output.shape != shape or output.dtype != np.float32:
+                raise ModelError(
+                    f"{self.path}: gives {name} of shape {output.shape}, {output.dtype}; its settings say "
+                    f"{shape}, float32. Export the weights again."
+                )
+        return outputs
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Compare a batch's shape with what the file was exported for.
@@ -137,6 +176,20 @@ class Engine(ABC):
     def _check_open(self) -> None:
         if self._closed:
             raise UnavailableError(f"{self.path}: this engine is closed. Open the file again.")
+        if self._process not in (0, os.getpid()):
+            self._after_fork()
+            self._process = os.getpid()
+
+    def _after_fork(self) -> None:
+        """Make it run in a process that was forked from its own, whose threads are not there.
+
+        Raises:
+            UnavailableError: it cannot.
+        """
+        raise UnavailableError(
+            f"{self.path}: was opened in another process, and what it holds on a GPU cannot be used in one "
+            "that was forked from it. Open the file here, in a process that was started by spawn."
+        )
 
     def __enter__(self) -> Engine:
         return self

@@ -1,8 +1,8 @@
 """The checksum in ``.onnx`` and ``.safetensors`` files: over every byte of the file but its own digits.
 
-The file is cut into pieces of 4 MiB. Of each, 64-bit words that are 32 KiB apart are added up, modulo 2**64, and
-SHA-256 is taken of these sums and of the rest at the end. Any one changed bit changes the result, and so does any
-damage in one place of up to 32 KiB. Reading the whole file by SHA-256 alone would take longer than opening it.
+The file is cut into pieces of 4 MiB. Of each, 64-bit words that are 32 KiB apart are added up, modulo 2**64,
+and SHA-256 is taken of these sums and of the rest at the end. Any one changed bit changes the result, and so
+does any damage in one place of up to 32 KiB. SHA-256 of the whole file would take longer than opening it.
 """
 
 from __future__ import annotations

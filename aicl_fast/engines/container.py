@@ -30,7 +30,8 @@ from typing import Any, Protocol
 
 from aicl_fast.errors import ModelError
 from aicl_fast.files import atomic_path, require_file
-from aicl_fast.metadata import ModelInfo, parse_info
+from aicl_fast.metadata import ModelInfo, parse_info, reading_settings
+from aicl_fast.text import parse_json
 
 MAGIC = b"AICLFAST"
 VERSION = 1
@@ -161,7 +162,7 @@ def read_container(path: str | os.PathLike[str]) -> Container:
             )
         if len(preface) < _PREFACE.size:
             raise _cut_off(target, _PREFACE.size, size)
-        _, version, length, _, _, digest = _PREFACE.unpack(preface)
+        _, version, length, *first, digest = _PREFACE.unpack(preface)
         if version != VERSION:
             raise ModelError(
                 f"{target}: has layout {version}; this aicl_fast reads layout {VERSION}. Upgrade aicl_fast, "
@@ -172,25 +173,49 @@ def read_container(path: str | os.PathLike[str]) -> Container:
         header = file.read(length)
     if hashlib.sha256(header).digest() != digest:
         raise ModelError(f"{target}: its header is damaged. Copy the file again, or export it again.")
-    document = json.loads(header)
+    with reading_settings(target):
+        container = _container(target, parse_json(header.decode(), target, "header"), length)
+    offset, section, _ = next(iter(container.sections.values()))
+    if [offset, section] != first or not _is_padded(container, _PREFACE.size + length):
+        raise ModelError(f"{target}: is damaged between its parts. Copy the file again, or export it again.")
+    return container
+
+
+def _container(path: Path, document: Any, header: int) -> Container:
+    """What a header of so many bytes says."""
     kind = document["kind"]
     if kind not in KINDS:
-        raise ModelError(f"{target}: holds a {kind!r} engine; this aicl_fast knows {', '.join(KINDS)}.")
-    names = list(document["sections"])
+        raise ModelError(f"{path}: holds a {kind!r} engine; this aicl_fast knows {', '.join(KINDS)}.")
     sizes = [int(section["size"]) for section in document["sections"].values()]
-    offsets = _offsets(length, sizes)
+    if not sizes or min(sizes) < 0:
+        raise ValueError("the sections' sizes")
+    offsets = _offsets(header, sizes)
+    size = path.stat().st_size
     if offsets[-1] + sizes[-1] != size:
-        raise _cut_off(target, offsets[-1] + sizes[-1], size)
+        raise _cut_off(path, offsets[-1] + sizes[-1], size)
     return Container(
-        path=target,
+        path=path,
         kind=kind,
-        builder=document["builder"],
+        builder=dict(document["builder"]),
         metadata=json.dumps(document["metadata"]),
         sections={
-            name: (offset, length, document["sections"][name]["sha256"])
-            for name, offset, length in zip(names, offsets, sizes, strict=True)
+            name: (offset, length, str(section["sha256"]))
+            for (name, section), offset, length in zip(
+                document["sections"].items(), offsets, sizes, strict=True
+            )
         },
     )
+
+
+def _is_padded(container: Container, start: int) -> bool:
+    """Whether nothing but zeros is between the sections, the first of which may begin at ``start``."""
+    with container.path.open("rb") as file:
+        for offset, size, _ in container.sections.values():
+            file.seek(start)
+            if any(file.read(offset - start)):
+                return False
+            start = offset + size
+    return True
 
 
 def _cut_off(path: Path, expected: int, size: int) -> ModelError:

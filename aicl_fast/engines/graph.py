@@ -1,21 +1,48 @@
-"""How large the constant parts of a network's graph become when an engine computes them ahead."""
+"""What is checked of a network's graph, whatever its format, before an engine computes anything of it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from aicl_fast.errors import ModelError
-from aicl_fast.limits import require_size
+from aicl_fast.limits import reading, require_size
 
 _VALUE = 8
 """Bytes that a value may take."""
-_SAME = frozenset(
-    "Cast Clip Constant Convert DequantizeLinear Flatten Identity QuantizeLinear ReduceMax ReduceMean ReduceSum "
-    "Relu Reshape Shape ShapeOf Sigmoid Slice Softmax Split Squeeze StridedSlice TopK Transpose "
-    "Unsqueeze VariadicSplit".split()
-)
+_LARGEST_PAD = 4096
+_SAME = (
+    "Cast", "Clip", "Constant", "Convert", "DequantizeLinear", "Flatten", "Identity", "QuantizeLinear",
+    "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Shape", "ShapeOf", "Sigmoid", "Slice",
+    "Softmax", "Split", "Squeeze", "StridedSlice", "TopK", "Transpose", "Unsqueeze", "VariadicSplit",
+)  # fmt: skip
 """Operators that leave at most as many values as their largest input has."""
+
+
+class UnlikeExportError(Exception):
+    """A file holds what none of our exports does; the text is what, as a noun phrase."""
+
+
+@contextmanager
+def checking(path: object, what: str) -> Iterator[None]:
+    """What is wrong with a stranger's network, as a ModelError that names its file.
+
+    Args:
+        path: the file.
+        what: what it is, as a noun phrase.
+    """
+    advice = (
+        "Expected a file written by `aicl-fast export`; if it was cut off while being copied, copy it again."
+    )
+    with reading(path, what, error=ModelError, advice=advice):
+        try:
+            yield
+        except UnlikeExportError as error:
+            raise ModelError(
+                f"{path}: holds {error}, which no export of aicl_fast does, and is not opened. Export the "
+                "weights again."
+            ) from error
 
 
 class Constants:
@@ -24,18 +51,29 @@ class Constants:
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
         self._computed = 0
+        self._known: set[str] = set()
+
+    def add_input(self, name: str) -> None:
+        """An input of the network."""
+        self._known.add(name)
 
     def add(self, name: str, count: int) -> None:
         """A constant of so many values."""
         self._counts[name] = count
+        self._known.add(name)
 
     def add_node(self, kind: str, inputs: Sequence[str], outputs: Sequence[str], own: int = 0) -> None:
-        """An operator; its inputs come before it.
+        """An operator.
 
         Args:
             own: values that it holds itself.
+        Raises:
+            ValueError: one of its inputs does not come before it.
         """
         names = [name for name in inputs if name]
+        if not self._known.issuperset(names):
+            raise ValueError(f"{kind} reads what does not come before it")
+        self._known.update(outputs)
         if not all(name in self._counts for name in names):
             return
         counts = [max(1, self._counts[name]) for name in names]
@@ -58,3 +96,13 @@ class Constants:
             ModelError: it is much more.
         """
         require_size(self._computed * _VALUE, on_disk, source, "computing its constants", error=ModelError)
+
+
+def require_padding(sizes: Iterable[int]) -> None:
+    """Refuse to pad by more than a network of ours may.
+
+    Raises:
+        UnlikeExportError: more.
+    """
+    if any(abs(size) > _LARGEST_PAD for size in sizes):
+        raise UnlikeExportError(f"padding by more than {_LARGEST_PAD}")

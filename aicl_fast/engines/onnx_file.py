@@ -1,4 +1,4 @@
-"""An ONNX file looked through before an engine reads it. Needs no onnx package; weights are skipped by length.
+"""An ONNX file looked through before an engine reads it, without the onnx package.
 
 Engines run whatever a file says: they open other files and memory that it points at, unfold constants to any
 size, and run operators of any kind. Our exports need little of that. What they never hold is refused here.
@@ -7,33 +7,30 @@ size, and run operators of any kind. Our exports need little of that. What they 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from aicl_fast.engines.checksum import NAME, check_checksum, mapped
-from aicl_fast.engines.graph import Constants
+from aicl_fast.engines.graph import Constants, UnlikeExportError, checking, require_padding
 from aicl_fast.errors import ModelError
-from aicl_fast.limits import reading
 from aicl_fast.metadata import METADATA_KEY
 from aicl_fast.text import clean_text
 
-OPERATORS = frozenset(
-    "Add AveragePool Cast Clip Concat Constant Conv DequantizeLinear Div Flatten Gather GatherElements Gemm "
-    "GlobalAveragePool Identity MatMul Max MaxPool Min Mul Pad QuantizeLinear ReduceMax ReduceMean ReduceSum "
-    "Relu Reshape Shape Sigmoid Slice Softmax Split Squeeze Sub TopK Transpose Unsqueeze".split()
-)
-"""What exports hold, of any version, and their like. None makes much out of little but by its inputs' sizes."""
+OPERATORS = (
+    "Add", "AveragePool", "Cast", "Clip", "Concat", "Constant", "Conv", "DequantizeLinear", "Div",
+    "Flatten", "Gather", "GatherElements", "Gemm", "GlobalAveragePool", "Identity", "MatMul", "Max",
+    "MaxPool", "Min", "Mul", "Pad", "QuantizeLinear", "ReduceMax", "ReduceMean", "ReduceSum", "Relu",
+    "Reshape", "Shape", "Sigmoid", "Slice", "Softmax", "Split", "Squeeze", "Sub", "TopK", "Transpose",
+    "Unsqueeze",
+)  # fmt: skip
+"""What exports of any version hold, and their like. None makes much of little but by its inputs' sizes."""
 _BITS = {
     1: 32, 2: 8, 3: 8, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16, 17: 8, 18: 8, 19: 8,
     20: 8,
 }  # fmt: skip
 """Of a value, by ONNX's number of the type."""
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_LARGEST_PAD = 4096
-_ADVICE = (
-    "Expected a file written by `aicl-fast export`; if it was cut off while being copied, copy it again."
-)
 _NONE: Mapping[int, int] = {}
 
 # By message: field number to wire type. A field that is not here is refused, since no export has it.
@@ -42,6 +39,7 @@ _GRAPH = dict.fromkeys((1, 2, 5, 11, 12, 13, 14, 16), _BYTES)
 _NODE = dict.fromkeys((1, 2, 3, 4, 5, 6, 7, 9), _BYTES)
 _ATTRIBUTE = {1: _BYTES, 2: _FIXED32, 3: _VARINT, 4: _BYTES, 5: _BYTES, 9: _BYTES, 13: _BYTES, 20: _VARINT}
 _TENSOR = {2: _VARINT, 8: _BYTES, 9: _BYTES, 12: _BYTES, 14: _VARINT}
+_VALUE = dict.fromkeys((1, 2, 3, 4), _BYTES)
 _ENTRY = dict.fromkeys((1, 2), _BYTES)
 _OPSET = {1: _BYTES, 2: _VARINT}
 
@@ -65,10 +63,6 @@ _REFUSED = {
 Buffer = bytes | memoryview
 
 
-class _Unlike(Exception):
-    """What no export holds, as a noun phrase."""
-
-
 class Field(NamedTuple):
     """One field of a message."""
 
@@ -89,14 +83,8 @@ def read_onnx(path: Path) -> str:
         ModelError: it is not ONNX, is damaged, has no metadata of ours, or holds what exports never do: data
             outside the file, other operators, graphs within graphs, or constants that would unfold.
     """
-    with reading(path, "ONNX model", error=ModelError, advice=_ADVICE), mapped(path) as data:
-        try:
-            return _metadata(data, path)
-        except _Unlike as error:
-            raise ModelError(
-                f"{path}: holds {error}, which no export of aicl_fast does, and is not opened. Export the "
-                "weights again."
-            ) from error
+    with checking(path, "ONNX model"), mapped(path) as data:
+        return _metadata(data, path)
 
 
 def _metadata(data: memoryview, path: Path) -> str:
@@ -138,6 +126,10 @@ def _check_graph(graph: Buffer) -> Constants:
             whole[name] = values
         elif field.number == 1:
             nodes.append(bytes(field.value))
+        elif field.number == 11:
+            constants.add_input(
+                _text(next(each.value for each in _fields(field.value, _VALUE) if each.number == 1))
+            )
     for node in nodes:
         _check_node(node, constants, whole)
     return constants
@@ -157,9 +149,9 @@ def _check_node(node: bytes, constants: Constants, whole: Mapping[str, list[int]
         elif number == 7:
             _check_domain(value)
     if kind not in OPERATORS:
-        raise _Unlike(f"the operator {clean_text(kind)[:40]!r}")
+        raise UnlikeExportError(f"the operator {clean_text(kind)[:40]!r}")
     if kind == "Pad" and len(inputs) > 1:
-        _check_padding(whole.get(inputs[1], ()))
+        require_padding(whole.get(inputs[1], ()))
     constants.add_node(kind, inputs, outputs, own if kind == "Constant" else 0)
 
 
@@ -176,18 +168,13 @@ def _attribute(attribute: Buffer) -> int:
         elif field.number == 8:
             whole += _integers(field)
     if name == "pads":
-        _check_padding(whole)
+        require_padding(whole)
     return count
-
-
-def _check_padding(sizes: Iterable[int]) -> None:
-    if any(abs(size) > _LARGEST_PAD for size in sizes):
-        raise _Unlike(f"padding by more than {_LARGEST_PAD}")
 
 
 def _check_domain(name: Buffer) -> None:
     if bytes(name) not in (b"", b"ai.onnx"):
-        raise _Unlike(f"operators of the domain {clean_text(_text(name))[:40]!r}")
+        raise UnlikeExportError(f"operators of the domain {clean_text(_text(name))[:40]!r}")
 
 
 def _tensor(tensor: Buffer) -> tuple[str, int, list[int]]:
@@ -204,7 +191,7 @@ def _tensor(tensor: Buffer) -> tuple[str, int, list[int]]:
         elif field.number == 9:
             raw = field.value
         elif field.number == 14 and field.value != 0:
-            raise _Unlike("data outside the file")
+            raise UnlikeExportError("data outside the file")
         elif field.number in _TENSOR_LISTS:
             wire = _TENSOR_LISTS[field.number]
             if wire == _VARINT:
@@ -212,7 +199,7 @@ def _tensor(tensor: Buffer) -> tuple[str, int, list[int]]:
             else:
                 count += len(field.value) // (4 if wire == _FIXED32 else 8)
     if kind not in _BITS or any(size < 0 for size in dims):
-        raise _Unlike(f"a constant of type {kind} and shape {dims[:8]}")
+        raise UnlikeExportError(f"a constant of type {kind} and shape {dims[:8]}")
     if raw is not None:
         count += len(raw) * 8 // _BITS[kind]
         if kind == 7 and len(raw) <= 512:
@@ -229,7 +216,7 @@ def _fields(message: Buffer, known: Mapping[int, int], lists: Mapping[int, int] 
 
     Raises:
         ValueError: it is damaged.
-        _Unlike: it has a field that is neither in ``known`` nor in ``lists``.
+        UnlikeExportError: it has a field that is neither in ``known`` nor in ``lists``.
     """
     start, end = 0, len(message)
     while start < end:
@@ -240,7 +227,7 @@ def _fields(message: Buffer, known: Mapping[int, int], lists: Mapping[int, int] 
         number, wire = key >> 3, key & 7
         if known.get(number) != wire and not (number in lists and wire in (_BYTES, lists[number])):
             what = _REFUSED.get((id(known), number))
-            raise _Unlike(what) if what else ValueError(f"a field {number} of type {wire}")
+            raise UnlikeExportError(what) if what else ValueError(f"a field {number} of type {wire}")
         if wire in (_BYTES, _VARINT):
             value: Any = message[start]
             start += 1

@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.engines.base import Engine, EngineOutputs
+from aicl_fast.engines.base import Engine, EngineOutputs, running
 from aicl_fast.engines.container import is_container, read_container
-from aicl_fast.errors import ModelError, UnavailableError
+from aicl_fast.engines.ir_file import check_ir
+from aicl_fast.engines.onnx_file import read_onnx
+from aicl_fast.engines.openvino_import import import_openvino
+from aicl_fast.errors import ModelError
 from aicl_fast.files import require_file
-from aicl_fast.metadata import METADATA_KEY, parse_info
+from aicl_fast.metadata import parse_info, require_sizes
 from aicl_fast.processors import processor_count, processor_quota
+from aicl_fast.text import clean_text
 
 # Left to itself OpenVINO computes float32 files in bfloat16 wherever the processor can, so the type is
 # always said. A processor without float16 products runs such a file in float32.
@@ -58,9 +62,11 @@ class OpenVinoEngine(Engine):
         precision: str | None = None,
     ) -> None:
         self.path = require_file(path, "model file")
-        model, metadata = read_model(self.path)
-        self.info = parse_info(metadata, self.path)
-        self._model: Any = model
+        file = open_model(self.path)
+        self.info = parse_info(file.metadata, self.path)
+        require_sizes(self.info, self.path.stat().st_size, self.path)
+        self._model: Any = file.read()
+        self._process = os.getpid()
         self._settings: dict[str, Any] = {"asked": precision, "threads": threads, "pin_threads": pin_threads}
         self._compiled: dict[tuple[int, ...], _Compiled] = {}
         self._lock = threading.Lock()
@@ -81,16 +87,22 @@ class OpenVinoEngine(Engine):
                 del self._compiled[next(iter(self._compiled))]
             return found
 
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()  # a thread of the other process may have held it
+        self._compiled = {}
+        self._model = open_model(self.path).read()
+
     def _free(self) -> None:
         with self._lock:
             self._compiled.clear()
             self._model = None
 
     def _compile(self, shape: tuple[int, ...]) -> _Compiled:
-        model = self._model.clone()
-        if shape != _ANY:
-            model.reshape({"features": list(shape)})
-        return _Compiled(compile_model(model, self.path, self.info.precision, **self._settings))
+        with running(self.path):
+            model = self._model.clone()
+            if shape != _ANY:
+                model.reshape({"features": list(shape)})
+            return _Compiled(compile_model(model, self.path, self.info.precision, **self._settings))
 
 
 class _Compiled:
@@ -113,40 +125,62 @@ class _Compiled:
         return outputs
 
 
-def read_model(path: Path) -> tuple[Any, str | None]:
-    """Read a container of ours, an ONNX file or OpenVINO's own.
+class ModelFile(NamedTuple):
+    """A file that was looked through, and not read by OpenVINO yet."""
 
-    Returns:
-        The ``openvino.Model``, and our metadata in it, if there is.
+    path: Path
+    metadata: str | None
+    """Ours, if there is."""
+    network: bytes | None
+    """In OpenVINO's form; None is the file itself."""
+    weights: bytes | None
+    """The constants; None is in, or beside, the file itself."""
+    version: str
+    """Of the OpenVINO that wrote it, if that is known."""
+
+    def read(self) -> Any:
+        """The ``openvino.Model``.
+
+        Raises:
+            ModelError: this OpenVINO cannot read it.
+            UnavailableError: OpenVINO is not installed.
+        """
+        openvino = import_openvino(f"running {self.path}")
+        core: Any = openvino.Core()
+        try:
+            if self.network is None:
+                return core.read_model(str(self.path))
+            # Without a path, the weights must be a tensor.
+            return core.read_model(
+                self.network, openvino.Tensor(np.frombuffer(self.weights or b"", np.uint8))
+            )
+        except Exception as error:  # its front ends have classes of their own
+            written = f", written by {self.version}," if self.version else ""
+            raise ModelError(
+                f"{self.path}: this OpenVINO {openvino.__version__} cannot load the model{written} "
+                f"({_last_line(error)}). Expected a file written by `aicl-fast export`; if it was cut off "
+                "while being copied, copy it again, or export it again here."
+            ) from error
+
+
+def open_model(path: Path) -> ModelFile:
+    """Look through a container of ours, an ONNX file or OpenVINO's own.
+
     Raises:
-        ModelError: damaged, of another kind, or not to be read by this OpenVINO.
-        UnavailableError: OpenVINO is not installed.
+        ModelError: damaged, of another kind, or with something in it that no export writes.
     """
-    openvino = _openvino(path)
-    core: Any = openvino.Core()
     if is_container(path):
         container = read_container(path)
         if container.kind != "openvino":
             raise ModelError(f"{path}: holds a {container.kind} engine, not an OpenVINO model.")
         xml, weights = container.read("xml"), container.read("bin")
-        try:
-            # Without a path, the weights must be a tensor.
-            blob = openvino.Tensor(np.frombuffer(weights, np.uint8))
-            return core.read_model(xml, blob), container.metadata
-        except RuntimeError as error:
-            raise ModelError(
-                f"{path}: this OpenVINO {openvino.__version__} cannot read the model, written by "
-                f"{container.builder.get('version')} ({_last_line(error)}). Export it again here."
-            ) from error
-    try:
-        model = core.read_model(str(path))
-    except RuntimeError as error:
-        raise ModelError(
-            f"{path}: OpenVINO cannot load it ({_last_line(error)}). Expected a file written by `aicl-fast "
-            "export`; if it was cut off while being copied, copy it again."
-        ) from error
-    key = ["framework", METADATA_KEY]
-    return model, model.get_rt_info(key).value if model.has_rt_info(key) else None
+        check_ir(xml, weights, path)
+        version = clean_text(str(container.builder.get("version")))
+        return ModelFile(path, container.metadata, xml, weights, version)
+    if path.suffix != ".xml":
+        return ModelFile(path, read_onnx(path), None, None, "")
+    xml, weights = path.read_bytes(), require_file(path.with_suffix(".bin"), "file of weights").read_bytes()
+    return ModelFile(path, check_ir(xml, weights, path), xml, weights, "")
 
 
 def compile_model(
@@ -161,14 +195,14 @@ def compile_model(
     """Compile a model for the CPU.
 
     Args:
-        model: from :func:`read_model`.
+        model: from :meth:`ModelFile.read`.
         path: its file, for messages.
         own: the precision that the file asks for.
         asked: the precision that the caller asks for.
     Raises:
         ModelError: OpenVINO cannot compile it, or a precision that this processor has no products in.
     """
-    core: Any = _openvino(path).Core()
+    core: Any = import_openvino(f"running {path}").Core()
     settings: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": _hint(core, own, asked),
@@ -181,18 +215,8 @@ def compile_model(
         settings["ENABLE_CPU_PINNING"] = pin_threads
     try:
         return core.compile_model(model, "CPU", settings)
-    except RuntimeError as error:
+    except Exception as error:  # RuntimeError, or a class of its own
         raise ModelError(f"{path}: OpenVINO cannot compile it ({_last_line(error)}).") from error
-
-
-def _openvino(path: Path) -> Any:
-    try:
-        import openvino
-    except ImportError as error:
-        raise UnavailableError(
-            f"{path}: openvino cannot be imported ({error}): pip install 'aicl-fast[openvino]'"
-        ) from error
-    return openvino
 
 
 def _hint(core: Any, own: str, asked: str | None) -> str:
@@ -209,4 +233,4 @@ def _hint(core: Any, own: str, asked: str | None) -> str:
 
 def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:200] if lines else type(error).__name__
+    return clean_text(lines[-1])[:200] if lines else type(error).__name__

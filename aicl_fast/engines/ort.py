@@ -11,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from aicl_fast.engines.base import Engine, EngineOutputs
+from aicl_fast.engines.onnx_file import read_onnx
 from aicl_fast.errors import ModelError, UnavailableError
 from aicl_fast.files import require_file
-from aicl_fast.metadata import METADATA_KEY, parse_info
+from aicl_fast.metadata import parse_info, require_sizes
 from aicl_fast.processors import processor_count, processor_quota, usable_processors
+from aicl_fast.text import error_text
 
 Provider = str | tuple[str, dict[str, Any]]
 """An execution provider by name, with options or without."""
@@ -48,16 +50,29 @@ class OnnxRuntimeEngine(Engine):
         providers: Sequence[Provider] | None = None,
     ) -> None:
         self.path = require_file(path, "model file")
-        self._session, metadata = open_session(
-            self.path, threads=threads, pin_threads=pin_threads, providers=providers
-        )
-        self.info = parse_info(metadata, self.path)
+        self.info = parse_info(read_onnx(self.path), self.path)
+        require_sizes(self.info, self.path.stat().st_size, self.path)
+        self._settings: dict[str, Any] = {
+            "threads": threads,
+            "pin_threads": pin_threads,
+            "providers": providers,
+        }
+        self._process = os.getpid()
+        self._session = open_session(self.path, **self._settings)
 
     def run(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
         """Run (B, T, D) float32 features. Safe to call from several threads."""
-        session = self._session  # another thread may close the engine
         self._check_open()
+        session = self._session
+        if session is None:  # another thread closed the engine just now
+            self._check_open()
         return EngineOutputs(*session.run(EngineOutputs._fields, {"features": features}))
+
+    def _after_fork(self) -> None:
+        if any(provider != "CPUExecutionProvider" for provider in self._session.get_providers()):
+            super()._after_fork()
+        read_onnx(self.path)  # the file may be another one by now
+        self._session = open_session(self.path, **self._settings)
 
     def _free(self) -> None:
         self._session = None
@@ -69,11 +84,11 @@ def open_session(
     threads: int | None = None,
     pin_threads: bool | None = None,
     providers: Sequence[Provider] | None = None,
-) -> tuple[Any, str | None]:
-    """Load an ONNX file.
+) -> Any:
+    """Load an ONNX file that :func:`aicl_fast.engines.onnx_file.read_onnx` has looked through.
 
     Returns:
-        The ``InferenceSession``, and our metadata in it, if there is.
+        The ``InferenceSession``.
     Raises:
         ModelError: as :class:`OnnxRuntimeEngine`.
         UnavailableError: as :class:`OnnxRuntimeEngine`.
@@ -94,7 +109,7 @@ def open_session(
             "An NVIDIA GPU needs the package onnxruntime-gpu in place of onnxruntime; device='cpu' runs here."
         )
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what goes wrong is raised, too
     if threads is None and (pin_threads is not None or processor_quota() is not None):
         # Where it is not told how many, ONNX Runtime ties them by itself, and counts without the quota.
         threads = processor_count()
@@ -105,7 +120,7 @@ def open_session(
     try:
         session: Any = onnxruntime.InferenceSession(str(path), options, providers=wanted)
     except Exception as error:  # ONNX Runtime raises bare classes of its own for damaged files
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        first = error_text(error)
         if "NOT_IMPLEMENTED" in first:
             raise ModelError(
                 f"{path}: ONNX Runtime has no kernels for it on {', '.join(names)} ({first}). "
@@ -124,7 +139,7 @@ def open_session(
             f"run {path} on {', '.join(session.get_providers())}. Check the device and "
             "its driver, or choose the CPU."
         )
-    return session, session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    return session
 
 
 def _affinities(threads: int) -> str:

@@ -24,6 +24,7 @@ from aicl_fast.engines.gpu_array import is_gpu_array
 from aicl_fast.engines.tensorrt_plan import Plan, check_builder, check_card
 from aicl_fast.engines.tensorrt_slot import Slot, Tensors
 from aicl_fast.errors import DataError, ModelError, UnavailableError
+from aicl_fast.metadata import require_sizes
 
 __all__ = ["Cuda", "Pending", "TensorRTEngine", "Tensors", "check_builder", "check_card"]
 
@@ -67,9 +68,11 @@ class TensorRTEngine(Engine):
         pool: how many batches of one shape may be in flight at once; further calls wait.
         cache: TensorRT-RTX: folder for kernels compiled at first use; None is ``aicl_fast`` in the user's
             cache folder.
+        trust: run the native code that a version-compatible plan carries. It can do whatever a program can.
     Raises:
         DataError: no such file.
-        ModelError: not ours, damaged, built by another TensorRT version, or for another card.
+        ModelError: not ours, damaged, built by another TensorRT version, for another card, or with native
+            code and not trusted.
         UnavailableError: no driver, no such GPU, or a package is missing.
 
     Safe to call from several threads. An engine that is not closed is when nothing refers to it any more, and
@@ -87,12 +90,15 @@ class TensorRTEngine(Engine):
         device: int = 0,
         pool: int = 4,
         cache: str | os.PathLike[str] | None = None,
+        trust: bool = False,
     ) -> None:
         container = read_container(path)
         if container.kind not in ("tensorrt", "tensorrt-rtx"):
             raise ModelError(f"{path}: holds an {container.kind} model, not a TensorRT engine.")
         self.path, self.info = container.path, self._read_info(container)
-        self._plan = Plan(container, cache)
+        self._require_sizes()
+        self._plan = Plan(container, cache, trust=trust)
+        self._process = os.getpid()
         self._pool = pool
         self._changed = threading.Condition()
         self._idle: list[Slot] = []  # the last used is last
@@ -134,6 +140,7 @@ class TensorRTEngine(Engine):
         Raises:
             DataError: the shape is not one that the file allows.
         """
+        self._check_open()
         self.check_shape(features.shape)
         self._check_batch(features.shape)
         slot = self._acquire(features.shape)
@@ -155,6 +162,9 @@ class TensorRTEngine(Engine):
         Raises:
             UnavailableError: the GPU failed.
         """
+        if self._process not in (0, os.getpid()):
+            self._closed = True  # the GPU is the other process's
+            return
         with self._changed:
             if self._closed:
                 return
@@ -175,6 +185,9 @@ class TensorRTEngine(Engine):
     def _read_info(self, container: Container) -> Any:
         return container.info
 
+    def _require_sizes(self) -> None:
+        require_sizes(self.info, self.path.stat().st_size, self.path)
+
     def _check_batch(self, shape: tuple[int, ...]) -> None:
         low, _, high = self.info.batch
         if not low <= shape[0] <= high:
@@ -185,6 +198,7 @@ class TensorRTEngine(Engine):
 
     def _run_on_gpu(self, features: Any) -> EngineOutputs:
         # The stream must exist before the producer can make it wait, the shape be known before there is one.
+        self._check_open()
         shape = tuple(features.shape)
         self.check_shape(shape)
         self._check_batch(shape)

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from aicl_fast.engines.base import running
 from aicl_fast.engines.container import Container
 from aicl_fast.engines.tensorrt_api import NAMES, last_error, load_tensorrt, make_logger
 from aicl_fast.errors import DataError, ModelError
@@ -21,13 +22,17 @@ class Plan:
         container: of kind ``tensorrt`` or ``tensorrt-rtx``.
         cache: TensorRT-RTX: folder for kernels compiled at first use; None is ``aicl_fast`` in the user's
             cache folder.
+        trust: as :func:`require_trust`.
     Raises:
-        ModelError: another version of TensorRT built it.
+        ModelError: another version of TensorRT built it, or it is not trusted.
         UnavailableError: TensorRT is not installed.
     """
 
-    def __init__(self, container: Container, cache: str | os.PathLike[str] | None) -> None:
+    def __init__(
+        self, container: Container, cache: str | os.PathLike[str] | None, *, trust: bool = False
+    ) -> None:
         is_rtx = container.kind == "tensorrt-rtx"
+        require_trust(container, trust)
         self.container = container
         self.path = container.path
         self.api = load_tensorrt("tensorrt-rtx" if is_rtx else "tensorrt")
@@ -50,9 +55,10 @@ class Plan:
         check_card(container, capability)
         self.runtime = self.api.Runtime(self.logger)
         if container.builder.get("version_compatible"):
-            # Such a plan carries its own small runtime, as host code. The checksum says it is as we wrote it.
+            # Such a plan carries its own small runtime, as native code; the caller trusts it.
             self.runtime.engine_host_code_allowed = True
-        self.engine = self.runtime.deserialize_cuda_engine(container.read("plan"))
+        with running(self.path):
+            self.engine = self.runtime.deserialize_cuda_engine(container.read("plan"))
         if self.engine is None:
             raise ModelError(f"{self.path}: {NAMES[container.kind]} cannot load the plan ({self.reason()}).")
         self.settings = self._runtime_settings()
@@ -115,6 +121,20 @@ class Plan:
                 RuntimeWarning,
                 stacklevel=1,
             )
+
+
+def require_trust(container: Container, trust: bool) -> None:
+    """Refuse a plan with native code in it, unless the caller trusts where it comes from.
+
+    Raises:
+        ModelError: it is version-compatible, and not trusted.
+    """
+    if container.builder.get("version_compatible") and not trust:
+        raise ModelError(
+            f"{container.path}: was built version-compatible, so it carries native code, which can do "
+            "whatever a program can. If you trust its origin: Detector(…, trust=True) or --trust. Or "
+            "export the weights here without --version-compatible."
+        )
 
 
 def check_builder(container: Container, version: str) -> None:

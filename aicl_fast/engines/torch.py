@@ -33,6 +33,16 @@ _DTYPES = {
 }
 
 
+_PROCESS = os.getpid()
+"""The one that imported this; torch's threads are in it alone."""
+
+
+def _without_threads_after_fork() -> None:
+    """In a process that was forked, one thread: torch would wait for ever for those of the process before."""
+    if os.getpid() != _PROCESS:
+        torch.set_num_threads(1)
+
+
 class TorchEngine(Engine):
     """A safetensors model in torch.
 
@@ -45,7 +55,8 @@ class TorchEngine(Engine):
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         precision: on CUDA ``fp16`` (if left out), ``bf16``, ``fp32`` (products in tf32) or ``fp8``; on the
             CPU ``fp32``.
-        threads: torch's threads on the CPU. It is one number for the whole process.
+        threads: torch's threads on the CPU. It is one number for the whole process; one that was forked has
+            one thread.
     Raises:
         ConfigError: a device by another name.
         DataError: no such file.
@@ -72,9 +83,12 @@ class TorchEngine(Engine):
             raise ModelError(
                 f"precision: expected {' or '.join(possible)} for {path} on {device}, got {precision!r}."
             )
-        if threads is not None and not on_gpu:
-            torch.set_num_threads(threads)
+        if not on_gpu:
+            if threads is not None and os.getpid() == _PROCESS:
+                torch.set_num_threads(threads)
+            _without_threads_after_fork()
         self.path = Path(path)
+        self._process = os.getpid()
         length = config.data.segments
         self.info = ModelInfo(
             config,
@@ -125,6 +139,7 @@ class TorchEngine(Engine):
 
     def run(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
         """Run (B, T, D) float32 features. Calls from several threads take turns."""
+        self._check_open()
         with self._lock:
             self._check_open()
             if self._runner is not None:
@@ -138,6 +153,12 @@ class TorchEngine(Engine):
         pooled, _ = topk_pool(outputs.CAS, outputs.A_score, self.config.model.topk(features.shape[1]))
         found = (outputs.A_score, pooled.softmax(1), outputs.A, outputs.A_ca)
         return EngineOutputs(*(output.contiguous().cpu().numpy() for output in found))
+
+    def _after_fork(self) -> None:
+        if self._device.type != "cpu":
+            super()._after_fork()
+        self._lock = threading.Lock()  # a thread of the other process may have held it
+        _without_threads_after_fork()
 
     def _free(self) -> None:
         with self._lock:

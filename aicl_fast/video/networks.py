@@ -13,8 +13,10 @@ files                                 run by
 from __future__ import annotations
 
 import json
+import math
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -23,14 +25,25 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.engines.base import filled_with_zeros, run_in_parts
+from aicl_fast.engines.base import filled_with_zeros, run_in_parts, running
 from aicl_fast.engines.container import Container
+from aicl_fast.engines.onnx_file import read_onnx
 from aicl_fast.engines.tensorrt import TensorRTEngine, Tensors
 from aicl_fast.errors import DataError, ModelError
 from aicl_fast.extras import needs
 from aicl_fast.features import Floats
 from aicl_fast.files import require_file
-from aicl_fast.metadata import BATCH, FORMAT, Precision, Range, read_document, reading_settings
+from aicl_fast.limits import require_size
+from aicl_fast.metadata import (
+    BATCH,
+    FORMAT,
+    Precision,
+    Range,
+    read_choice,
+    read_document,
+    read_range,
+    reading_settings,
+)
 
 Stream = Literal["rgb", "flow"]
 KIND = "i3d"
@@ -38,6 +51,7 @@ FRAMES = 16
 """Of a segment."""
 SIZE = 224
 WIDTH = 1024
+_LARGEST = 1_000_000
 INPUT = "clips"
 TORCH_SUFFIXES = (".npz", ".pt", ".safetensors")
 
@@ -115,16 +129,24 @@ def parse_segment_info(text: str | None, source: str | os.PathLike[str]) -> Segm
         )
     with reading_settings(source):
         return SegmentInfo(
-            stream=document["stream"],
+            stream=read_choice(document["stream"], Stream, "stream"),
             weights=str(document["weights_sha256"]),
-            precision=document["precision"],
-            batch=Range(*map(int, document["batch"])),
-            classes=int(document["classes"]),
-            frames=int(document["frames"]),
-            size=int(document["size"]),
-            width=int(document["width"]),
+            precision=read_choice(document["precision"], Precision, "precision"),
+            batch=read_range(document["batch"], "batch"),
+            **{name: _size(document, name) for name in ("classes", "frames", "size", "width")},
             version=str(document["version"]),
         )
+
+
+def _size(document: Mapping[str, Any], name: str) -> int:
+    return read_range([1, document[name], _LARGEST], name).opt
+
+
+def _require_sizes(info: SegmentInfo, path: Path) -> None:
+    """Compare what a run of the fewest segments takes with the size of the file that says how many."""
+    values = math.prod(info.clip_shape) + info.width + info.classes
+    needed, on_disk = 4 * info.batch.min * values, path.stat().st_size
+    require_size(needed, on_disk, path, "a run with its settings of sizes", error=ModelError)
 
 
 class SegmentNetwork(ABC):
@@ -187,7 +209,22 @@ class SegmentNetwork(ABC):
     def _outputs(self, clips: npt.NDArray[Any], *, longer: bool = False) -> SegmentOutputs:
         clips = np.ascontiguousarray(self._checked(clips, longer=longer))
         low, _, high = self.info.batch
-        return run_in_parts(self.run, clips, low, high, filled_with_zeros)
+        return run_in_parts(self._run_checked, clips, low, high, filled_with_zeros)
+
+    def _run_checked(self, clips: npt.NDArray[Any]) -> SegmentOutputs:
+        """Run, and see that the outputs are what the settings say."""
+        with running(self.path):
+            outputs = self.run(clips)
+        for name, output, width in zip(
+            SegmentOutputs._fields, outputs, (self.width, self.info.classes), strict=True
+        ):
+            # Longer clips have an output for each place in time.
+            if output.dtype != np.float32 or (len(output), output.shape[-1]) != (len(clips), width):
+                raise ModelError(
+                    f"{self.path}: gives {name} of shape {output.shape}, {output.dtype}; its settings say "
+                    f"({len(clips)}, {width}), float32. Export the weights again."
+                )
+        return outputs
 
     def _checked(self, clips: Any, *, longer: bool) -> npt.NDArray[Any]:
         dtype = np.uint8 if self.stream == "rgb" else np.float32
@@ -282,8 +319,9 @@ class OnnxRuntimeNetwork(SegmentNetwork):
         if device != "cpu":
             number = int(device.partition(":")[2] or 0)
             providers.insert(0, ("CUDAExecutionProvider", {"device_id": number}))
-        self._session, metadata = open_session(path, threads=threads, providers=providers)
-        super().__init__(path, parse_segment_info(metadata, path))
+        super().__init__(path, parse_segment_info(read_onnx(path), path))
+        _require_sizes(self.info, path)
+        self._session = open_session(path, threads=threads, providers=providers)
 
     def run(self, clips: npt.NDArray[Any]) -> SegmentOutputs:
         """Run N clips."""
@@ -294,13 +332,15 @@ class OpenVinoNetwork(SegmentNetwork):
     """An exported ``.openvino``, ``.xml`` or ``.onnx`` in OpenVINO. Arguments as :func:`open_network`."""
 
     def __init__(self, path: Path, *, precision: str | None = None, threads: int | None = None) -> None:
-        from aicl_fast.engines.openvino import compile_model, read_model
+        from aicl_fast.engines.openvino import compile_model, open_model
 
-        model, metadata = read_model(path)
-        super().__init__(path, parse_segment_info(metadata, path))
-        self._compiled = compile_model(model, path, self.precision, precision, threads=threads)
+        file = open_model(path)
+        super().__init__(path, parse_segment_info(file.metadata, path))
+        _require_sizes(self.info, path)
+        self._compiled = compile_model(file.read(), path, self.precision, precision, threads=threads)
         self.precision = precision or self.precision
-        self._results = [self._compiled.output(name) for name in SegmentOutputs._fields]
+        with running(path):
+            self._results = [self._compiled.output(name) for name in SegmentOutputs._fields]
 
     def run(self, clips: npt.NDArray[Any]) -> SegmentOutputs:
         """Run N clips."""
@@ -311,8 +351,8 @@ class OpenVinoNetwork(SegmentNetwork):
 class TensorRTNetwork(SegmentNetwork):
     """An exported ``.engine`` on a GPU. Arguments as :func:`open_network`."""
 
-    def __init__(self, path: Path, *, device: int = 0) -> None:
-        self._engine = _ClipEngine(path, device=device)
+    def __init__(self, path: Path, *, device: int = 0, trust: bool = False) -> None:
+        self._engine = _ClipEngine(path, device=device, trust=trust)
         super().__init__(path, self._engine.info)
 
     def run(self, clips: npt.NDArray[Any]) -> SegmentOutputs:
@@ -335,6 +375,9 @@ class _ClipEngine(TensorRTEngine):
         self._tensors = Tensors(INPUT, np.uint8 if info.stream == "rgb" else np.float32, SegmentOutputs)
         return info
 
+    def _require_sizes(self) -> None:
+        _require_sizes(self.info, self.path)
+
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """The network has seen to it."""
 
@@ -346,6 +389,7 @@ def open_network(
     device: str = "cpu",
     precision: str | None = None,
     threads: int | None = None,
+    trust: bool = False,
 ) -> SegmentNetwork:
     """Open a network that turns segments of video into features.
 
@@ -359,10 +403,11 @@ def open_network(
             CPU fp32 or bf16, torch on a GPU fp16 (if left out), bf16 or fp32 (products in tf32). None is
             what an exported file has in it, and for weights fp32 on the CPU and fp16 on a GPU.
         threads: of the CPU; None takes every core. torch has one number for the whole process.
+        trust: run native code that an ``.engine`` carries, as version-compatible ones do.
     Raises:
         DataError: no such file.
-        ModelError: not I3D, damaged, of the other stream, or a device, precision or number of threads that
-            is not for it.
+        ModelError: not I3D, damaged, of the other stream, with native code and not trusted, or a device,
+            precision or number of threads that is not for it.
         UnavailableError: what runs it, or the device, is not here.
     """
     if stream not in (None, *get_args(Stream)):
@@ -391,7 +436,7 @@ def open_network(
     elif target.suffix == ".engine":
         if precision is not None:
             raise ModelError(f"precision: is in the engine; got {precision!r} for {target}.")
-        network = TensorRTNetwork(target, device=int(number or 0))
+        network = TensorRTNetwork(target, device=int(number or 0), trust=trust)
     else:
         raise ModelError(
             f"{target}: expected weights of I3D ({', '.join(TORCH_SUFFIXES)}) or an exported network (.onnx, "
