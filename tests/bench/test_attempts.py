@@ -21,6 +21,9 @@ from aicl_fast.bench import attempts
 notes, watched, started = Path(sys.argv[1]), attempts.watched, []
 code = f"import os, time; open({str(notes)!r} + '/' + str(os.getpid()), 'w').close(); time.sleep(60)"
 
+# Ignored where whoever started the tests ignores it, as a shell does for what runs in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 def sleeping(command, *given, **more):
     started.append(command)
     return watched([sys.executable, "-c", code], *given, **more)
