@@ -116,7 +116,8 @@ def mean_average_precision(
             the file has others.
         classes: names to measure; None takes every label of the subset. A class without an annotated
             instance has no AP and is not part of the mean; one without detections has AP 0.
-        exclude: videos left out on both sides, or the name of a list in ``EXCLUSIONS`` (``"thumos14"``).
+        exclude: videos left out on both sides, the name of a list in ``EXCLUSIONS`` (``"thumos14"``), or
+            files that list videos: a JSON list, or one name per line.
         duplicates: annotations of one video and class that have the same two times (within a millisecond):
             ``keep`` wants a detection for each, ``drop`` counts them once.
         ambiguous: what THUMOS14's Ambiguous segments do. They are never a class. ``drop``: nothing.
@@ -128,10 +129,12 @@ def mean_average_precision(
     Returns:
         mAP at each threshold, its average, each class's AP, counts, and warnings for: detections with
         unknown labels (ignored), videos without detections (missed), videos without annotations (their
-        detections are false positives), detections in other subsets (ignored).
+        detections are false positives), detections in other subsets (ignored), annotations beyond their
+        video's end, and labels that differ in case or spaces alone.
     Raises:
-        DataError: a file that cannot be used, no such subset, nothing annotated, NaN.
-        ConfigError: an option or threshold without meaning.
+        DataError: a file that cannot be used, no such subset, nothing annotated, NaN, not one detected video
+            among the annotated ones, or not one label among the classes for a reason that can be seen.
+        ConfigError: an option or threshold without meaning, or ``exclude`` names a video that there is not.
     """
     tious = check_tious(tiou_thresholds)
     table = build_table(
