@@ -76,6 +76,12 @@ Preset = Annotated[
 AllowMissing = Annotated[
     bool, typer.Option("--allow-missing", help="Leave out videos that have no features.")
 ]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Run native code that a version-compatible .engine carries; if you trust its origin."
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", metavar="NAME=VALUE", help="Override a setting; may be repeated."),
@@ -260,6 +266,7 @@ def detect(
         ),
     ] = None,
     threads: Threads = None,
+    trust: Trust = False,
     rgb_weights: RgbWeights = None,
     flow_weights: FlowWeights = None,
     flow_algorithm: Annotated[str | None, typer.Option(help=_FLOW_HELP, rich_help_panel=_VIDEO)] = None,
@@ -310,10 +317,11 @@ def detect(
             precision,
             threads,
             allow_damaged,
+            trust,
         )
 
     run_detect(
-        ModelOptions(model, engine, device, threads),
+        ModelOptions(model, engine, device, threads, trust),
         features or [],
         rgb,
         flow,
@@ -349,6 +357,7 @@ def features(
         bool, typer.Option("--overwrite", help="Extract anew what is there already.")
     ] = False,
     allow_damaged: AllowDamaged = False,
+    trust: Trust = False,
 ) -> None:
     """Extract the features of videos with I3D, for training and detecting.
 
@@ -364,7 +373,15 @@ def features(
     from aicl_fast.cli.video import VideoOptions, run_features
 
     options = VideoOptions(
-        rgb_weights, flow_weights, flow_algorithm, batch or _BATCH, device, precision, threads, allow_damaged
+        rgb_weights,
+        flow_weights,
+        flow_algorithm,
+        batch or _BATCH,
+        device,
+        precision,
+        threads,
+        allow_damaged,
+        trust,
     )
     run_features(videos, out, options, fps, stride, overwrite=overwrite)
 
@@ -427,7 +444,9 @@ def evaluate(
     subset: Subset = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option(help="Leave out this video (may be repeated), or the list 'thumos14'."),
+        typer.Option(
+            help="Leave out this video, those in this file, or the list 'thumos14'; may be repeated."
+        ),
     ] = None,
     detad: Annotated[
         Path | None,
@@ -561,6 +580,12 @@ def export(
         str | None,
         typer.Option(help="T: one size, or smallest:usual:largest; the model's if left out."),
     ] = None,
+    opset: Annotated[
+        int | None,
+        typer.Option(
+            help="ONNX files: up to 23, from 15 (int8 19, fp8 21, bf16 22); 18, or the lowest, if left out."
+        ),
+    ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Run the file against the weights; exit 1 past tolerance.")
     ] = False,
@@ -568,6 +593,7 @@ def export(
         Path | None,
         typer.Option("--data", "-d", help="Data set folder to verify on."),
     ] = None,
+    allow_missing: AllowMissing = False,
     calibrate: Annotated[
         Path | None,
         typer.Option(help="int8, fp8: data set folder whose training features calibrate."),
@@ -602,6 +628,7 @@ def export(
         Path | None,
         typer.Option(help="Put the weights into this engine; builds nothing.", rich_help_panel=_BUILDER),
     ] = None,
+    trust: Trust = False,
     timing_cache: Annotated[
         Path | None,
         typer.Option(help="File of kernel times, kept between builds.", rich_help_panel=_BUILDER),
@@ -657,9 +684,11 @@ def export(
                 log,
             ),
             ServerOptions(name, backend, instances, instance_kind, queue_delay),
+            opset,
+            allow_missing,
         )
 
-    run_export(model, out, options, network=network, verify=verify, data=data, refit=refit)
+    run_export(model, out, options, network=network, verify=verify, data=data, refit=refit, trust=trust)
 
 
 @app.command()
@@ -672,7 +701,9 @@ def parity(
         Path | None,
         typer.Option("--data", "-d", help="Data set folder; random features if left out."),
     ] = None,
+    allow_missing: AllowMissing = False,
     threads: Threads = None,
+    trust: Trust = False,
     runs: Annotated[int, typer.Option(min=1, help="Timed runs of each file.")] = 20,
     seed: Annotated[int, typer.Option(help="Of the random features.")] = 0,
     device: Annotated[
@@ -700,7 +731,18 @@ def parity(
     """
     from aicl_fast.cli.exporting import run_parity
 
-    run_parity(models, data, threads, runs, seed, device=device, providers=provider, pin_threads=pin_threads)
+    run_parity(
+        models,
+        data,
+        threads,
+        runs,
+        seed,
+        device=device,
+        trust=trust,
+        providers=provider,
+        pin_threads=pin_threads,
+        allow_missing=allow_missing,
+    )
 
 
 @app.command()

@@ -29,6 +29,8 @@ class ModelOptions(NamedTuple):
     engine: str | None
     device: str | None
     threads: int | None
+    trust: bool = False
+    """Run native code that the file carries."""
 
 
 BATCH = 16
@@ -59,7 +61,9 @@ def run_detect(
     for target in (file, scores_file, rendered):
         if target is not None:
             require_place(target)
-    detector = Detector(model.path, engine=model.engine, device=model.device, threads=model.threads)
+    detector = Detector(
+        model.path, engine=model.engine, device=model.device, threads=model.threads, trust=model.trust
+    )
     if overrides:
         detector.decode_config = _decode_config(detector, overrides)
     inputs = Inputs(detector.config.data, split, video_options, name=name, allow_missing=allow_missing)

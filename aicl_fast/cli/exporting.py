@@ -10,7 +10,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from aicl_fast.cli.console import err, out, progress
+from aicl_fast.cli.console import err, note_missing, out, progress
 from aicl_fast.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,11 +28,14 @@ def run_export(
     verify: bool,
     data: Path | None,
     refit: Path | None,
+    trust: bool = False,
 ) -> None:
     """``aicl-fast export``. ``options`` is called here, so that ``--help`` imports no torch."""
     from aicl_fast.export.formats import check_combination, check_weights, export_model
 
     chosen = options()
+    if chosen.allow_missing and data is None and chosen.calibrate is None:
+        raise ConfigError("--allow-missing: is for a data set; give --verify --data or --calibrate with it.")
     if network != "aicl":
         if data is not None or refit is not None:
             raise ConfigError(f"--data, --refit: are for a detector's weights; got --model {network}.")
@@ -45,7 +48,7 @@ def run_export(
     if verify:
         _check_verify(model, chosen, data)
     if refit is not None:
-        target = _refit(model, file, chosen, refit)
+        target = _refit(model, file, chosen, refit, trust=trust)
     else:
         show = chosen.format in ("tensorrt", "tensorrt-rtx")
         with progress("building", show=show) as bar:
@@ -55,7 +58,16 @@ def run_export(
         _note("run this file with --engine openvino")
     if verify:
         written = target / chosen.server.name / "1" / "model.onnx" if target.is_dir() else target
-        run_parity([str(model), str(written)], data, threads=None, runs=20, seed=0)
+        models = [str(model), str(written)]
+        run_parity(
+            models,
+            data,
+            threads=None,
+            runs=20,
+            seed=0,
+            allow_missing=chosen.allow_missing,
+            trust=trust or refit is None,  # what was built here is known
+        )
 
 
 def run_parity(
@@ -68,6 +80,8 @@ def run_parity(
     device: str | None = None,
     providers: Sequence[str] | None = None,
     pin_threads: bool | None = None,
+    allow_missing: bool = False,
+    trust: bool = False,
 ) -> None:
     """``aicl-fast parity``; raises ``typer.Exit(1)`` past tolerance.
 
@@ -78,12 +92,17 @@ def run_parity(
 
     if len(models) < 2:
         raise ConfigError(f"parity: expected at least two model files, got {models[0]} alone.")
+    if allow_missing and data is None:
+        raise ConfigError("--allow-missing: is for a data set; give --data with it.")
     options = {"threads": threads, "providers": providers or None, "pin_threads": pin_threads}
     detectors: list[Detector] = []
     try:
         for text in models:
-            detectors += [_open(text, device, options)]
-        dataset = None if data is None else Dataset.open(data, detectors[0].config, splits=("test",))
+            detectors += [_open(text, device, options, trust=trust)]
+        dataset = None
+        if data is not None:
+            dataset = Dataset.open(data, detectors[0].config, splits=("test",), allow_missing=allow_missing)
+            note_missing(dataset.missing)
         with progress("comparing") as bar:
             results = compare_detectors(detectors, dataset, runs=runs, seed=seed, progress=bar)
     finally:
@@ -126,7 +145,7 @@ def parity_table(title: str, results: Sequence[Parity]) -> Table:
     return table
 
 
-def _open(text: str, device: str | None, options: dict[str, Any]) -> Detector:
+def _open(text: str, device: str | None, options: dict[str, Any], *, trust: bool) -> Detector:
     """A model file, or ``engine:file`` to say what runs it."""
     from aicl_fast.detector import Detector
     from aicl_fast.engines import ENGINES, options_of
@@ -137,7 +156,11 @@ def _open(text: str, device: str | None, options: dict[str, Any]) -> Detector:
         raise ConfigError(f"{text}: there is no engine {before!r}; expected one of {', '.join(ENGINES)}.")
     has = options_of(file, engine)
     return Detector(
-        file, engine=engine, device=device, **{name: options[name] for name in has & set(options)}
+        file,
+        engine=engine,
+        device=device,
+        trust=trust,
+        **{name: options[name] for name in has & set(options)},
     )
 
 
@@ -209,10 +232,10 @@ def _check_verify(weights: Path, options: ExportOptions, data: Path | None) -> N
             "with a range that has it in, or without --verify."
         )
     if data is not None:
-        Dataset.open(data, config, splits=("test",))
+        Dataset.open(data, config, splits=("test",), allow_missing=options.allow_missing)
 
 
-def _refit(model: Path, file: Path | None, options: ExportOptions, old: Path) -> Path:
+def _refit(model: Path, file: Path | None, options: ExportOptions, old: Path, *, trust: bool) -> Path:
     from aicl_fast.export.formats import SUFFIXES, check_target, exported_onnx
     from aicl_fast.export.tensorrt import refit_tensorrt
     from aicl_fast.weights import load_model
@@ -222,5 +245,5 @@ def _refit(model: Path, file: Path | None, options: ExportOptions, old: Path) ->
     target = file if file is not None else model.with_suffix(SUFFIXES[options.format])
     check_target(model, target, options)
     graph, info = exported_onnx(*load_model(model), options)
-    refit_tensorrt(old, graph, info, target)
+    refit_tensorrt(old, graph, info, target, trust=trust)
     return target
