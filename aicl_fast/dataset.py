@@ -85,7 +85,7 @@ class Dataset:
                 :meth:`GroundTruth.remarks` finds.
         """
         folder = Path(root)
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise DataError(
                 f"{folder}: the data set folder does not exist. Expected a folder with gt.json, "
                 "split_train.txt, split_test.txt and features/."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 
 from aicl_fast.arrays import Archive, open_archive
 from aicl_fast.config import DataConfig, Modal
-from aicl_fast.errors import DataError
+from aicl_fast.errors import AiclWarning, DataError
 from aicl_fast.feature_formats import from_archive
 from aicl_fast.features import Floats, check_features, check_lengths, check_width
 from aicl_fast.files import atomic_path
@@ -280,13 +281,15 @@ def _meta(archive: Archive) -> dict[str, Any]:
 
 
 def _check_frames(features: VideoFeatures, source: Path) -> None:
-    """Refuse more or fewer segments than a video of so many frames has: their times would be wrong."""
+    """Warn of more or fewer segments than a video of so many frames has: their times would be wrong."""
     recipe, count = features.recipe, len(features)
     last = (count - 1) * recipe.stride
     if not last < features.frames <= last + max(recipe.stride, recipe.frames_per_segment):
-        raise DataError(
+        warnings.warn(
             f"{source}: says that its video has {features.frames} frames, and holds {count} segments that "
-            f"begin {recipe.stride} frames apart. The two contradict each other: extract them again."
+            f"begin {recipe.stride} frames apart. The two contradict each other: extract them again.",
+            AiclWarning,
+            stacklevel=3,
         )
 
 

@@ -80,7 +80,7 @@ class FeatureFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.apart = any((path / stream).is_dir() for stream in STREAMS)
+        self.apart = any(os.path.isdir(path / stream) for stream in STREAMS)
         self._lists: dict[Path, dict[str, list[Path]]] = {}
 
     def find(self, video: str, data: DataConfig) -> FeatureFiles:
@@ -199,7 +199,7 @@ class FeatureFolder:
 def features_folder(root: Path, split: str) -> Path:
     """Where a data set keeps a split's features: ``features/<split>``, or ``features`` for all splits."""
     features = root / "features"
-    apart = any((features / each).is_dir() for each in ("train", "test"))
+    apart = any(os.path.isdir(features / each) for each in ("train", "test"))
     return features / split if apart else features
 
 
@@ -249,6 +249,12 @@ def read_files(files: FeatureFiles, data: DataConfig, *, mapped: bool = False) -
     streams = streams_of(data)
     if not files.apart:
         (one,) = loaded
+        if data.modal == "both" and one.shape[1] in (data.rgb_width, data.flow_width):
+            raise DataError(
+                f"{paths[0]}: expected {data.input_width} features a segment, got {one.shape[1]}, as one "
+                f"stream alone has. The model reads rgb ({data.rgb_width}) and flow ({data.flow_width}): "
+                "give both, as <video>_rgb.npy and <video>_flow.npy, or in folders rgb/ and flow/."
+            )
         if data.modal != "both" and one.shape[1] == data.rgb_width + data.flow_width:
             return (one[:, : data.rgb_width] if data.modal == "rgb" else one[:, data.rgb_width :],)
         _check_widths(paths[0], one, data, streams)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from aicl_fast.config import Config
 from aicl_fast.dataset import Dataset, read_streams
-from aicl_fast.errors import DataError
+from aicl_fast.errors import AiclWarning, DataError
 
 
 def test_a_complete_folder_reads(tiny_dataset: Path, tiny_config: Config) -> None:
@@ -207,3 +210,61 @@ def test_a_training_video_needs_a_label(tiny_dataset: Path, tiny_config: Config)
     path.write_text(json.dumps(document))
     with pytest.raises(DataError, match="the training video 'train_0' has no label"):
         Dataset.open(tiny_dataset, tiny_config)
+
+
+def _change(root: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = root / "gt.json"
+    document = json.loads(path.read_text())
+    change(document["database"])
+    path.write_text(json.dumps(document))
+
+
+def test_a_video_in_both_splits_is_said(tiny_dataset: Path, tiny_config: Config) -> None:
+    with (tiny_dataset / "split_test.txt").open("a") as file:
+        file.write("train_0\n")
+    for stream in ("rgb", "flow"):
+        folder = tiny_dataset / "features"
+        shutil.copy(folder / "train" / stream / "train_0.npy", folder / "test" / stream)
+    with pytest.warns(AiclWarning, match=r"1 of the test videos are training videos, too \(train_0\)"):
+        Dataset.open(tiny_dataset, tiny_config)
+
+
+def test_a_class_without_training_videos_is_said(tiny_dataset: Path, tiny_config: Config) -> None:
+    def relabel(database: dict[str, Any]) -> None:
+        for name in ("train_0", "train_3"):
+            database[name]["annotations"][0]["label"] = "Run"
+
+    _change(tiny_dataset, relabel)
+    config = tiny_config.with_classes([*tiny_config.classes, "Swim"])
+    with pytest.warns(AiclWarning, match="2 of 4 classes have no training video.*: Jump, Swim; test .* Jump"):
+        Dataset.open(tiny_dataset, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Dataset.open(tiny_dataset, config, splits=["test"])
+
+
+def test_ambiguous_is_no_class(tiny_dataset: Path, tiny_config: Config) -> None:
+    """A training video that has it keeps its other labels alone."""
+
+    def add(database: dict[str, Any]) -> None:
+        database["train_0"]["annotations"].append({"label": "Ambiguous", "segment": [3, 4]})
+
+    _change(tiny_dataset, add)
+    dataset = Dataset.open(tiny_dataset, replace(tiny_config, classes=()))
+    assert dataset.config.classes == ("Jump", "Run", "Throw")
+    assert dataset.labels("train_0").tolist() == [1, 0, 0]
+
+
+def test_names_that_lead_outside(tiny_dataset: Path, tiny_config: Config) -> None:
+    (tiny_dataset / "split_test.txt").write_text("../train/rgb/train_0")
+    with pytest.raises(DataError, match=r"split_test\.txt: .* cannot name a video"):
+        Dataset.open(tiny_dataset, tiny_config)
+
+
+def test_counts_that_are_widths_are_said(tiny_dataset: Path, tiny_config: Config) -> None:
+    dataset = Dataset.open(tiny_dataset, tiny_config.with_values({"rgb_width": 300}))
+    with pytest.warns(AiclWarning, match="every video has 1024 rows of 300 values, which looks transposed"):
+        dataset.check_counts("test", dict.fromkeys(dataset.videos["test"], 1024))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset.check_counts("test", {"test_0": 1024, "test_1": 1000})

@@ -16,7 +16,7 @@ from aicl_fast.config import Config, DataConfig, load_config
 from aicl_fast.dataset import Dataset
 from aicl_fast.detect_features import decode_features, detect_features
 from aicl_fast.detector import Detector
-from aicl_fast.errors import DataError
+from aicl_fast.errors import AiclWarning, DataError
 from aicl_fast.feature_file import (
     Recipe,
     VideoFeatures,
@@ -339,3 +339,17 @@ def test_training_reads_them_from_disk(extracted_dataset: Path, tiny_config: Con
     assert [each.mapped for each in drawn] == [False, True]
     tensors = [each.gather([0, 3], [each.sample(0), each.sample(3)]) for each in drawn]
     assert (tensors[0] == tensors[1]).all()
+
+
+@pytest.mark.parametrize("frames", [64, 81, 2**40])
+def test_segments_that_contradict_the_frames(tmp_path: Path, frames: int) -> None:
+    """Nine segments, eight frames apart, are of 65 to 80 frames."""
+    save_video_features(tmp_path / "clip.npz", replace(some(), frames=frames))
+    with pytest.warns(AiclWarning, match=r"clip\.npz: says that its video has .* 9 segments"):
+        load_video_features(tmp_path / "clip.npz")
+
+
+def test_an_archive_of_another_program_names_its_arrays(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", labels=np.ones(3), feats=np.ones((3, 11), np.float32))
+    with pytest.raises(DataError, match=r"labels, feats.*\['feats'\].*x\.npz .*x\.npy"):
+        load_video_features(tmp_path / "x.npz")

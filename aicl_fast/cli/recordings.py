@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -148,7 +149,7 @@ class Inputs:
             check_durations(truth, there, data, "--fps ", known=known)
 
     def _all(self, paths: Sequence[Path]) -> Iterator[tuple[str, Load]]:
-        arrays = [path for path in paths if path.suffix.lower() == ARRAY and not path.is_dir()]
+        arrays = [path for path in paths if path.suffix.lower() == ARRAY and not os.path.isdir(path)]
         pairs: dict[tuple[Path, str], dict[str, Path | None]] = {}
         for path in arrays:
             rest, stream = split_stream(video_name(path))
@@ -159,17 +160,15 @@ class Inputs:
             if {"rgb", "flow"} <= pair.keys() and stream and self._data.modal == "both":
                 if path == pair["rgb"]:
                     yield self._pair({"rgb": pair["rgb"], "flow": pair["flow"]})
-            elif (path / "features").is_dir():
+            elif os.path.isdir(path / "features"):
                 yield from self._data_set(path)
-            elif path.is_dir():
+            elif os.path.isdir(path):
                 yield from self._folder(path)
             else:
                 yield self._file(path)
 
     def _file(self, path: Path) -> tuple[str, Load]:
-        if is_extracted(path):
-            return self._features(FeatureFiles((path,)))
-        if path.suffix.lower() == ARRAY:
+        if is_extracted(path) or path.suffix.lower() == ARRAY:
             return self._features(FeatureFiles((path,)))
         require_file(path, "video" if is_video(path) else "video or folder")
         if not is_video(path):
@@ -223,6 +222,10 @@ class Inputs:
         folder = FeatureFolder(features_folder(root, split))
         truth = _truth(root, split)
         names = self._split_names(root, split, folder, truth)
+        if names and not os.path.isdir(folder.path):
+            # A subset by its own name: its files are among those of train or test.
+            others = (FeatureFolder(features_folder(root, other)) for other in SPLITS)
+            folder = next((other for other in others if other.find(names[0], self._data).paths), folder)
         if truth is not None:
             self._annotated.append((truth, tuple(names)))
         if not names:
@@ -233,7 +236,7 @@ class Inputs:
         """The recordings of a folder of features, or of videos."""
         folder = FeatureFolder(path)
         listed = path / f"split_{self._split}.txt"
-        names = read_split(listed) if listed.is_file() else folder.videos(self._data)
+        names = read_split(listed) if os.path.isfile(listed) else folder.videos(self._data)
         if not names:
             yield from self._videos_in(path, folder)
         yield from self._found(path, folder, names)
@@ -259,6 +262,12 @@ class Inputs:
     def _videos_in(self, path: Path, folder: FeatureFolder) -> Iterator[tuple[str, Load]]:
         videos = visible(each for each in path.iterdir() if is_video(each) and not each.is_dir())
         if not videos:
+            splits = [split for split in SPLITS if os.path.isdir(path / split)]
+            if splits and not os.path.isdir(path / "features"):
+                raise DataError(
+                    f"{path}: holds no features itself, but {' and '.join(splits)}/. Name the data set's "
+                    f"folder, {path.parent}, or one of them: {path / splits[-1]}."
+                )
             raise DataError(
                 f"{path}: holds no features. Expected .npy files, files of `aicl-fast features`, rgb/ "
                 "and flow/ with .npy files in them, a data set folder with features/, or videos."
@@ -276,9 +285,9 @@ class Inputs:
         self, root: Path, split: str, folder: FeatureFolder, truth: GroundTruth | None
     ) -> Sequence[str]:
         listed = root / f"split_{split}.txt"
-        if listed.is_file():
+        if os.path.isfile(listed):
             return read_split(listed)
-        own = folder.path.name == split and folder.path.is_dir()
+        own = folder.path.name == split and os.path.isdir(folder.path)
         data = self._data
         subset = {SPLITS[0]: data.train_subset, SPLITS[1]: data.test_subset}.get(split, split)
         subsets = sorted({video.subset for video in truth.videos.values()}) if truth else []
@@ -327,12 +336,12 @@ class Inputs:
 def _truth(root: Path, split: str) -> GroundTruth | None:
     """A data set's annotations; where its split is listed it does not need them."""
     path = root / "gt.json"
-    if not path.exists():
+    if not os.path.exists(path):
         return None
     try:
         return GroundTruth.load(path)
     except DataError as error:
-        if not (root / f"split_{split}.txt").is_file():
+        if not os.path.isfile(root / f"split_{split}.txt"):
             raise
         warnings.warn(f"{error} Detecting goes on without it.", AiclWarning, stacklevel=2)
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 from pathlib import Path
 
@@ -12,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from aicl_fast.config import Config  # noqa: E402
 from aicl_fast.dataset import Dataset  # noqa: E402
-from aicl_fast.errors import DataError  # noqa: E402
+from aicl_fast.errors import AiclWarning, DataError  # noqa: E402
 from aicl_fast.train.sampling import Videos  # noqa: E402
 
 
@@ -71,4 +72,13 @@ def test_an_array_of_another_shape_is_named(
 ) -> None:
     np.save(tiny_dataset / "features/test/rgb/test_1.npy", np.ones(shape, np.float32))
     with pytest.raises(DataError, match=r"test_1\.npy: expected shape"):
+        Videos(Dataset.open(tiny_dataset, tiny_config), "test")
+
+
+def test_durations_that_contradict_the_features_are_said(tiny_dataset: Path, tiny_config: Config) -> None:
+    path = tiny_dataset / "gt.json"
+    document = json.loads(path.read_text())
+    document["database"]["test_1"]["duration"] = 33 * 16 / 50 * 50 / 30
+    path.write_text(json.dumps(document))
+    with pytest.warns(AiclWarning, match=r"'test_1' lasts 17\.6 s; its features cover 10\.6 s.*--set fps=30"):
         Videos(Dataset.open(tiny_dataset, tiny_config), "test")
