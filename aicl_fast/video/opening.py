@@ -12,6 +12,7 @@ from aicl_fast.extras import needs
 from aicl_fast.files import require_file
 from aicl_fast.limits import allowed_size, reading, require_size
 from aicl_fast.text import error_text
+from aicl_fast.video.mp4 import SAMPLE_BYTES, claimed_samples
 
 with needs("video"):
     import av
@@ -41,6 +42,8 @@ def open_video(path: str | os.PathLike[str], *, one_frame: bool = False) -> Iter
     target = require_file(path, "video")
     size = target.stat().st_size
     with reading_video(target):
+        samples = claimed_samples(target)
+        require_size(samples * SAMPLE_BYTES, size, target, f"the index of its {samples:,} samples")
         try:
             # The prefix keeps FFmpeg from reading a protocol into the name, the list a playlist from the
             # network. FFmpeg decodes a little to find out what is in a file: the limit is for that, too.

@@ -25,6 +25,7 @@ from aicl_fast.video import (  # noqa: E402
     probe,
     read_frames,
 )
+from aicl_fast.video.mp4 import claimed_samples  # noqa: E402
 from aicl_fast.video.opening import is_still  # noqa: E402
 from aicl_fast.video.reader import Timed, _tolerance, steady  # noqa: E402
 
@@ -416,6 +417,27 @@ def test_a_video_of_long_pictures_is_read_where_the_user_says_so(
         sum(1 for _ in read_frames(path, transform=lambda image: image[0, 0, 0]))
     monkeypatch.setenv("AICL_FAST_MAX_UNPACKED", "1GiB")
     assert sum(1 for _ in read_frames(path, transform=lambda image: image[0, 0, 0])) == 4 * 2000 * 25
+
+
+@pytest.mark.parametrize(("name", "options"), [("a.mp4", {}), ("a.mov", {"movflags": "frag_keyframe"})])
+def test_an_index_of_more_samples_than_a_file_can_hold_is_refused(
+    make_clip: MakeClip, name: str, options: dict[str, str]
+) -> None:
+    path = make_clip(name, frames=24, options=options)
+    assert claimed_samples(path) == 24
+    data = bytearray(path.read_bytes())
+    mark, place = (b"trun", 8) if options else (b"stsz", 12)
+    struct.pack_into(">I", data, data.index(mark) + place, 10_000_000)
+    path.write_bytes(data)
+    for read in (probe, lambda path: list(read_frames(path))):
+        with pytest.raises(DataError, match=r"the index of its 10,000,0\d\d samples would take 610 MiB"):
+            read(path)
+
+
+def test_plain_sound_is_no_claim(make_clip: MakeClip) -> None:
+    path = make_clip("a.mov", frames=50, audio=2.0, sound="pcm_s16le")
+    assert claimed_samples(path) == 50
+    assert sum(1 for _ in read_frames(path)) == 50
 
 
 def test_pictures_of_too_many_pixels_are_refused_before_they_are_decoded(
