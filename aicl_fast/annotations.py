@@ -186,7 +186,7 @@ def _duration(video: str, value: Any, source: str) -> float | None:
         seconds = as_number(value)
     except (TypeError, ValueError, OverflowError):
         seconds = np.nan
-    if not (np.isfinite(seconds) and seconds >= 0):
+    if not 0 <= seconds <= _LONGEST:  # nor NaN
         raise DataError(
             f"{source}: '{video}' has the duration {value!r}; expected a number of seconds. Put it right, or "
             "leave it out."

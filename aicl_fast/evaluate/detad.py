@@ -307,7 +307,9 @@ def _missed(
             known[index] = float(duration)
     if len(known) == len(names):
         seconds = np.array([known[index] for index in table.gt_video.tolist()])
-        result["coverage"] = _groups(length / seconds, missed, buckets.coverage)
+        with np.errstate(over="ignore"):  # a duration of almost nothing
+            coverage = length / seconds
+        result["coverage"] = _groups(coverage, missed, buckets.coverage)
     else:
         warnings.append(
             f"coverage is left out: {len(names) - len(known)} of {len(names)} videos have no duration, "
