@@ -24,11 +24,10 @@ import numpy.typing as npt
 from aicl_fast.annotations import GroundTruth
 from aicl_fast.config import Config
 from aicl_fast.errors import AiclWarning, DataError
-from aicl_fast.feature_file import EXTRACTED as EXTRACTED
-from aicl_fast.feature_file import check_recipes, read_header
 from aicl_fast.feature_folder import FeatureFiles, FeatureFolder, is_extracted, missing_features
 from aicl_fast.feature_folder import features_folder as features_folder
 from aicl_fast.feature_folder import read_streams as read_streams
+from aicl_fast.features import EXTRACTED as EXTRACTED
 from aicl_fast.features import Floats, looks_transposed
 from aicl_fast.files import read_lines
 from aicl_fast.text import require_name
@@ -255,6 +254,8 @@ class Dataset:
                 f"{extracted[0]}, and {len(paths) - len(extracted)} have others, as {other}, which may be of "
                 "another network. Use the ones or the others for all videos."
             )
+        from aicl_fast.feature_file import check_recipes, read_header
+
         recipe = check_recipes({path: read_header(path).recipe for path in extracted})
         data = self.config.data
         recipe.check(data, str(extracted[0]))

@@ -21,13 +21,11 @@ from aicl_fast.arrays import Archive, open_archive
 from aicl_fast.config import DataConfig, Modal
 from aicl_fast.errors import AiclWarning, DataError
 from aicl_fast.feature_formats import from_archive
-from aicl_fast.features import Floats, check_features, check_lengths, check_width
+from aicl_fast.features import EXTRACTED, Floats, check_features, check_lengths, check_width
 from aicl_fast.files import atomic_path
 from aicl_fast.limits import reading
 from aicl_fast.text import parse_json
 
-EXTRACTED = ".npz"
-"""What files of ``aicl-fast features`` end in."""
 FORMAT = 1
 _WHAT = "feature file"
 _MOST = 2**53

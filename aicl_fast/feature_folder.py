@@ -18,9 +18,8 @@ from typing import NamedTuple
 
 from aicl_fast.config import DataConfig
 from aicl_fast.errors import DataError
-from aicl_fast.feature_file import EXTRACTED, load_video_features
 from aicl_fast.feature_formats import other_format
-from aicl_fast.features import Floats, check_lengths, check_width, load_features, map_features
+from aicl_fast.features import EXTRACTED, Floats, check_lengths, check_width, load_features, map_features
 from aicl_fast.text import clean_text
 
 STREAMS = ("rgb", "flow")
@@ -243,6 +242,8 @@ def read_files(files: FeatureFiles, data: DataConfig, *, mapped: bool = False) -
     """
     paths = files.paths
     if files.extracted:
+        from aicl_fast.feature_file import load_video_features
+
         return load_video_features(paths[0], mapped=mapped).streams(data, str(paths[0]))
     read = map_features if mapped else load_features
     loaded = tuple(read(path) for path in paths)

@@ -13,6 +13,8 @@ from aicl_fast.arrays import load_array
 from aicl_fast.errors import DataError
 
 Floats = npt.NDArray[np.float32]
+EXTRACTED = ".npz"
+"""What files of ``aicl-fast features`` end in."""
 _USUAL_WIDTHS = frozenset((512, 1024, 2048, 4096))
 """Widths of the networks that features come from."""
 

@@ -15,7 +15,6 @@ from aicl_fast.annotations import GroundTruth
 from aicl_fast.config import DataConfig
 from aicl_fast.dataset import SPLITS, features_folder, read_split
 from aicl_fast.errors import AiclError, AiclWarning, ConfigError, DataError
-from aicl_fast.feature_file import check_recipes, load_video_features, read_header
 from aicl_fast.feature_folder import (
     ARRAY,
     STREAMS,
@@ -106,21 +105,24 @@ class Inputs:
 
         A file that cannot be read is left to its own turn.
         """
+        if not self._extracted:
+            return
+        from aicl_fast.feature_file import check_recipes, read_header
+
         recipes = {}
         for path in self._extracted:
             try:
                 recipes[path] = read_header(path).recipe
             except AiclError:
                 continue
-        if not recipes:
-            return
         for path, recipe in recipes.items():
             if fps not in (None, recipe.fps):
                 raise DataError(
                     f"--fps: {path.stem} has features of {recipe.fps:g} frames a second, as their file says, "
                     f"not of {fps:g}. Leave --fps out."
                 )
-        check_recipes(recipes)
+        if recipes:
+            check_recipes(recipes)
 
     def check_videos(self) -> dict[Path, str]:
         """What is no video, with the reason, before the first one takes its time. Opens the networks.
@@ -384,6 +386,8 @@ def _common_name(paths: Mapping[str, Path], *, named: bool) -> str:
 
 def _load(files: FeatureFiles, data: DataConfig) -> Recording:
     if files.extracted:
+        from aicl_fast.feature_file import load_video_features
+
         found = load_video_features(files.paths[0])
         return Recording(found.streams(data, str(files.paths[0])), found)
     return Recording(read_files(files, data))
