@@ -21,7 +21,7 @@ import numpy as np
 from aicl_fast.bench.arguments import program
 from aicl_fast.bench.compare import joined, usable
 from aicl_fast.bench.record import BUSY, RESULTS, read_result
-from aicl_fast.errors import ConfigError, DataError
+from aicl_fast.errors import AiclError, ConfigError, DataError
 from aicl_fast.files import write_text
 
 TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
@@ -439,9 +439,9 @@ def made(table: str, result: Mapping[str, Any], source: str) -> list[str]:
     """
     try:
         lines = TABLES[table](result)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        if isinstance(error, ConfigError):
-            raise
+    except AiclError:
+        raise
+    except Exception as error:  # a record may hold anything
         raise DataError(
             f"{source}: the table '{table}' cannot be made of this record ({type(error).__name__}: {error})."
         ) from error

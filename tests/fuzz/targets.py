@@ -5,10 +5,12 @@ A target's ``read`` gets the path of a changed file. It may raise AiclError; any
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
 import os
+import re
 import struct
 import zipfile
 from collections.abc import Callable, Sequence
@@ -52,6 +54,20 @@ class Target:
     words: Sequence[str] = ()
     format: Format | None = None
 
+
+def _reseal(parts: Parts) -> bytes:
+    """A model file with its checksum computed again, so that what is behind it is read."""
+    from aicl_fast.engines.checksum import NAME, checksum
+
+    data = bytearray(parts[0])
+    match = re.search(NAME.encode() + b".{2,3}([0-9a-f]{64})", data, re.DOTALL)
+    if match is not None:
+        at = match.start(1)
+        data[at : at + 64] = checksum(data, at).encode()
+    return bytes(data)
+
+
+SEALED = Format(lambda data: [data], _reseal)
 
 SETTINGS = {"segments": 8, "rgb_width": 3, "flow_width": 2, "embedding_width": 4}
 CLASSES = ["Jump", "Run"]
@@ -300,10 +316,12 @@ def _record(folder: Path) -> None:
 
 
 def _read_record(path: Path) -> None:
-    from aicl_fast.bench.quote import accuracy
+    from aicl_fast.bench.compare import changes
+    from aicl_fast.bench.quote import busy, made
     from aicl_fast.bench.record import read_result
 
-    accuracy(read_result(path))
+    result = read_result(path)
+    _each(lambda: made("accuracy", result, path.name), lambda: busy(result), lambda: changes(result, result))
 
 
 # Models -------------------------------------------------------------------------------------------
@@ -472,22 +490,16 @@ def _checkpoint(folder: Path) -> None:
 
 
 def _made_checkpoint(root: Path) -> bytes:
-    import torch
+    from aicl_fast.train.checkpoint import save_checkpoint
 
-    from aicl_fast.train.checkpoint import State, save_checkpoint
-    from aicl_fast.train.sampling import BatchOrder
-
-    config = _config().with_values({"batch_size": 2})
-    net = _net()
-    optimizer = torch.optim.Adam(net.parameters())
-    sum(value.sum() for value in net.parameters()).backward()
-    optimizer.step()
-    save_checkpoint(
-        root, State(net, optimizer, BatchOrder(4, 2, seed=0), {"test videos": "x"}, step=1), config
-    )
+    state = _state()
+    sum(value.sum() for value in state.net.parameters()).backward()
+    state.optimizer.step()
+    save_checkpoint(root, state, _config().with_values({"batch_size": 2, "steps": 9}))
     (step,) = root.glob("step_*")
-    pair = [b"", (step / "trainer.json").read_bytes(), (step / "trainer.safetensors").read_bytes()]
-    return _make_pair(pair)
+    return _make_pair(
+        [b"", (step / "trainer.json").read_bytes(), (step / "trainer.safetensors").read_bytes()]
+    )
 
 
 def _take_pair(data: bytes) -> Parts:
@@ -499,26 +511,35 @@ def _make_pair(parts: Parts) -> bytes:
     return struct.pack("<I", len(parts[1])) + parts[1] + parts[2]
 
 
-def _read_checkpoint(path: Path) -> None:
+@functools.cache
+def _state() -> Any:
+    """What a run that goes on has, before it reads its checkpoint."""
     import torch
 
-    from aicl_fast.train.checkpoint import State, load_checkpoint
+    from aicl_fast.train.checkpoint import State
     from aicl_fast.train.sampling import BatchOrder
+
+    net = _net()
+    order = BatchOrder(4, 2, np.random.default_rng(0))
+    return State(net, torch.optim.Adam(net.parameters()), order, {"test videos": "x"}, step=1)
+
+
+def _read_checkpoint(path: Path) -> None:
+    from aicl_fast.train.checkpoint import load_checkpoint
     from aicl_fast.weights import save_model
 
     data = path.read_bytes()
     if len(data) < 4:
         return
+    config = _config().with_values({"batch_size": 2, "steps": 9})
     step = path.parent / "step_00000001"
     if not step.is_dir():
         step.mkdir()
-        save_model(step / "model.safetensors", _net(), _config().with_values({"batch_size": 2}))
+        save_model(step / "model.safetensors", _net(), config)
     _, document, tensors = _take_pair(data)
     (step / "trainer.json").write_bytes(document)
     (step / "trainer.safetensors").write_bytes(tensors)
-    net = _net()
-    state = State(net, torch.optim.Adam(net.parameters()), BatchOrder(4, 2, seed=0), {"test videos": "x"})
-    load_checkpoint(step, state, _config().with_values({"batch_size": 2}))
+    load_checkpoint(step, _state(), config)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -558,9 +579,9 @@ TARGETS: dict[str, Target] = {
     "split": Target(_splits, _read_split, ".txt", ("train_0", *_ODD)),
     "metadata": Target(_metadata, _read_metadata, ".json", (*_MODEL_WORDS, *_ODD)),
     "record": Target(_record, _read_record, ".json", _ODD),
-    "safetensors": Target(_safetensors, _read_safetensors, ".safetensors", (*_MODEL_WORDS, "F32")),
-    "onnx": Target(_onnx, _read_onnx, ".onnx", _MODEL_WORDS),
-    "onnx-openvino": Target(_onnx, _read_onnx_openvino, ".onnx", _MODEL_WORDS),
+    "safetensors": Target(_safetensors, _read_safetensors, ".safetensors", (*_MODEL_WORDS, "F32"), SEALED),
+    "onnx": Target(_onnx, _read_onnx, ".onnx", _MODEL_WORDS, SEALED),
+    "onnx-openvino": Target(_onnx, _read_onnx_openvino, ".onnx", _MODEL_WORDS, SEALED),
     "container": Target(
         _container, _read_container, ".openvino", _MODEL_WORDS, Format(_take_container, _make_container)
     ),
