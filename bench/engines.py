@@ -36,7 +36,8 @@ from aicl_fast.bench.record import warn_if_busy, write_result
 from aicl_fast.bench.textbook_detect import TextbookDetector
 from aicl_fast.config import Config
 from aicl_fast.detector import Detector
-from aicl_fast.errors import AiclError
+from aicl_fast.engines.ort_import import import_onnxruntime
+from aicl_fast.errors import AiclError, UnavailableError
 from aicl_fast.export.formats import FORMATS, SUFFIXES, WINOGRAD, ExportOptions, export_model
 from aicl_fast.features import Floats, sample_indices
 from aicl_fast.weights import load_model
@@ -153,10 +154,9 @@ def _settings(format_: str, threads: int, device: str) -> dict[str, Any]:
 def _runs_on_cuda() -> bool:
     """Whether ONNX Runtime is here, built for it."""
     try:
-        import onnxruntime
-    except ImportError:
+        return "CUDAExecutionProvider" in import_onnxruntime().get_available_providers()
+    except UnavailableError:
         return False
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
 def open_all(

@@ -16,8 +16,17 @@ import numpy as np
 
 from aicl_fast.config import Config
 from aicl_fast.dataset import Dataset
-from aicl_fast.errors import DataError, UnavailableError
-from aicl_fast.export.onnx import INPUT, require_onnx, set_metadata
+from aicl_fast.engines.ort_import import import_onnxruntime
+from aicl_fast.errors import DataError
+from aicl_fast.export.onnx import (
+    INPUT,
+    check_opset,
+    default_opset,
+    finished,
+    in_opset,
+    require_onnx,
+    set_metadata,
+)
 from aicl_fast.features import Floats, sample_indices
 from aicl_fast.metadata import ModelInfo
 
@@ -160,16 +169,14 @@ def ort_quantised(
         UnavailableError: onnxruntime is not installed.
     """
     onnx = require_onnx()
-    try:
-        from onnxruntime.quantization import (
-            CalibrationDataReader,
-            CalibrationMethod,
-            QuantFormat,
-            QuantType,
-            quantize_static,
-        )
-    except ImportError as error:
-        raise UnavailableError(f"int8 needs onnxruntime ({error}): pip install onnxruntime") from error
+    import_onnxruntime()
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:

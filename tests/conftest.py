@@ -79,6 +79,12 @@ def tiny_dataset(tmp_path: Path, tiny_config: Config) -> Path:
 
 
 @pytest.fixture(scope="session")
+def make_tiny_dataset() -> Callable[[Path, Config], Path]:
+    """``make_tiny_dataset(folder, config)``, for fixtures of a session."""
+    return write_tiny_dataset
+
+
+@pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory, tiny_config: Config) -> Path:
     """Weights of an untrained tiny model, and beside them its exported ``.onnx``."""
     torch = pytest.importorskip("torch")

@@ -70,10 +70,12 @@ def run_ablate(
 ) -> None:
     """``aicl-fast ablate``."""
     from aicl_fast.devices import torch_device
+    from aicl_fast.plot.canvas import load_matplotlib
     from aicl_fast.train.ablate import find_experiment
     from aicl_fast.train.ablate.picture import plot_ablation
 
     wanted = find_experiment(experiment)
+    load_matplotlib()  # missed before the training, not after it
     folder = Path(f"runs/ablate-{wanted.name}") if folder is None else folder
     if data is not None and preset is None and file is None:
         raise ConfigError(

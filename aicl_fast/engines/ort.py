@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from aicl_fast.engines.base import Engine, EngineOutputs
 from aicl_fast.engines.onnx_file import read_onnx
+from aicl_fast.engines.ort_import import import_onnxruntime
 from aicl_fast.errors import ModelError, UnavailableError
 from aicl_fast.files import require_file
 from aicl_fast.metadata import parse_info, require_sizes
@@ -93,12 +94,7 @@ def open_session(
         ModelError: as :class:`OnnxRuntimeEngine`.
         UnavailableError: as :class:`OnnxRuntimeEngine`.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UnavailableError(
-            f"onnxruntime cannot be imported ({error}): pip install onnxruntime"
-        ) from error
+    onnxruntime = import_onnxruntime()
     wanted = list(providers) if providers is not None else ["CPUExecutionProvider"]
     there = onnxruntime.get_available_providers()
     names = [each if isinstance(each, str) else each[0] for each in wanted]

@@ -1,0 +1,124 @@
+"""Small inputs for every command, and installations made of links to what is installed here."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from aicl_fast.config import Config
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+if TYPE_CHECKING:
+    from aicl_fast.video.i3d import I3D
+
+
+@pytest.fixture(scope="session")
+def inputs(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_config: Config,
+    tiny_model: Path,
+    make_tiny_dataset: Callable[[Path, Config], Path],
+    random_i3d: Callable[[str], I3D],
+) -> Path:
+    """A folder with all that the calls read: a data set, models, a run, a clip, weights of I3D."""
+    av = pytest.importorskip("av")
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    from aicl_fast.train.import_checkpoint import NAMES
+
+    folder = make_tiny_dataset(tmp_path_factory.mktemp("inputs") / "data", tiny_config)
+    for name in ("model.safetensors", "model.onnx"):
+        shutil.copy(tiny_model.with_name(name), folder)
+    script = Path(sys.executable).with_name("aicl-fast")
+    for arguments in (
+        ["export", "model.safetensors", "--format", "openvino"],
+        ["detect", "model.onnx", ".", "-o", "detections.json", "--scores", "scores.npz"],
+    ):
+        subprocess.run([script, *arguments], cwd=folder, check=True, capture_output=True)
+    with (folder / "labels.csv").open("w", newline="") as file:
+        rows = [(f"video_{number}", "Jump", 1.0, 2.0 + number) for number in range(4)]
+        csv.writer(file).writerows([("video", "label", "start", "end"), *rows])
+    rng = np.random.default_rng(0)
+    from aicl_fast.config import load_config
+    from aicl_fast.model import TwoBranchNet
+
+    state = TwoBranchNet(load_config("thumos14")).state_dict()
+    torch.save({theirs: state[ours] for theirs, ours in NAMES.items()}, folder / "authors.pkl")
+    save_file(
+        {name: value.contiguous() for name, value in random_i3d("rgb").state_dict().items()},
+        folder / "i3d.safetensors",
+    )
+    with av.open(str(folder / "clip.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(20):
+            image = rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    return folder
+
+
+def requirements(extra: str | None) -> set[str]:
+    """Names of every distribution that an installation with an extra has, as their metadata says."""
+    found: set[tuple[str, str]] = set()
+    wanted = [("aicl-fast", extra or ""), ("aicl-fast", "")]
+    while wanted:
+        name, of = wanted.pop()
+        if (name, of) in found:
+            continue
+        try:
+            lines = importlib.metadata.requires(name) or ()
+        except importlib.metadata.PackageNotFoundError:
+            continue  # not for this platform, or not installed here
+        found.add((name, of))
+        for requirement in map(Requirement, lines):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": of}):
+                target = canonicalize_name(requirement.name)
+                wanted += [(target, each) for each in ("", *requirement.extras)]
+    return {name for name, _ in found}
+
+
+@pytest.fixture
+def linked_installation(tmp_path: Path) -> Callable[[Iterable[str]], Path]:
+    """``linked_installation(names)``: the interpreter of an environment with these distributions alone."""
+
+    def make(names: Iterable[str]) -> Path:
+        home = tmp_path / "environment"
+        venv.create(home, with_pip=False, symlinks=True)
+        (site,) = home.glob("lib/python*/site-packages")
+        for name in names:
+            distribution = importlib.metadata.distribution(name)
+            source = Path(str(distribution.locate_file("")))
+            for file in distribution.files or ():
+                if ".." not in file.parts:
+                    _link(source, site, file.parts)
+        return home / "bin" / "python"
+
+    return make
+
+
+def _link(source: Path, site: Path, parts: tuple[str, ...]) -> None:
+    """Link a file, or the highest folder above it that no other distribution shares."""
+    target = site / parts[0]
+    if len(parts) > 1 and not parts[0].endswith((".dist-info", ".libs")) and parts[0] != "__pycache__":
+        namespace = not (source / parts[0] / "__init__.py").exists()  # as google and cuda are
+        if namespace and not target.is_symlink():
+            target.mkdir(exist_ok=True)
+            return _link(source / parts[0], target, parts[1:])
+    if not target.is_symlink():
+        target.symlink_to(source / parts[0])
+    return None
