@@ -356,26 +356,28 @@ def _sift_down(heap_score: Any, heap_box: Any, size: int, i: int) -> None:
 def _gaussian(
     low: int, high: int, layer: Any, start: Any, end: Any, score: Any, keep: Any,
     heap_score: Any, heap_box: Any, following: Any, rank: Any, coming: Any, rate: float,
-    sigma: float, added: float, floor: float,
+    sigma: float, added: float, floor: float, most: int,
 ) -> None:  # fmt: skip
     """Soft-NMS of Bodla et al. 2017 over the layers low..high, ranked anew after each box.
 
     Scores only fall, so the heap may hold old ones: a box that comes up with an old score goes back with
-    its present one.
+    its present one. Where many boxes overlap, most soon fall below ``floor`` or to 0 and change no more:
+    ``following`` passes over these.
     """
     depth = coming.shape[2]
     size = 0
     for j in range(layer[low], layer[high]):
-        if score[j] < floor:
+        if score[j] < floor or not score[j] > 0.0:
             following[j] = j + 1
-        else:
+        if not score[j] < floor:
             heap_score[size], heap_box[size] = score[j], j
             size += 1
+    left = most if most > 0 else size
     for i in range(size // 2 - 1, -1, -1):
         _sift_down(heap_score, heap_box, size, i)
-    while size > 0:
+    while size > 0 and left > 0:
         best = heap_box[0]
-        in_pool = following[best] == best
+        in_pool = not score[best] < floor
         if in_pool and heap_score[0] != score[best]:
             heap_score[0] = score[best]
             _sift_down(heap_score, heap_box, size, 0)
@@ -388,6 +390,10 @@ def _gaussian(
             continue
         following[best] = best + 1
         keep[best] = True
+        left -= 1
+        if not score[best] > 0.0:
+            # A score below 0 would rise by decaying, and what is left is no greater.
+            continue
         b_start, b_end = start[best], end[best]
         b_length = b_end - b_start + added
         t = _segment(b_start - added, rate, rank.shape[1])
@@ -402,10 +408,8 @@ def _gaussian(
                 intersection = max(0.0, min(b_end, end[j]) - max(b_start, start[j]) + added)
                 union = b_length + (end[j] - start[j] + added) - intersection
                 overlap = intersection / union
-                # A score below 0 would rise by decaying.
-                if score[j] > 0.0:
-                    score[j] *= math.exp(-overlap * overlap / sigma)
-                if score[j] < floor:
+                score[j] *= math.exp(-overlap * overlap / sigma)
+                if score[j] < floor or not score[j] > 0.0:
                     following[j] = j + 1
                 j = _alive(following, j + 1)
 
@@ -493,7 +497,7 @@ def decode(
         if mode == GAUSSIAN:
             _gaussian(
                 low, high, layer, start, end, score, keep, np.empty(layer[high] - layer[low]), buffer,
-                following, rank, coming, rate, sigma, added, floor,
+                following, rank, coming, rate, sigma, added, floor, most,
             )  # fmt: skip
         else:
             part = order[layer[low] : layer[high]]

@@ -566,28 +566,37 @@ inline double Plan::overlap(const Box& x, const Box& y, double added) noexcept {
   return shared / all;
 }
 
-// Visits every box of the trees low..high that overlaps `box`, itself too.
-template <class Visit>
-inline void Plan::visit_near(std::int32_t box, const Tree* low, const Tree* high, Visit visit) const noexcept {
+// Visits the boxes of the trees low..high that overlap `box`, itself too. `before(j)` is the last of those to visit
+// that come before j, or anything below 0.
+template <class Before, class Visit>
+inline void Plan::visit_near(std::int32_t box, const Tree* low, const Tree* high, Before before,
+                             Visit visit) const noexcept {
   const Box* const boxes = box_;
   const double start = boxes[box].start, end = boxes[box].end, added = settings_.nms_added_seconds;
+  const auto begins_in_time = [=](const Box& other) noexcept { return end - other.start + added > 0.0; };
   for (const Tree* tree = low; tree < high; ++tree) {
-    std::int32_t j;
+    const Box *first = boxes + tree->begin, *last = boxes + tree->end;
     if (tree->begin <= box && box < tree->end) {
-      for (j = boxes[box].after; j < tree->end && end - boxes[j].start + added > 0.0;) ++j;
-    } else {
-      const Box* const beyond =
-          std::partition_point(boxes + tree->begin, boxes + tree->end,
-                               [=](const Box& other) noexcept { return end - other.start + added > 0.0; });
-      j = static_cast<std::int32_t>(beyond - boxes);
+      // Mostly none or a few after those within it.
+      first = boxes + boxes[box].after;
+      for (std::ptrdiff_t jump = 1; first < last; jump *= 2) {
+        const Box* const next = first + std::min(jump, last - first);
+        if (!begins_in_time(next[-1])) {
+          last = next - 1;
+          break;
+        }
+        first = next;
+      }
     }
+    const Box* const beyond = std::partition_point(first, last, begins_in_time);
     // Back from the last that begins in time. One that ends too early tells the same of those within it and
     // of all that come before it under the same parent.
-    for (--j; j >= tree->begin;) {
+    for (std::int32_t j = before(static_cast<std::int32_t>(beyond - boxes)); j >= tree->begin;) {
       if (boxes[j].end - start + added > 0.0) {
-        visit(j--);
+        visit(j);
+        j = before(j);
       } else {
-        j = boxes[j].parent;
+        j = before(boxes[j].parent + 1);
       }
     }
   }
@@ -641,7 +650,7 @@ void Plan::greedy(const Tree* low, const Tree* high) noexcept {
         }
       }
     } else {
-      visit_near(best, low, high, meet);
+      visit_near(best, low, high, [](std::int32_t j) noexcept { return j - 1; }, meet);
     }
   }
   if (settings_.nms != AICL_DECODE_HARD) {
@@ -657,7 +666,8 @@ void Plan::greedy(const Tree* low, const Tree* high) noexcept {
 
 // Soft-NMS of Bodla et al. 2017 over the trees low..high, ranked anew after each box.
 //
-// The greatest score of every few boxes is kept at hand: scores only change near the box that was taken.
+// The greatest score of every few boxes is kept at hand: scores only change near the box that was taken. Where many
+// overlap, most soon fall below min_score or to 0, and change no more: these are passed over.
 void Plan::gaussian(const Tree* low, const Tree* high) noexcept {
   const double sigma = settings_.nms_sigma, added = settings_.nms_added_seconds, floor = settings_.min_score;
   const double nothing = -std::numeric_limits<double>::infinity();
@@ -666,16 +676,29 @@ void Plan::gaussian(const Tree* low, const Tree* high) noexcept {
   const std::int32_t peaks = rounded(n) / kBlock;
   double *const score = score_ + begin, *const live = live_, *const peak = peak_;
   for (std::int32_t j = 0; j < n; ++j) live[j] = score[j] < floor ? nothing : score[j];
+  // Back from each box, itself if it can still change.
+  std::int32_t* const link = range_ + begin;
+  for (std::int32_t j = 0; j < n; ++j) link[j] = live[j] > 0.0 ? j : j - 1;
+  const auto changing_before = [=](std::int32_t box) noexcept {
+    std::int32_t j = box - begin - 1;
+    while (j >= 0 && link[j] != j) {
+      const std::int32_t next = link[j];
+      if (next >= 0) link[j] = link[next];
+      j = next;
+    }
+    return begin + j;
+  };
+  std::int32_t left = settings_.max_detections > 0 ? std::min(settings_.max_detections, n) : n;
   std::fill(live + n, live + rounded(n), nothing);
   std::fill(peak, peak + rounded(peaks), nothing);
   const auto refresh = [=](std::int32_t block) noexcept { peak[block] = greatest_of(live + block * kBlock); };
   for (std::int32_t block = 0; block < peaks; ++block) refresh(block);
-  for (;;) {
+  for (; left > 0; --left) {
     double greatest = nothing;
     for (std::int32_t block = 0; block < peaks; block += kBlock) {
       greatest = std::max(greatest, greatest_of(peak + block));
     }
-    if (!(greatest > nothing)) break;
+    if (!(greatest > 0.0)) break;
     std::int32_t best = -1;
     for (std::int32_t block = 0; block < peaks; ++block) {
       if (peak[block] != greatest) continue;
@@ -685,22 +708,30 @@ void Plan::gaussian(const Tree* low, const Tree* high) noexcept {
     }
     order_[count_++] = begin + best;
     live[best] = nothing;
+    link[best] = best - 1;
     refresh(best / kBlock);
     const Box box = box_[begin + best];
     std::int32_t met = 0;
-    visit_near(begin + best, low, high, [&](std::int32_t j) noexcept {
+    visit_near(begin + best, low, high, changing_before, [&](std::int32_t j) noexcept {
       met_[met] = j - begin;
-      overlap_[met] = overlap(box, box_[j], added);
-      met += live[j - begin] > nothing ? 1 : 0;
+      overlap_[met++] = overlap(box, box_[j], added);
     });
     for (std::int32_t i = 0; i < met; ++i) {
       const std::int32_t j = met_[i];
-      // A score below 0 would rise by decaying.
-      if (score[j] > 0.0) score[j] *= std::exp(-overlap_[i] * overlap_[i] / sigma);
+      score[j] *= std::exp(-overlap_[i] * overlap_[i] / sigma);
       live[j] = score[j] < floor ? nothing : score[j];
+      if (!(live[j] > 0.0)) link[j] = j - 1;
       if (i + 1 == met || met_[i + 1] / kBlock != j / kBlock) refresh(j / kBlock);
     }
   }
+  if (left == 0) return;
+  // A score below 0 would rise by decaying, so those that are left stay as they are.
+  std::int32_t rest = 0;
+  for (std::int32_t j = 0; j < n; ++j) {
+    if (live[j] > nothing) order_[count_ + rest++] = begin + j;
+  }
+  sort(order_ + count_, rest);
+  count_ += std::min(rest, left);
 }
 
 // ---- one video ---------------------------------------------------------------------------------------

@@ -107,8 +107,8 @@ class Plan {
   bool precedes(std::int32_t box, std::int32_t other) const noexcept;
   void sort(std::int32_t* boxes, std::int32_t n) noexcept;
   static double overlap(const Box& x, const Box& y, double added) noexcept;
-  template <class Visit>
-  void visit_near(std::int32_t box, const Tree* low, const Tree* high, Visit visit) const noexcept;
+  template <class Before, class Visit>
+  void visit_near(std::int32_t box, const Tree* low, const Tree* high, Before before, Visit visit) const noexcept;
   void greedy(const Tree* low, const Tree* high) noexcept;
   void gaussian(const Tree* low, const Tree* high) noexcept;
   aicl_decode_status fail(aicl_decode_status status, const char* format, long long came,
