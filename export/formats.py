@@ -10,7 +10,7 @@ from typing import Any, get_args
 from aicl_fast.config import Config
 from aicl_fast.engines.container import is_container
 from aicl_fast.errors import ConfigError, DataError, ModelError
-from aicl_fast.export.onnx import build_onnx, model_info, require_onnx
+from aicl_fast.export.onnx import build_onnx, check_opset, model_info, require_onnx, save_onnx
 from aicl_fast.export.tensorrt import (
     BuildOptions,
     check_options,
@@ -23,7 +23,7 @@ from aicl_fast.export.triton_repository import (
     check_server,
     export_triton_repository,
 )
-from aicl_fast.files import atomic_path, require_file
+from aicl_fast.files import require_file
 from aicl_fast.metadata import ModelInfo, Precision, Range
 from aicl_fast.model import TwoBranchNet
 from aicl_fast.weights import load_model
@@ -68,6 +68,8 @@ class ExportOptions:
             rounding; ``auto`` is winograd in ONNX and OpenVINO files of the precisions in :data:`WINOGRAD`.
         build: TensorRT's options.
         server: the Triton Inference Server's options.
+        opset: of ONNX, for older or newer runtimes; None is 18 (int8: 19, fp8: 21, bf16: 22).
+        allow_missing: leave out videos of ``calibrate`` that have no features.
     """
 
     format: str = "onnx"
@@ -80,6 +82,8 @@ class ExportOptions:
     convolution: str = "auto"
     build: BuildOptions = field(default_factory=BuildOptions)
     server: ServerOptions = field(default_factory=ServerOptions)
+    opset: int | None = None
+    allow_missing: bool = False
 
 
 _PLAIN = ExportOptions()
@@ -112,6 +116,10 @@ def check_combination(options: ExportOptions) -> None:
     if options.convolution == "winograd" and precision not in WINOGRAD.get(format_, ()):
         have = ", ".join(f"{name} {'/'.join(kinds)}" for name, kinds in WINOGRAD.items())
         raise ConfigError(f"--convolution: winograd exists for {have}; got {format_} {precision}.")
+    if options.opset is not None:
+        if format_ != "onnx" and (format_, options.server.backend) != ("triton-repository", "onnx"):
+            raise ConfigError(f"--opset: is for --format onnx and triton-repository; got --format {format_}.")
+        check_opset(options.opset, precision)
     calibrated = precision in CALIBRATED
     if calibrated and options.calibrate is None:
         raise ConfigError(
@@ -291,8 +299,7 @@ def write_file(
     elif kind is not None:
         export_tensorrt(kind, model, info, target, options.build, progress=progress)
     else:
-        with atomic_path(target) as temporary:
-            require_onnx().save(model, temporary)
+        save_onnx(model, target)
 
 
 def exported_onnx(net: TwoBranchNet, config: Config, options: ExportOptions) -> tuple[Any, ModelInfo]:
@@ -307,7 +314,11 @@ def exported_onnx(net: TwoBranchNet, config: Config, options: ExportOptions) -> 
 
         assert options.calibrate is not None  # check_combination has seen to it
         features = calibration_features(
-            options.calibrate, info.config, videos=options.calibrate_videos, seed=options.seed
+            options.calibrate,
+            info.config,
+            videos=options.calibrate_videos,
+            seed=options.seed,
+            allow_missing=options.allow_missing,
         )
     openvino = options.format == "openvino"
     in_graph = not openvino and precision in ("fp16", "bf16")
@@ -316,9 +327,10 @@ def exported_onnx(net: TwoBranchNet, config: Config, options: ExportOptions) -> 
         net,
         info if in_graph else replace(info, precision="fp32"),
         winograd=_winograd(options),
+        opset=None if precision in CALIBRATED else options.opset,
     )
     if precision in CALIBRATED:
-        return quantize_onnx(model, info, features), info
+        return quantize_onnx(model, info, features, opset=options.opset), info
     return model, info
 
 

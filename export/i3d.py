@@ -16,7 +16,7 @@ with needs("export"):
 
 from aicl_fast.errors import ConfigError
 from aicl_fast.export.formats import SUFFIXES, ExportOptions, check_combination, check_target, write_file
-from aicl_fast.export.onnx import OPSET, OPSET_BF16, require_onnx, traced
+from aicl_fast.export.onnx import check_opset, default_opset, in_opset, require_onnx, traced
 from aicl_fast.export.tensorrt import interface
 from aicl_fast.metadata import BATCH, METADATA_KEY, Precision, Range
 from aicl_fast.video.i3d import I3D, DeployedI3D
@@ -64,7 +64,7 @@ def export_i3d(
     info = i3d_info(net, precision=precision, batch=options.batch)
     in_graph = options.format != "openvino" and precision in _DTYPES
     # tf32 is a way to multiply float32; OpenVINO rounds a float32 graph itself.
-    model = build_i3d_onnx(net, info if in_graph else replace(info, precision="fp32"))
+    model = build_i3d_onnx(net, info if in_graph else replace(info, precision="fp32"), opset=options.opset)
     set_i3d_metadata(model, info)
     write_file(model, info, target, options, progress)
     return target
@@ -102,7 +102,7 @@ def i3d_info(net: I3D, *, precision: Precision = "fp32", batch: Range | None = N
     )
 
 
-def build_i3d_onnx(net: I3D, info: SegmentInfo) -> Any:
+def build_i3d_onnx(net: I3D, info: SegmentInfo, *, opset: int | None = None) -> Any:
     """The network as an ``onnx.ModelProto``, checked by onnx and by strict shape inference.
 
     Normalisation is in the graph and BatchNorm in the convolutions.
@@ -110,18 +110,22 @@ def build_i3d_onnx(net: I3D, info: SegmentInfo) -> Any:
     Args:
         net: trained weights.
         info: from :func:`i3d_info`; of precision fp32, fp16 or bf16.
+        opset: as :func:`aicl_fast.export.onnx.export_onnx`.
     Raises:
+        ConfigError: an opset that cannot be written.
         UnavailableError: onnx or onnxscript is not installed.
     """
     onnx = require_onnx()
+    check_opset(opset, info.precision)
     module = DeployedI3D(net, _DTYPES.get(info.precision, torch.float32)).eval()
     # The exporter takes a dimension of size one for a constant.
     count = info.batch.opt if info.batch.fixed else 2
     dtype = torch.uint8 if info.stream == "rgb" else torch.float32
     example = torch.zeros(count, *info.clip_shape, dtype=dtype)
     shapes = {} if info.batch.fixed else {0: torch.export.Dim("batch", min=1)}
-    opset = OPSET_BF16 if info.precision == "bf16" else OPSET
-    model = traced(module, example, INPUT, SegmentOutputs._fields, shapes, opset=opset)
+    traced_in = default_opset(info.precision)
+    model = traced(module, example, INPUT, SegmentOutputs._fields, shapes, opset=traced_in)
+    model = in_opset(model, traced_in if opset is None else opset)
     set_i3d_metadata(model, info)
     onnx.checker.check_model(model, full_check=True)
     check_i3d_interface(model, info)

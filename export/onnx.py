@@ -19,6 +19,7 @@ with needs("export"):
     from torch import Tensor, nn
 
 from aicl_fast.config import Config
+from aicl_fast.engines import checksum
 from aicl_fast.errors import ConfigError
 from aicl_fast.files import atomic_path
 from aicl_fast.metadata import BATCH, METADATA_KEY, ModelInfo, Precision, Range
@@ -28,9 +29,15 @@ from aicl_fast.weights import weights_hash
 OPSET = 18
 OPSET_BF16 = 22
 """The first in which a convolution may be bfloat16."""
+LOWEST_OPSETS = {"fp32": 15, "fp16": 15, "bf16": OPSET_BF16, "int8": 19, "fp8": 21}
+"""By precision. int8: the first that onnx's own evaluator has Q/DQ pairs of. fp8: the first whose Transpose
+takes float8, since ONNX Runtime moves pairs past one."""
+HIGHEST_OPSET = 23
+"""The last that every supported version of ONNX Runtime reads."""
 INPUT = "features"
 OUTPUTS = ("scores", "video_scores", "actionness", "actionness_agnostic")
 
+_OTHER = "aicl_fast"
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -149,7 +156,29 @@ def model_info(
     )
 
 
-def build_onnx(net: TwoBranchNet, info: ModelInfo, *, winograd: bool = False) -> Any:
+def default_opset(precision: str) -> int:
+    """The opset of a file for which none was asked."""
+    return max(OPSET, LOWEST_OPSETS[precision])
+
+
+def check_opset(opset: int | None, precision: str) -> None:
+    """Refuse an opset that a precision cannot be written in; None is the default.
+
+    Raises:
+        ConfigError: it is not one of those that can be written.
+    """
+    lowest = LOWEST_OPSETS[precision]
+    whole = isinstance(opset, int) and not isinstance(opset, bool)
+    if opset is not None and not (whole and lowest <= opset <= HIGHEST_OPSET):
+        raise ConfigError(
+            f"--opset: expected {lowest} to {HIGHEST_OPSET} for {precision}, got {opset!r}. Left out, it is "
+            f"{default_opset(precision)}."
+        )
+
+
+def build_onnx(
+    net: TwoBranchNet, info: ModelInfo, *, winograd: bool = False, opset: int | None = None
+) -> Any:
     """The network as an ``onnx.ModelProto``, checked by onnx and by strict shape inference.
 
     Args:
@@ -157,10 +186,13 @@ def build_onnx(net: TwoBranchNet, info: ModelInfo, *, winograd: bool = False) ->
         info: from :func:`model_info`; of precision fp32, fp16 or bf16.
         winograd: the embeddings' convolutions as half as many matrix products, in float32: for engines that
             run products at full speed and have no such algorithm of their own for one dimension.
+        opset: as :func:`export_onnx`.
     Raises:
+        ConfigError: an opset that cannot be written.
         UnavailableError: onnx or onnxscript is not installed.
     """
     onnx = require_onnx()
+    check_opset(opset, info.precision)
     dynamic = not info.segments.fixed
     dtype = _DTYPES[info.precision]
     module = LocalizationNet(net.cpu().eval(), info.config, dtype, dynamic=dynamic, winograd=winograd).eval()
@@ -172,9 +204,10 @@ def build_onnx(net: TwoBranchNet, info: ModelInfo, *, winograd: bool = False) ->
         shapes[0] = torch.export.Dim("batch", min=1)
     if dynamic:
         shapes[1] = torch.export.Dim("segments", min=info.segments.min, max=info.segments.max)
-    opset = OPSET_BF16 if info.precision == "bf16" else OPSET
-    model = traced(module, example, INPUT, OUTPUTS, shapes, opset=opset)
+    traced_in = default_opset(info.precision)
+    model = traced(module, example, INPUT, OUTPUTS, shapes, opset=traced_in)
     _drop_repeated_relu(model)
+    model = in_opset(model, traced_in if opset is None else opset)
     set_metadata(model, info)
     onnx.checker.check_model(model, full_check=True)
     check_interface(model, info)
@@ -212,7 +245,61 @@ def traced(
             external_data=False,
             verbose=False,
         )
-    return program.model_proto
+    return finished(program.model_proto)
+
+
+def finished(model: Any) -> Any:
+    """The model without the notes of those who made it, and for the oldest runtimes that can read it.
+
+    Exporters note on every node the lines of Python it comes from: paths of this machine, and 13 % of a small
+    file. The lowest IR version is that of the ONNX release which brought the opset: a runtime that has the
+    operators reads it, and no type of ours is newer than the opset that uses it.
+
+    Args:
+        model: ``onnx.ModelProto``; it is changed. Its own properties are emptied, too.
+    """
+    _drop_notes(model)
+    model.ir_version = require_onnx().helper.find_min_ir_version_for(model.opset_import)
+    return model
+
+
+def _drop_notes(message: Any) -> None:
+    for field, value in message.ListFields():
+        if field.name in ("doc_string", "metadata_props"):
+            message.ClearField(field.name)
+        elif field.message_type is not None:
+            for each in [value] if hasattr(value, "ListFields") else value:
+                _drop_notes(each)
+
+
+def in_opset(model: Any, opset: int) -> Any:
+    """The same model in another opset.
+
+    Args:
+        model: ``onnx.ModelProto`` of the default opset or a later one; it may be changed.
+        opset: from :data:`LOWEST_OPSETS` to :data:`HIGHEST_OPSET`.
+    """
+    if any(each.domain == "" and each.version == opset for each in model.opset_import):
+        return model
+    from onnx.version_converter import convert_version
+
+    for node in model.graph.node:
+        # The converter leaves this in place, though older opsets do not have it; without it, it is 0.
+        for attribute in [each for each in node.attribute if each.name == "noop_with_empty_axes"]:
+            node.attribute.remove(attribute)
+    # It has no step from Pad 18 to Pad 13, which only lacks a fourth input: Pad passes in another domain.
+    pads = [node for node in model.graph.node if node.op_type == "Pad" and len(node.input) <= 3]
+    names = {node.name for node in pads}
+    for node in pads:
+        node.domain = _OTHER
+    model.opset_import.add(domain=_OTHER, version=1)
+    changed = convert_version(model, opset)
+    for node in changed.graph.node:
+        if node.domain == _OTHER and node.name in names:
+            node.domain = ""
+    for each in [each for each in changed.opset_import if each.domain == _OTHER]:
+        changed.opset_import.remove(each)
+    return finished(changed)
 
 
 def export_onnx(
@@ -223,6 +310,7 @@ def export_onnx(
     precision: Precision = "fp32",
     batch: Range | None = None,
     segments: Range | None = None,
+    opset: int | None = None,
 ) -> None:
     """Write the network as one ONNX file that :class:`aicl_fast.Detector` needs nothing beside.
 
@@ -239,15 +327,27 @@ def export_onnx(
         batch: videos a run; None is 1 to 64. A range makes the dimension dynamic; ONNX itself keeps no
             bounds.
         segments: T; None is the settings'. A range makes it dynamic, and k of the pooling follows T.
+        opset: of ONNX, from 15 (bf16: 22) to 23; older ones are for older runtimes. None is 18 (bf16: 22).
     Raises:
-        ConfigError: a range of T that top-k pooling cannot follow.
+        ConfigError: a range of T that top-k pooling cannot follow, or an opset that cannot be written.
         UnavailableError: onnx or onnxscript is not installed.
     """
-    onnx = require_onnx()
+    require_onnx()
     info = model_info(net, config, precision=precision, batch=batch, segments=segments)
-    model = build_onnx(net, info)
+    model = build_onnx(net, info, opset=opset)
+    save_onnx(model, path)
+
+
+def save_onnx(model: Any, path: str | os.PathLike[str]) -> None:
+    """Write an ``onnx.ModelProto`` and a checksum over the whole file, whole or not at all."""
+    kept = [each for each in model.metadata_props if each.key not in checksum.properties()]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    for name, value in checksum.properties().items():
+        model.metadata_props.add(key=name, value=value)
     with atomic_path(path) as temporary:
-        onnx.save(model, temporary)
+        require_onnx().save(model, temporary)
+        checksum.write_checksum(temporary)
 
 
 def require_onnx() -> Any:

@@ -33,9 +33,6 @@ from aicl_fast.metadata import ModelInfo
 VIDEOS = 32
 """How many videos calibrate, where there are as many."""
 
-OPSETS = {"int8": 19, "fp8": 21}
-"""The first that onnx's own evaluator has Q/DQ pairs of; and the first whose Transpose takes float8, since
-ONNX Runtime moves pairs past one."""
 _LARGEST_INT8 = 127
 _LARGEST_FP8 = 448
 _HEADROOM = 2
@@ -44,7 +41,12 @@ nothing: rounding is relative to the value."""
 
 
 def calibration_features(
-    folder: str | Path, config: Config, *, videos: int = VIDEOS, seed: int = 0
+    folder: str | Path,
+    config: Config,
+    *,
+    videos: int = VIDEOS,
+    seed: int = 0,
+    allow_missing: bool = False,
 ) -> list[Floats]:
     """Features of some training videos of a data set, sampled to T as for inference.
 
@@ -53,12 +55,13 @@ def calibration_features(
         config: the model's settings.
         videos: how many at most.
         seed: chooses which.
+        allow_missing: leave out videos without features, instead of raising.
     Returns:
         (1, T, D) arrays.
     Raises:
         DataError: not a data set, or its features do not fit the model.
     """
-    dataset = Dataset.open(folder, config, splits=("train",), allow_missing=True)
+    dataset = Dataset.open(folder, config, splits=("train",), allow_missing=allow_missing)
     names = dataset.videos["train"]
     chosen = np.random.default_rng(seed).permutation(len(names))[:videos]
     found = []
@@ -73,7 +76,9 @@ def calibration_features(
     return found
 
 
-def quantize_onnx(model: Any, info: ModelInfo, features: Sequence[Floats]) -> Any:
+def quantize_onnx(
+    model: Any, info: ModelInfo, features: Sequence[Floats], *, opset: int | None = None
+) -> Any:
     """Quantise a float32 ONNX model.
 
     Args:
@@ -81,13 +86,16 @@ def quantize_onnx(model: Any, info: ModelInfo, features: Sequence[Floats]) -> An
             products these are what is quantised, each of its six inputs on a scale of its own; int8 only.
         info: what the result will say about itself; its precision, ``int8`` or ``fp8``, is made.
         features: (1, T, D) arrays to calibrate with, see :func:`calibration_features`.
+        opset: None is 19 for int8 and 21 for fp8.
     Returns:
         An ``onnx.ModelProto``; the same for the same features.
     Raises:
+        ConfigError: an opset that cannot be written.
         DataError: no features.
         UnavailableError: onnx or onnxruntime is not installed.
     """
     onnx = require_onnx()
+    check_opset(opset, info.precision)
     if not features:
         raise DataError("--calibrate: no features to calibrate with.")
     plain = prepared(model, info)
@@ -97,6 +105,7 @@ def quantize_onnx(model: Any, info: ModelInfo, features: Sequence[Floats]) -> An
         # ONNX Runtime has an int8 convolution only where the result is int8, too. Sums of products stay wide.
         direct = all(node.op_type == "Conv" for node in embeddings(plain))
         quantised = ort_quantised(plain, features, outputs=direct)
+    quantised = finished(in_opset(quantised, default_opset(info.precision) if opset is None else opset))
     set_metadata(quantised, info)
     onnx.checker.check_model(quantised, full_check=True)
     return quantised
@@ -104,14 +113,13 @@ def quantize_onnx(model: Any, info: ModelInfo, features: Sequence[Floats]) -> An
 
 def prepared(model: Any, info: ModelInfo) -> Any:
     """A float32 model as the quantisers take it: streams sliced first, weights where they are read, in the
-    opset that the result needs."""
+    first opset that the result can have."""
     require_onnx()
-    from onnx.version_converter import convert_version
     from onnxscript.optimizer import optimize
 
     # Winograd's six matrices are slices of one constant; by default large constants are left alone.
     folded = optimize(slices_first(model), input_size_limit=1 << 31, output_size_limit=1 << 31)
-    return convert_version(folded, OPSETS[info.precision])
+    return in_opset(folded, default_opset(info.precision))
 
 
 def slices_first(model: Any) -> Any:

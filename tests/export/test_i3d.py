@@ -37,10 +37,10 @@ def _graphs_are_traced_once():
     traced: dict[str, bytes] = {}
     build = exporting.build_i3d_onnx
 
-    def remember(net, info):
-        key = info.to_json()
+    def remember(net, info, *, opset=None):
+        key = f"{info.to_json()} {opset}"
         if key not in traced:
-            traced[key] = build(net, info).SerializeToString()
+            traced[key] = build(net, info, opset=opset).SerializeToString()
         return onnx.load_from_string(traced[key])
 
     with pytest.MonkeyPatch.context() as patch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,12 @@ from aicl_fast.export.onnx import (  # noqa: E402
     build_onnx,
     check_interface,
     export_onnx,
+    in_opset,
     model_info,
     parse_range,
     set_metadata,
 )
+from aicl_fast.export.quantize import quantize_onnx  # noqa: E402
 from aicl_fast.kernels import topk_pool  # noqa: E402
 from aicl_fast.metadata import METADATA_KEY, Range  # noqa: E402
 from aicl_fast.model import TwoBranchNet  # noqa: E402
@@ -230,6 +233,85 @@ def test_one_stream(tmp_path: Path, tiny_config: Config, modal: str) -> None:
     features = np.random.default_rng(0).random((2, 32, config.data.input_width), dtype=np.float32)
     actual = OnnxRuntimeEngine(tmp_path / "m.onnx")(features)
     assert_close(actual, reference(net, features, config.topk), 2e-3)
+
+
+def _notes(message) -> list[str]:
+    """Every doc string and property, at any depth."""
+    found = []
+    for field, value in message.ListFields():
+        if field.name in ("doc_string", "metadata_props"):
+            found.append(f"{field.full_name}: {value}")
+        elif field.message_type is not None:
+            for each in [value] if hasattr(value, "ListFields") else value:
+                found += _notes(each)
+    return found
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "fp8"])
+def test_the_exporters_notes_are_not_in_the_file(tiny_model: Path, batch: np.ndarray, precision) -> None:
+    net, config = load_model(tiny_model)
+    info = model_info(net, config, precision=precision)
+    if precision in ("int8", "fp8"):
+        pytest.importorskip("onnxruntime.quantization")
+        model = quantize_onnx(build_onnx(net, replace(info, precision="fp32")), info, list(batch[:2, None]))
+    else:
+        model = build_onnx(net, info)
+    assert METADATA_KEY in {p.key for p in model.metadata_props}
+    assert len(model.graph.node) > 10
+    del model.metadata_props[:]
+    assert _notes(model) == []
+    assert str(Path(__file__).parents[2]).encode() not in model.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("precision", "winograd", "opsets"),
+    [
+        ("fp32", True, (15, 17, 20, 23)),
+        ("fp16", False, (15, 23)),
+        ("int8", False, (23,)),
+        ("fp8", False, (22,)),
+    ],
+)
+def test_any_opset_computes_the_same(tiny_model, batch, tmp_path, precision, winograd, opsets) -> None:
+    net, config = load_model(tiny_model)
+    quantised = precision in ("int8", "fp8")
+    # Where T varies, the graph has operators that changed from one opset to the next.
+    info = model_info(net, config, precision=precision, segments=None if quantised else Range(16, 32, 64))
+    plain = build_onnx(net, replace(info, precision="fp32") if quantised else info, winograd=winograd)
+    expected = None
+    for opset in (None, *opsets):
+        model = copy.deepcopy(plain)
+        if quantised:
+            model = quantize_onnx(plain, info, list(batch[:2, None]), opset=opset)
+        elif opset is not None:
+            model = in_opset(model, opset)
+        onnx.checker.check_model(model, full_check=True)
+        own = opset or {"int8": 19, "fp8": 21}.get(precision, OPSET)
+        assert [(o.domain, o.version) for o in model.opset_import] == [("", own)]
+        # The release that brought the opset, by ONNX's own table.
+        assert model.ir_version == {15: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}[own]
+        onnx.save(model, tmp_path / "m.onnx")
+        actual = OnnxRuntimeEngine(tmp_path / "m.onnx", threads=1)(batch)
+        expected = expected or actual
+        assert_close(actual, expected, 1e-3 if precision == "fp16" else 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("precision", "opset", "words"),
+    [
+        ("fp32", 14, r"--opset: expected 15 to 23 for fp32, got 14\. Left out, it is 18\."),
+        ("fp32", 24, "got 24"),
+        ("fp32", True, "got True"),
+        ("fp16", -1, "got -1"),
+        ("bf16", 21, "expected 22 to 23 for bf16"),
+    ],
+)
+def test_an_opset_that_cannot_be_written(tmp_path, tiny_config, precision, opset, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        export_onnx(
+            TwoBranchNet(tiny_config), tiny_config, tmp_path / "m.onnx", precision=precision, opset=opset
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_export_leaves_no_file(tmp_path: Path, tiny_config, monkeypatch: pytest.MonkeyPatch) -> None:
