@@ -12,12 +12,13 @@ STAMP  := $(VENV)/.installed
 # not there is named before anything starts, and left out.
 GPU_PYTHON ?= python3
 
-.PHONY: help install demo test lint types check bench gpu fuzz view clean
+.PHONY: help install demo test lint types check install-base install-matrix bench gpu fuzz view clean
 
 help:
 	@echo "make demo    train, export, localise, evaluate and draw on real recordings"
 	@echo "make test    lint, types and tests"
 	@echo "make lint | types | check    one of those (check: the tests alone)"
+	@echo "make install-base | install-matrix   fresh installations: without extras; each extra, lowest versions"
 	@echo "make bench   every benchmark of this processor, into one file; again goes on where it was"
 	@echo "make gpu     on a GPU machine: benchmarks, tests, sanitizer, sweep (installs nothing); three times is all"
 	@echo "make fuzz    change files and read them again: 100 000 for each reader (FUZZ='npy --seconds 600' for one)"
@@ -54,6 +55,15 @@ check: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 test: lint types check
+
+# Fresh environments, filled by pip: every command works there or names the extra that it needs. install-base is
+# the one without extras, which CI tries; install-matrix adds each extra alone, and the lowest versions that
+# pyproject.toml allows. WHAT=lowest, or another extra's name, tries that alone.
+install-base: $(STAMP)
+	AICL_FAST_INSTALL=base $(BIN)/pytest -q -s tests/install/test_matrix.py
+
+install-matrix: $(STAMP)
+	AICL_FAST_INSTALL=$(or $(WHAT),all) $(BIN)/pytest -q -s tests/install/test_matrix.py
 
 # Both write <device>-<date>.json, suite by suite, to $OUT where it is set, else to bench/results. A record of
 # another commit is replaced by `make bench REPLACE=1` only.
