@@ -154,9 +154,10 @@ class Dataset:
                         f"split_{split}.txt lists. Add it, or take the video off the list."
                     )
                 if split == "train" and not entry.classes:
+                    but = " but Ambiguous, which is no class" if entry.labels else ""
                     raise DataError(
-                        f"{self.ground_truth.source}: the training video '{video}' has no label. Add one, or "
-                        "take the video off split_train.txt."
+                        f"{self.ground_truth.source}: the training video '{video}' has no label{but}. Add "
+                        "one, or take the video off split_train.txt."
                     )
                 for label in entry.classes:
                     if label not in classes:

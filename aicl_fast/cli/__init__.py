@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 
 def main() -> None:
@@ -47,5 +47,5 @@ def _notes() -> Iterator[None]:
                 said.add(str(message))
                 err.print(f"note: {message}", soft_wrap=True)
 
-        warnings.showwarning = show  # type: ignore[assignment]
+        warnings.showwarning = cast(Any, show)
         yield

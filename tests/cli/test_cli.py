@@ -281,3 +281,34 @@ def test_parity_takes_what_engines_are_opened_with(tiny_model: Path, tmp_path: P
     text = run("parity", *files, *common, "--provider", "CPUExecutionProvider", "--pin-threads", cwd=tmp_path)
     assert "model.onnx" in text
     run("parity", *files, *common, "--provider", "NoSuchProvider", cwd=tmp_path, expect=2)
+
+
+def test_a_warning_is_printed_once_as_a_note(tmp_path: Path) -> None:
+    code = """
+import sys, warnings
+import aicl_fast.cli.app
+from aicl_fast.cli import main
+from aicl_fast.errors import AiclWarning
+def odd():
+    for _ in range(3):
+        warnings.warn("odd [red]data[/red]", AiclWarning)
+aicl_fast.cli.app.app = odd
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stderr == "note: odd [red]data[/red]\n"
+    assert done.stdout == ""
+
+
+def test_evaluate_leaves_out_a_list_of_videos(tmp_path: Path) -> None:
+    annotation = {"subset": "test", "annotations": [{"label": "x", "segment": [0, 10]}]}
+    (tmp_path / "gt.json").write_text(json.dumps({"database": {"a": annotation, "b": annotation}}))
+    found = {"a": [{"label": "x", "score": 1, "segment": [0, 10]}], "b": []}
+    (tmp_path / "d.json").write_text(json.dumps({"results": found}))
+    (tmp_path / "blocked.json").write_text('["b"]')
+    run("evaluate", "gt.json", "d.json", "--exclude", "blocked.json", "-o", "m.json", cwd=tmp_path)
+    assert json.loads((tmp_path / "m.json").read_text())["average_mAP"] == 1
+    text = run("evaluate", "gt.json", "d.json", "--exclude", "thumos", cwd=tmp_path, expect=2)
+    assert "Did you mean thumos14?" in text
