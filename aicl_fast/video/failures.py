@@ -15,19 +15,22 @@ with needs("video"):
 from aicl_fast.errors import AiclError, DataError
 from aicl_fast.video.opening import said
 
+FAILURES = (av.FFmpegError, cv2.error, OSError, ValueError, ArithmeticError, LookupError, MemoryError)
+"""What FFmpeg, OpenCV and PyAV raise over what is in a file."""
+
 
 @contextmanager
 def named_failure(path: Path) -> Iterator[None]:
     """What a library raises in the middle of a video, as an error that names the file.
 
     Raises:
-        DataError: in place of an error of FFmpeg or OpenCV, or of a value that they refuse.
+        DataError: in place of what is in :data:`FAILURES`.
     """
     try:
         yield
     except AiclError:
         raise
-    except (av.FFmpegError, cv2.error, ValueError) as error:
+    except FAILURES as error:
         raise DataError(
             f"{path}: its frames cannot be used ({said(error)}). Convert the video, for example to H.264 in "
             ".mp4."

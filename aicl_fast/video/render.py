@@ -23,7 +23,7 @@ from aicl_fast.detections import Detection, Detections
 from aicl_fast.errors import AiclError, DataError
 from aicl_fast.files import atomic_path, require_file, require_place
 from aicl_fast.text import short_text
-from aicl_fast.video.failures import named_failure
+from aicl_fast.video.failures import FAILURES, named_failure
 from aicl_fast.video.opening import codec_name, open_video, said
 from aicl_fast.video.reader import Image, Timed, Upright, ahead_rule, timed_frames
 
@@ -298,7 +298,7 @@ def _writing(target: Path) -> Iterator[None]:
         yield
     except AiclError:
         raise
-    except (av.FFmpegError, OSError, ValueError) as error:
+    except FAILURES as error:
         raise DataError(
             f"{target}: the rendered video cannot be written ({said(error)}). Convert the video first, for "
             "example to H.264 and AAC in .mp4."
