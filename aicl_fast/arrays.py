@@ -148,7 +148,7 @@ def _array(file: IO[bytes], path: Path, end: int, *, mapped: bool = False) -> Ar
     if not needed:
         return np.empty(shape, dtype, order)
     array = np.empty(count, dtype)
-    left = memoryview(array.view(np.uint8))
+    left = array.view(np.uint8).data
     while left:
         got = file.readinto(left[:_CHUNK])  # type: ignore[attr-defined]
         if not got:

@@ -291,7 +291,8 @@ class Inputs:
             return read_split(listed)
         own = folder.path.name == split and os.path.isdir(folder.path)
         data = self._data
-        subset = {SPLITS[0]: data.train_subset, SPLITS[1]: data.test_subset}.get(split, split)
+        named: dict[str, str] = {SPLITS[0]: data.train_subset, SPLITS[1]: data.test_subset}
+        subset = named.get(split, split)
         subsets = sorted({video.subset for video in truth.videos.values()}) if truth else []
         if truth is not None and subset in subsets:
             return list(truth.subset(subset).videos)
