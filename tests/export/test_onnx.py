@@ -285,6 +285,7 @@ def test_any_opset_computes_the_same(tiny_model, batch, tmp_path, precision, win
             model = quantize_onnx(plain, info, list(batch[:2, None]), opset=opset)
         elif opset is not None:
             model = in_opset(model, opset)
+            set_metadata(model, info)
         onnx.checker.check_model(model, full_check=True)
         own = opset or {"int8": 19, "fp8": 21}.get(precision, OPSET)
         assert [(o.domain, o.version) for o in model.opset_import] == [("", own)]
