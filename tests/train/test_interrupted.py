@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import os
+import random
+import re
 import signal
 import stat
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +21,7 @@ torch = pytest.importorskip("torch")
 
 from aicl_fast.config import Config  # noqa: E402
 from aicl_fast.dataset import Dataset  # noqa: E402
-from aicl_fast.errors import DataError  # noqa: E402
+from aicl_fast.errors import AiclError, DataError, ModelError  # noqa: E402
 from aicl_fast.locks import locked_folder  # noqa: E402
 from aicl_fast.train.checkpoint import latest_checkpoint, step_of  # noqa: E402
 from aicl_fast.train.trainer import train  # noqa: E402
@@ -30,6 +33,7 @@ OPTIONS = {"steps": 60, "save_every": 4, "eval_every": 15, "keep": "test", "ema_
 _FORKED = """
 import json, os, random, resource, signal, sys, time, traceback
 from pathlib import Path
+from typing import Any
 import torch; torch.set_num_threads(1)
 from aicl_fast.config import Config
 from aicl_fast.dataset import Dataset
@@ -226,3 +230,64 @@ def test_what_a_killed_process_left_is_removed(open_tiny: Callable[..., Dataset]
     assert not unfinished.parent.exists()
     assert all(path.exists() for path in own)
     load_model(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["trainer.json", "trainer.safetensors", "log.csv"])
+def test_a_damaged_file_of_a_run_is_named(
+    open_tiny: Callable[..., Dataset], tmp_path: Path, name: str
+) -> None:
+    dataset = open_tiny(steps=4)
+    train(dataset, tmp_path)
+    path = tmp_path / name if name == "log.csv" else tmp_path / "checkpoints" / "step_00000004" / name
+    whole = path.read_bytes()
+    draw = random.Random(0)
+    refused = 0
+    for number in range(30):
+        damaged = bytearray(whole)
+        for _ in range(3):
+            damaged[draw.randrange(len(whole))] = draw.choice((0, 10, 34, 44, 45, 57, 93, 125, 255))
+        path.write_bytes(damaged[: draw.randrange(len(whole))] if number % 3 == 0 else damaged)
+        try:
+            train(dataset, tmp_path, resume=True)
+        except AiclError as error:
+            refused += 1
+            assert str(tmp_path) in str(error)
+    assert refused
+
+
+def test_an_optimizer_s_state_of_another_network_is_refused(
+    open_tiny: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    train(open_tiny(steps=1), tmp_path / "small")
+    train(open_tiny(steps=1, embedding_width=9), tmp_path / "wide")
+    small, wide = (tmp_path / run / "checkpoints" / "step_00000001" for run in ("small", "wide"))
+    (small / "trainer.safetensors").write_bytes((wide / "trainer.safetensors").read_bytes())
+    with pytest.raises(
+        ModelError, match=r"optimizer\.0\.\w+: torch\.float32 of shape .* not of this network"
+    ):
+        train(open_tiny(steps=2), tmp_path / "small", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"position": -1}, "order"), ({"order": [0, 0, 1]}, "order"), ({"order": [7]}, "order")],
+)
+def test_an_order_of_other_videos_is_refused(
+    open_tiny: Callable[..., Dataset], tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    train(open_tiny(steps=1), tmp_path)
+    record = tmp_path / "checkpoints" / "step_00000001" / "trainer.json"
+    document = json.loads(record.read_text())
+    document["order"] |= changes
+    record.write_text(json.dumps(document))
+    with pytest.raises(ModelError, match=words):
+        train(open_tiny(steps=2), tmp_path, resume=True)
+
+
+def test_what_differs_is_named_and_nothing_else(open_tiny: Callable[..., Dataset], tmp_path: Path) -> None:
+    train(open_tiny(steps=2), tmp_path)
+    with pytest.raises(ModelError) as found:
+        train(open_tiny(steps=4, lr=0.5), tmp_path, resume=True)
+    assert "train.lr was" in str(found.value)
+    assert "now 0.5." in str(found.value)
+    assert not re.search("steps|schedule", str(found.value))
