@@ -10,7 +10,6 @@ Names are compared in one Unicode form, and ``v_`` before either is overlooked: 
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,11 +19,10 @@ from aicl_fast.config import DataConfig
 from aicl_fast.errors import DataError
 from aicl_fast.feature_formats import other_format
 from aicl_fast.features import EXTRACTED, Floats, check_lengths, check_width, load_features, map_features
+from aicl_fast.stream_names import STREAMS, spellings, split_stream
 from aicl_fast.text import clean_text
 
-STREAMS = ("rgb", "flow")
 ARRAY = ".npy"
-_SEPARATORS = "_-."
 _LISTED = 100
 """Missing files that an error lists."""
 _HINTS = 3
@@ -59,16 +57,6 @@ def streams_of(data: DataConfig) -> list[str]:
     return [stream for stream in STREAMS if data.modal in ("both", stream)]
 
 
-def split_stream(name: str) -> tuple[str, str]:
-    """``("video", "rgb")`` of ``video_rgb`` or ``rgb_video``; ``("video", "")`` of ``video``."""
-    for stream in STREAMS:
-        for separator in _SEPARATORS:
-            for rest in (name.removesuffix(separator + stream), name.removeprefix(stream + separator)):
-                if rest not in (name, ""):
-                    return rest, stream
-    return ("", name) if name in STREAMS else (name, "")
-
-
 class FeatureFolder:
     """The feature files of a folder. Each folder's list is read once.
 
@@ -93,14 +81,14 @@ class FeatureFolder:
         *inside, name = video.split("/")
         home = self.path.joinpath(*inside)
         if not self.apart:
-            one = self._lookup(home, _spellings(name), (ARRAY, EXTRACTED))
+            one = self._lookup(home, spellings(name), (ARRAY, EXTRACTED))
             if one is not None:
                 return FeatureFiles((one,))
         found: list[Path] = []
         missing: list[Path] = []
         for stream in streams_of(data):
             place = (self.path / stream).joinpath(*inside) if self.apart else home
-            path = self._lookup(place, _spellings(name, stream), (ARRAY,))
+            path = self._lookup(place, spellings(name, stream), (ARRAY,))
             if path is not None:
                 found.append(path)
             else:
@@ -142,13 +130,13 @@ class FeatureFolder:
         """What is there in place of a missing file, as a sentence after a space, or nothing."""
         *inside, name = video.split("/")
         homes = [self.path / stream for stream in STREAMS] if self.apart else [self.path]
-        wanted = {each.casefold() for stream in ("", *STREAMS) for each in _spellings(name, stream)}
+        wanted = {each.casefold() for stream in ("", *STREAMS) for each in spellings(name, stream)}
         for home in homes:
             for path in (path for paths in self._list(home.joinpath(*inside)).values() for path in paths):
                 if clean_text(path.stem).casefold() not in wanted:
                     continue
                 if path.suffix.lower() in (ARRAY, EXTRACTED):
-                    if clean_text(path.stem) not in _spellings(name):
+                    if clean_text(path.stem) not in spellings(name):
                         return f" {path} is there: names must agree in upper and lower case."
                 elif text := other_format(path):
                     return f" {path} is there. {text}"
@@ -277,16 +265,3 @@ def _check_widths(path: Path, array: Floats, data: DataConfig, streams: Sequence
         spoken=f" ({' + '.join(f'{name} {width}' for name, width in widths.items())})",
         advice=f"Use the features that the model was trained on; to train one on these, {settings}.",
     )
-
-
-@functools.lru_cache(maxsize=8)
-def _spellings(name: str, stream: str = "") -> tuple[str, ...]:
-    """The names that a video's file may have, in order of preference."""
-    plain = [name, f"v_{name}"]
-    if name.startswith("v_") and len(name) > 2:
-        plain.append(name[2:])
-    if not stream:
-        return tuple(plain)
-    ends = [f"{each}{separator}{stream}" for each in plain for separator in _SEPARATORS]
-    begins = [f"{stream}{separator}{each}" for each in plain for separator in _SEPARATORS]
-    return (*plain, *ends, *begins)

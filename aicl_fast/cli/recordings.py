@@ -17,18 +17,17 @@ from aicl_fast.dataset import SPLITS, features_folder, read_split
 from aicl_fast.errors import AiclError, AiclWarning, ConfigError, DataError
 from aicl_fast.feature_folder import (
     ARRAY,
-    STREAMS,
     FeatureFiles,
     FeatureFolder,
     is_extracted,
     missing_features,
     read_files,
-    split_stream,
     streams_of,
 )
 from aicl_fast.feature_formats import other_format
 from aicl_fast.features import Floats
 from aicl_fast.files import is_video, require_file, video_name, visible
+from aicl_fast.stream_names import common_name, split_stream
 from aicl_fast.text import require_name
 from aicl_fast.timing import check_durations
 
@@ -193,7 +192,7 @@ class Inputs:
             raise DataError(
                 f"--rgb, --flow: the model reads {wanted[0]} alone; give --{wanted[0]} and no other stream."
             )
-        name = _common_name(given, named=self._name is not None)
+        name = common_name(given, named=self._name is not None)
         return self._recording(given[wanted[0]], functools.partial(_load, FeatureFiles(
             tuple(given.values()), apart=True), self._data), name)  # fmt: skip
 
@@ -348,41 +347,6 @@ def _truth(root: Path, split: str) -> GroundTruth | None:
             raise
         warnings.warn(f"{error} Detecting goes on without it.", AiclWarning, stacklevel=2)
         return None
-
-
-def _common_name(paths: Mapping[str, Path], *, named: bool) -> str:
-    """The recording that these files of its streams are of.
-
-    Args:
-        named: whether its name is known, and the files are only checked.
-    """
-    if len(paths) > 1 and paths["rgb"].resolve() == paths["flow"].resolve():
-        raise DataError(f"--rgb and --flow: are the same file, {paths['rgb']}. Give one a stream.")
-    plain = {video_name(path) for path in paths.values()}
-    found: dict[str, str] = {}
-    certain = True
-    for stream, path in paths.items():
-        # Of two files of one name, the folders alone may say which is which.
-        name, marked = split_stream(video_name(path)) if len(paths) == len(plain) else (video_name(path), "")
-        parent = path.parent.name if path.parent.name in STREAMS else ""
-        if (marked or parent or stream) != stream:
-            raise DataError(
-                f"--{stream} {path}: is named as the {marked or parent} features. Give each stream by its "
-                "option."
-            )
-        certain = certain and bool(marked or parent)
-        found[stream] = name
-    first, *others = found.values()
-    if others and others[0] != first and not named:
-        text = (
-            f"--rgb {paths['rgb']} and --flow {paths['flow']}: are named as of two recordings, "
-            f"{first!r} and {others[0]!r}."
-        )
-        if certain:
-            raise DataError(f"{text} If they are of one, give its name with --name.")
-        warnings.warn(f"{text} Stored as {first!r}; --name gives another name.", AiclWarning, stacklevel=2)
-    # A folder of one recording: clip/rgb.npy and clip/flow.npy.
-    return first or next(iter(paths.values())).resolve().parent.name or "video"
 
 
 def _load(files: FeatureFiles, data: DataConfig) -> Recording:
