@@ -7,11 +7,12 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 
 from aicl_fast.errors import DataError
+from aicl_fast.files import is_stdout
 from aicl_fast.text import clean_text
 
 LOCK = ".lock"
@@ -32,10 +33,13 @@ def locked_folder(path: str | os.PathLike[str]) -> Iterator[None]:
             to.
     """
     folder = Path(path)
+    if is_stdout(folder):
+        raise DataError(f"{folder}: is standard output; expected a folder. Name one.")
     real = os.path.realpath(folder)
     if real in _held.get():
         yield
         return
+    made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = _lock(folder / LOCK)
@@ -53,6 +57,9 @@ def locked_folder(path: str | os.PathLike[str]) -> Iterator[None]:
             # While it is locked, so that no other process' lock is removed.
             (folder / LOCK).unlink(missing_ok=True)
             os.close(handle)
+        if made:
+            with suppress(OSError):  # something was written to it
+                folder.rmdir()
 
 
 def _lock(file: Path) -> int | None:

@@ -64,7 +64,7 @@ def caught_signals() -> Iterator[None]:
         signal.signal(number, signal.SIG_DFL)
         raise Signalled(number)
 
-    before: dict[int, Any] = {}
+    before: dict[signal.Signals, Any] = {}
     for number in _WORDS:
         handler = signal.getsignal(number)
         if number == signal.SIGINT or handler is signal.SIG_DFL:

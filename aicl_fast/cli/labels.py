@@ -11,6 +11,7 @@ from aicl_fast.dataset import EXTRACTED, features_folder
 from aicl_fast.feature_file import Recipe, read_header
 from aicl_fast.files import video_name, visible
 from aicl_fast.labels import SETTINGS, read_labels, write_annotations
+from aicl_fast.locks import locked_folder
 
 
 def run_annotations(
@@ -20,16 +21,17 @@ def run_annotations(
     extracted = _extracted(folder)
     duration = functools.cache(_durations(extracted, videos))
     labels = read_labels(table, duration=duration)
-    summary = write_annotations(
-        labels,
-        folder,
-        duration=duration,
-        modal=_modal([recipe for _, recipe in extracted.values()]),
-        test_share=test_share,
-        seed=seed,
-        overwrite=overwrite,
-        source=str(table),
-    )
+    with locked_folder(folder):
+        summary = write_annotations(
+            labels,
+            folder,
+            duration=duration,
+            modal=_modal([recipe for _, recipe in extracted.values()]),
+            test_share=test_share,
+            seed=seed,
+            overwrite=overwrite,
+            source=str(table),
+        )
     out.print(
         f"{folder}: {len(summary.train)} train, {len(summary.test)} test videos, "
         f"{len(summary.classes)} classes: {', '.join(summary.classes)}",

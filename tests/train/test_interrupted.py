@@ -81,7 +81,7 @@ if what == "kill":
             sys.stdin.readline()
     assert ended(begin(folder)) == 0
 else:
-    for limit in range(200, int(count), int(count) // 12):
+    for limit in range(200, int(count), int(count) // 6):
         folder = f"{out}/cut{limit}"
         print(f"ended {ended(begin(folder, limit))} {folder}", flush=True)
         assert ended(begin(folder)) == 0
@@ -132,7 +132,7 @@ def _same_runs(run: Path, whole: Path) -> None:
     assert _events(run) == _events(whole)
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.slow)])
 def test_kills_at_any_moment_lose_nothing(
     forked: Callable[..., subprocess.Popen[str]], tmp_path: Path, kills: int
 ) -> None:
@@ -241,8 +241,8 @@ def test_a_damaged_file_of_a_run_is_named(
     path = tmp_path / name if name == "log.csv" else tmp_path / "checkpoints" / "step_00000004" / name
     whole = path.read_bytes()
     draw = random.Random(0)
-    refused = 0
-    for number in range(30):
+    told: list[str] = []
+    for number in range(15):
         damaged = bytearray(whole)
         for _ in range(3):
             damaged[draw.randrange(len(whole))] = draw.choice((0, 10, 34, 44, 45, 57, 93, 125, 255))
@@ -250,9 +250,9 @@ def test_a_damaged_file_of_a_run_is_named(
         try:
             train(dataset, tmp_path, resume=True)
         except AiclError as error:
-            refused += 1
-            assert str(tmp_path) in str(error)
-    assert refused
+            told.append(str(error))
+    assert told
+    assert all(str(tmp_path) in text for text in told)
 
 
 def test_an_optimizer_s_state_of_another_network_is_refused(
