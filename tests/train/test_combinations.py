@@ -89,6 +89,7 @@ def test_every_two_values_meet() -> None:
             assert ((first, pair[0]), (second, pair[1])) in met
 
 
+@pytest.mark.slow
 def test_settings_train_in_combination(
     open_tiny: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +131,7 @@ for number, document in enumerate(configs):
 """
 
 
+@pytest.mark.slow
 def test_settings_train_in_combination_in_two_processes(
     tiny_dataset: Path, tiny_config: Config, tmp_path: Path
 ) -> None:
