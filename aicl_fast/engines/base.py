@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -82,6 +84,24 @@ def running(path: Path) -> Iterator[None]:
             f"{path}: cannot be run ({why}). If it was cut off while being copied, copy it again; or export "
             "the weights again."
         ) from error
+
+
+_with_threads: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def leave_after_fork(native: Any) -> None:
+    """Never close this in a process that was forked: it would wait there for threads that do not exist."""
+    _with_threads.add(native)
+
+
+def _leave() -> None:
+    for native in list(_with_threads):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(native))
+    _with_threads.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave)
 
 
 class Engine(ABC):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.engines.base import Engine, EngineOutputs, running
+from aicl_fast.engines.base import Engine, EngineOutputs, leave_after_fork, running
 from aicl_fast.engines.container import is_container, read_container
 from aicl_fast.engines.ir_file import check_ir
 from aicl_fast.engines.onnx_file import read_onnx
@@ -110,6 +110,7 @@ class _Compiled:
 
     def __init__(self, compiled: Any) -> None:
         self.compiled = compiled
+        leave_after_fork(self)
         self.outputs = [compiled.output(name) for name in EngineOutputs._fields]
         self.idle: list[Any] = []
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.engines.base import Engine, EngineOutputs
+from aicl_fast.engines.base import Engine, EngineOutputs, leave_after_fork
 from aicl_fast.engines.onnx_file import read_onnx
 from aicl_fast.engines.ort_import import import_onnxruntime
 from aicl_fast.errors import ModelError, UnavailableError
@@ -135,6 +135,7 @@ def open_session(
             f"run {path} on {', '.join(session.get_providers())}. Check the device and "
             "its driver, or choose the CPU."
         )
+    leave_after_fork(session)
     return session
 
 

@@ -29,7 +29,7 @@ from aicl_fast.engines.base import filled_with_zeros, run_in_parts, running
 from aicl_fast.engines.container import Container
 from aicl_fast.engines.onnx_file import read_onnx
 from aicl_fast.engines.tensorrt import TensorRTEngine, Tensors
-from aicl_fast.errors import DataError, ModelError
+from aicl_fast.errors import DataError, ModelError, UnavailableError
 from aicl_fast.extras import needs
 from aicl_fast.features import Floats
 from aicl_fast.files import require_file
@@ -178,6 +178,7 @@ class SegmentNetwork(ABC):
         self.weights_hash = info.weights
         self.name = info.name
         self.precision: str = info.precision
+        self._process = os.getpid()
 
     @abstractmethod
     def run(self, clips: npt.NDArray[Any]) -> SegmentOutputs:
@@ -208,6 +209,11 @@ class SegmentNetwork(ABC):
 
     def _outputs(self, clips: npt.NDArray[Any], *, longer: bool = False) -> SegmentOutputs:
         clips = np.ascontiguousarray(self._checked(clips, longer=longer))
+        if self._process != os.getpid():
+            raise UnavailableError(
+                f"{self.path}: was opened in another process, and its threads are not in one that was forked "
+                "from it. Open the file here, or start processes by spawn."
+            )
         low, _, high = self.info.batch
         return run_in_parts(self._run_checked, clips, low, high, filled_with_zeros)
 
