@@ -858,14 +858,16 @@ def test_refitting(tmp_path: Path, graph: Any, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(export, "make_logger", lambda api: SimpleNamespace(errors=["no reason"]))
     path = _container(tmp_path / "m.engine", graph[1], refittable=True, version_compatible=True)
     takes = [True]
-    refit_tensorrt(path, *graph, path)
+    with pytest.raises(ModelError, match=r"carries native code.*trust=True\) or --trust"):
+        refit_tensorrt(path, *graph, path)
+    refit_tensorrt(path, *graph, path, trust=True)
     wanted = "new ['INCLUDE_REFIT']" if newer else "new []"
     assert read_container(path).read("plan") == wanted.encode()
     assert device.closed
     assert len(alive) == 4
     takes[0] = False
     with pytest.raises(ModelError, match=r"does not take the new weights \(no reason\)"):
-        refit_tensorrt(path, *graph, path)
+        refit_tensorrt(path, *graph, path, trust=True)
     assert read_container(path).read("plan") == wanted.encode()
 
 
@@ -958,3 +960,26 @@ def test_dlpack_says_where_memory_is() -> None:
     assert is_gpu_array(Fake())
     found = gpu_array(Fake(), 5)
     assert (found.pointer, found.shape, found.device) == (array.ctypes.data, (2, 3, 4), 3)
+
+
+@pytest.mark.parametrize("compatible", [True, False], ids=["version-compatible", "plain"])
+def test_native_code_of_an_engine_runs_on_the_callers_word(
+    engine: Any, tmp_path: Path, graph: Any, monkeypatch: pytest.MonkeyPatch, compatible: bool
+) -> None:
+    runtimes: list[Any] = []
+
+    def make(logger: Any) -> Any:
+        plan = engine._plan.engine
+        runtimes.append(
+            SimpleNamespace(engine_host_code_allowed=False, deserialize_cuda_engine=lambda data: plan)
+        )
+        return runtimes[-1]
+
+    monkeypatch.setattr(engine._plan.api, "Runtime", make)
+    path = _container(tmp_path / "m.engine", graph[1], version_compatible=compatible)
+    if compatible:
+        with pytest.raises(ModelError, match=r"m\.engine: .*native code.*trust=True\) or --trust"):
+            Detector(path)
+        assert not runtimes  # TensorRT did not see the file
+    with Detector(path, trust=True):
+        assert [each.engine_host_code_allowed for each in runtimes] == [compatible]

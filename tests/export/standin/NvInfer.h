@@ -73,7 +73,7 @@ class IRuntime {
  public:
   void setEngineHostCodeAllowed(bool allowed) noexcept { allowed_ = allowed; }
   ICudaEngine* deserializeCudaEngine(void const* blob, std::size_t size) noexcept {
-    if (!allowed_) return nullptr;
+    if (allowed_) return nullptr;  // nobody said that this plan is trusted
     std::vector<float> plan(size / sizeof(float));
     std::memcpy(plan.data(), blob, size);
     return new ICudaEngine(plan);
