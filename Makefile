@@ -12,12 +12,13 @@ STAMP  := $(VENV)/.installed
 # not there is named before anything starts, and left out.
 GPU_PYTHON ?= python3
 
-.PHONY: help install demo test lint types check install-base install-matrix bench gpu fuzz view clean
+.PHONY: help install demo test lint types check long install-base install-matrix bench gpu fuzz view clean
 
 help:
 	@echo "make demo    train, export, localise, evaluate and draw on real recordings"
 	@echo "make test    lint, types and tests"
 	@echo "make lint | types | check    one of those (check: the tests alone)"
+	@echo "make long    the tests that take minutes each, which make test leaves out"
 	@echo "make install-base | install-matrix   fresh installations: without extras; each extra, lowest versions"
 	@echo "make bench   every benchmark of this processor, into one file; again goes on where it was"
 	@echo "make gpu     on a GPU machine: benchmarks, tests, sanitizer, sweep (installs nothing); three times is all"
@@ -55,6 +56,10 @@ check: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 test: lint types check
+
+# What takes minutes for each test: 50 kills, settings in combination compiled and in two processes, sanitizers.
+long: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m long
 
 # Fresh environments, filled by pip: every command works there or names the extra that it needs. install-base is
 # the one without extras, which CI tries; install-matrix adds each extra alone, and the lowest versions that

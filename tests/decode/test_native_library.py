@@ -124,7 +124,10 @@ def find_compiler(name: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
 @pytest.mark.parametrize("name", ["g++", "clang++"])
-def test_the_library_under_sanitizers(cmake: str, tmp_path: Path, name: str, sanitizers: str) -> None:
+@pytest.mark.parametrize("rounds", [500, pytest.param(2000, marks=pytest.mark.long)])
+def test_the_library_under_sanitizers(
+    cmake: str, tmp_path: Path, name: str, sanitizers: str, rounds: int
+) -> None:
     compiler = find_compiler(name)
     probe = tmp_path / "probe.cpp"
     probe.write_text("int main() { return 0; }\n")
@@ -138,8 +141,8 @@ def test_the_library_under_sanitizers(cmake: str, tmp_path: Path, name: str, san
     options += [f"-DCMAKE_CXX_COMPILER={compiler}", f"-DAICL_FAST_SANITIZE={sanitizers}"]
     run([cmake, "-S", ROOT, "-B", build, *options])
     run([cmake, "--build", build, "--parallel", "2", "--target", "aicl_decode_check"])
-    told = run([build / "aicl_decode_check", "500"], UBSAN_OPTIONS="print_stacktrace=1")
-    assert "500 rounds, 0 failures" in told
+    told = run([build / "aicl_decode_check", str(rounds)], UBSAN_OPTIONS="print_stacktrace=1")
+    assert f"{rounds} rounds, 0 failures" in told
 
 
 def test_a_wheel_without_native_code(tmp_path: Path) -> None:

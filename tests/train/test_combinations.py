@@ -89,14 +89,17 @@ def test_every_two_values_meet() -> None:
             assert ((first, pair[0]), (second, pair[1])) in met
 
 
-@pytest.mark.slow
+_COMPILED = pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.long)])
+
+
+@_COMPILED
 def test_settings_train_in_combination(
-    open_tiny: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+    open_tiny: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch, compiled: bool
 ) -> None:
     """Compiled without code being generated, which takes most of the time."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     for row in ROWS:
-        if row["processes"] == 1:
+        if row["processes"] == 1 and row["compile"] == compiled:
             result = train(open_tiny(**_settings(row)))
             assert all(value.isfinite().all() for value in result.net.state_dict().values()), row
 
@@ -132,10 +135,11 @@ for number, document in enumerate(configs):
 
 
 @pytest.mark.slow
+@_COMPILED
 def test_settings_train_in_combination_in_two_processes(
-    tiny_dataset: Path, tiny_config: Config, tmp_path: Path
+    tiny_dataset: Path, tiny_config: Config, tmp_path: Path, compiled: bool
 ) -> None:
-    rows = [row for row in ROWS if row["processes"] == 2]
+    rows = [row for row in ROWS if row["processes"] == 2 and row["compile"] == compiled]
     configs = [tiny_config.with_values(_settings(row)).to_dict() for row in rows]
     (tmp_path / "configs.json").write_text(json.dumps(configs))
     command = [sys.executable, "-c", _TWO, str(tiny_dataset), str(tmp_path / "configs.json"), "29600"]

@@ -132,7 +132,7 @@ def _same_runs(run: Path, whole: Path) -> None:
     assert _events(run) == _events(whole)
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.long)])
 def test_kills_at_any_moment_lose_nothing(
     forked: Callable[..., subprocess.Popen[str]], tmp_path: Path, kills: int
 ) -> None:
