@@ -26,12 +26,12 @@ with needs("train"):
 from aicl_fast.config import Config
 from aicl_fast.dataset import Dataset
 from aicl_fast.errors import AiclError, ModelError
-from aicl_fast.files import atomic_folder, atomic_path, read_json, require_file, write_json
+from aicl_fast.files import atomic_folder, read_json, write_json
 from aicl_fast.limits import reading
 from aicl_fast.model import TwoBranchNet
 from aicl_fast.train.sampling import BatchOrder
 from aicl_fast.train.schedules import learning_rate, selection_gamma
-from aicl_fast.weights import load_model, save_model
+from aicl_fast.weights import load_model, load_tensors, save_model, save_tensors
 
 KEPT = 2
 """Checkpoints kept; older ones are removed."""
@@ -68,16 +68,13 @@ class State:
 
 def save_checkpoint(folder: Path, state: State, config: Config) -> None:
     """Write ``folder/step_NNNNNNNN`` whole, then remove all but the newest :data:`KEPT`."""
-    from safetensors.torch import save_file
-
     tensors = dict(_optimizer_tensors(state.optimizer))
     for name, group in (("average", state.average), ("best", state.best)):
         tensors.update({f"{name}.{key}": value for key, value in (group or {}).items()})
     target = folder / f"step_{state.step:08d}"
     with atomic_folder(target) as whole:
         save_model(whole / "model.safetensors", state.net, config)
-        with atomic_path(whole / "trainer.safetensors") as file:
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, file)
+        save_tensors(whole / "trainer.safetensors", tensors)
         document = {
             "step": state.step,
             "order": state.order.state(),
@@ -141,14 +138,12 @@ def load_checkpoint(path: Path, state: State, config: Config) -> None:
     Raises:
         ModelError: it is damaged, or of a run with other settings or other data; what differs is named.
     """
-    from safetensors.torch import load_file
-
     device = next(state.net.parameters()).device
     with reading(path, "checkpoint", error=ModelError, advice=_ADVICE):
         try:
             net, stored = load_model(path / "model.safetensors")
             document = read_json(path / "trainer.json", "checkpoint's record")
-            tensors = load_file(require_file(path / "trainer.safetensors", "optimizer's state"))
+            tensors = load_tensors(path / "trainer.safetensors")
         except AiclError as error:
             raise ModelError(f"{path}: the checkpoint is damaged ({error}). {_ADVICE}") from error
         data, threads = dict(document["data"]), int(document["threads"])
