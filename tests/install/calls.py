@@ -42,7 +42,7 @@ CALLS: Mapping[str, Call] = {
     "info": Call(("info",)),
     "info preset": Call(("info", "--preset", "thumos14")),
     "info onnx": Call(("info", f"{DATA}/model.onnx")),
-    "info weights": Call(("info", f"{DATA}/model.safetensors"), TORCH),
+    "info weights": Call(("info", f"{DATA}/model.safetensors")),
     "annotations": Call(("annotations", f"{DATA}/labels.csv", "-o", "annotated")),
     "synthetic": Call(("synthetic", "made", *_set("train_videos=4", "test_videos=3", "width=8"))),
     "detect": Call(("detect", f"{DATA}/model.onnx", DATA, "-o", "found.json", "--scores", "found.npz")),

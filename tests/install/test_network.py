@@ -62,6 +62,7 @@ def test_the_guards_see_a_lookup(tmp_path: Path) -> None:
     assert sent(counts)["Udp:OutDatagrams"] == 1
 
 
+@pytest.mark.slow
 def test_no_command_uses_the_network(inputs: Path, tmp_path: Path) -> None:
     notes, counts = tmp_path / "notes.txt", tmp_path / "counts.txt"
     home = tmp_path / "home"
