@@ -267,7 +267,7 @@ class _Step(nn.Module):
         terms = aicl_loss(outputs, labels, self.config, selection_gamma=gamma)
         # The total alone keeps its gradient. Copied, since of L_a alone it is L_a itself: compiled, the two
         # would be one tensor, and that without a gradient.
-        shown = LossTerms(*torch.stack(terms[:-1]).detach().unbind(), terms.total)
+        shown = LossTerms._make((*torch.stack(terms[:-1]).detach().unbind(), terms.total))
         return Outputs(*(value.detach() for value in outputs)), shown
 
 

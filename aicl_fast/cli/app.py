@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -49,8 +50,11 @@ class _Command(TyperCommand):
             return super().invoke(ctx)
 
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
 class _App(typer.Typer):
-    def command(self, name: str | None = None, **options: Any) -> Any:
+    def command(self, name: str | None = None, **options: Any) -> Callable[[_Function], _Function]:
         return super().command(name, **{"cls": _Command, **options})
 
 
