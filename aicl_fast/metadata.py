@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 from aicl_fast.config import Config
-from aicl_fast.errors import ModelError
+from aicl_fast.errors import AiclError, ModelError
 from aicl_fast.limits import require_size
 from aicl_fast.text import error_text, parse_json
 
@@ -178,17 +178,20 @@ def read_choice(value: Any, possible: Any, name: str) -> Any:
     return value
 
 
-def require_sizes(info: ModelInfo, on_disk: int, source: str | os.PathLike[str]) -> None:
+def require_sizes(
+    info: ModelInfo, on_disk: int, source: str | os.PathLike[str], *, error: type[AiclError] = ModelError
+) -> None:
     """Compare what settings make us allocate with the size of the file that they are in.
 
     Raises:
-        ModelError: much more memory than the file warrants, see :func:`aicl_fast.limits.require_size`.
+        AiclError: ``error``: much more memory than the file warrants, see
+            :func:`aicl_fast.limits.require_size`.
     """
     config, segments = info.config, info.segments.opt
     values = info.batch.min * segments * (config.data.input_width + config.model.num_classes)
     grid = segments * config.decode.upscale * config.model.num_classes
     needed = 4 * values + 8 * grid
-    require_size(needed, on_disk, source, "a run with its settings of sizes", error=ModelError)
+    require_size(needed, on_disk, source, "a run with its settings of sizes", error=error)
 
 
 def _info(document: Mapping[str, Any], source: str | os.PathLike[str]) -> ModelInfo:

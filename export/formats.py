@@ -23,7 +23,7 @@ from aicl_fast.export.triton_repository import (
     check_server,
     export_triton_repository,
 )
-from aicl_fast.files import require_file
+from aicl_fast.files import is_stdout, require_file, require_place
 from aicl_fast.metadata import ModelInfo, Precision, Range
 from aicl_fast.model import TwoBranchNet
 from aicl_fast.weights import load_model
@@ -132,6 +132,8 @@ def check_combination(options: ExportOptions) -> None:
         raise ConfigError(
             f"--calibrate-videos, --seed: are for --precision int8 and fp8; got --precision {precision}."
         )
+    if options.calibrate_videos < 1:
+        raise ConfigError(f"--calibrate-videos: expected at least 1, got {options.calibrate_videos}.")
     if options.seed < 0:
         raise ConfigError(f"--seed: expected 0 or more, got {options.seed}.")
     if calibrated and options.segments is not None and not options.segments.fixed:
@@ -198,7 +200,7 @@ def check_target(weights: Path, target: Path, options: ExportOptions) -> None:
     Raises:
         ConfigError: one of the files to write is the weights, or two of them are the same; or the target's
             name ends as another format's.
-        DataError: no weights are there, the log cannot be written, or the timing cache not read.
+        DataError: no weights are there, or a file cannot be written, or the timing cache not read.
         ModelError: the weights are an exported model.
     """
     check_weights(weights)
@@ -207,12 +209,17 @@ def check_target(weights: Path, target: Path, options: ExportOptions) -> None:
     for option, path in written.items():
         if path is None:
             continue
+        if option != "--out" or options.format in SUFFIXES:
+            try:
+                require_place(path)
+            except DataError as error:
+                raise DataError(f"{option}: {error}") from error
         for what, other in read.items():
             if _same(path, other):
                 raise ConfigError(f"{option}: {path} is {what}, and would be overwritten. Name another file.")
         read[f"what {option} names"] = path
     suffix = SUFFIXES.get(options.format)
-    if suffix is not None and target.suffix.lower() != suffix:
+    if suffix is not None and target.suffix.lower() != suffix and not is_stdout(target):
         raise ConfigError(
             f"--out: expected a name that ends in {suffix} for --format {options.format}, got {target}."
         )
@@ -231,9 +238,12 @@ def check_target(weights: Path, target: Path, options: ExportOptions) -> None:
 
 def _same(path: Path, other: Path) -> bool:
     """By any link; also of files that are not there yet."""
-    if path.exists() and other.exists():
-        return path.samefile(other)
-    return path.resolve() == other.resolve()
+    try:
+        if path.exists() and other.exists():
+            return path.samefile(other)
+        return path.resolve() == other.resolve()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def export_model(

@@ -16,12 +16,26 @@ with needs("export"):
 
 from aicl_fast.errors import ConfigError
 from aicl_fast.export.formats import SUFFIXES, ExportOptions, check_combination, check_target, write_file
-from aicl_fast.export.onnx import check_opset, default_opset, in_opset, require_onnx, traced
+from aicl_fast.export.onnx import (
+    check_opset,
+    check_range,
+    default_opset,
+    in_opset,
+    require_onnx,
+    traced,
+)
 from aicl_fast.export.tensorrt import interface
 from aicl_fast.metadata import BATCH, METADATA_KEY, Precision, Range
 from aicl_fast.video.i3d import I3D, DeployedI3D
 from aicl_fast.video.i3d_weights import i3d_hash, load_i3d
-from aicl_fast.video.networks import INPUT, SegmentInfo, SegmentNetwork, SegmentOutputs, open_network
+from aicl_fast.video.networks import (
+    INPUT,
+    SegmentInfo,
+    SegmentNetwork,
+    SegmentOutputs,
+    open_network,
+    require_segment_sizes,
+)
 
 NETWORKS = ("i3d-rgb", "i3d-flow")
 """What ``aicl-fast export --model`` takes beside a detector's weights."""
@@ -93,13 +107,19 @@ def check_i3d_options(network: str, options: ExportOptions) -> None:
 
 
 def i3d_info(net: I3D, *, precision: Precision = "fp32", batch: Range | None = None) -> SegmentInfo:
-    """What an exported file will say about itself."""
+    """What an exported file will say about itself.
+
+    Raises:
+        ConfigError: a batch that cannot be, or that no file of these weights would be opened with.
+    """
     from aicl_fast import __version__
 
+    sizes = BATCH if batch is None else check_range(batch, "batch")
     classes = net.logits.conv3d.out_channels
-    return SegmentInfo(
-        net.stream, i3d_hash(net), precision, BATCH if batch is None else batch, classes, version=__version__
-    )
+    info = SegmentInfo(net.stream, i3d_hash(net), precision, sizes, classes, version=__version__)
+    size = sum(each.nbytes for each in net.state_dict().values())
+    require_segment_sizes(info, size, f"a file of batch {sizes}", error=ConfigError)
+    return info
 
 
 def build_i3d_onnx(net: I3D, info: SegmentInfo, *, opset: int | None = None) -> Any:

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,7 +23,15 @@ from aicl_fast.config import Config
 from aicl_fast.engines import checksum
 from aicl_fast.errors import ConfigError
 from aicl_fast.files import atomic_path
-from aicl_fast.metadata import BATCH, METADATA_KEY, ModelInfo, Precision, Range
+from aicl_fast.metadata import (
+    BATCH,
+    METADATA_KEY,
+    ModelInfo,
+    Precision,
+    Range,
+    read_range,
+    require_sizes,
+)
 from aicl_fast.model import TwoBranchNet
 from aicl_fast.weights import weights_hash
 
@@ -116,14 +125,25 @@ def parse_range(text: str, name: str) -> Range:
         ConfigError: another form, or sizes that do not rise.
     """
     parts = text.split(":")
-    if len(parts) in (1, 3) and all(part.strip().isdecimal() for part in parts):
+    if len(parts) in (1, 3) and all(re.fullmatch(r"\s*\d{1,10}\s*", part) for part in parts):
         numbers = [int(part) for part in parts]
-        found = Range(*numbers) if len(numbers) == 3 else Range(numbers[0], numbers[0], numbers[0])
-        if 1 <= found.min <= found.opt <= found.max:
-            return found
+        with contextlib.suppress(ValueError):
+            return read_range(numbers if len(numbers) == 3 else numbers * 3, name)
     raise ConfigError(
         f"{name}: expected one size or smallest:usual:largest, for example 8 or 1:8:64, got {text!r}."
     )
+
+
+def check_range(sizes: Range, name: str) -> Range:
+    """The sizes, if a dimension can have them.
+
+    Raises:
+        ConfigError: no whole numbers that rise from 1.
+    """
+    try:
+        return read_range(sizes, name)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{error}.") from error
 
 
 def model_info(
@@ -137,23 +157,27 @@ def model_info(
     """What an exported file will say about itself. Arguments as :func:`export_onnx`.
 
     Raises:
-        ConfigError: a range of T that top-k pooling or the settings cannot follow.
+        ConfigError: a range of T that top-k pooling or the settings cannot follow, or sizes that no file of
+            these weights would be opened with.
     """
     length = config.data.segments
-    segments = Range(length, length, length) if segments is None else segments
+    segments = Range(length, length, length) if segments is None else check_range(segments, "segments")
     lowest = max(2, config.model.topk_divisor)
     if segments.min < lowest and not segments.fixed:
         raise ConfigError(
             f"segments: expected a smallest T of at least {lowest} (topk_divisor = "
             f"{config.model.topk_divisor}, so that k = T // topk_divisor is at least 1), got {segments}."
         )
-    return ModelInfo(
+    info = ModelInfo(
         config.with_values({"data.segments": segments.opt}),
         precision=precision,
-        batch=BATCH if batch is None else batch,
+        batch=BATCH if batch is None else check_range(batch, "batch"),
         segments=segments,
         weights=weights_hash(net.state_dict()),
     )
+    size = sum(each.nbytes for each in net.state_dict().values())
+    require_sizes(info, size, f"a file of batch {info.batch} and T {segments}", error=ConfigError)
+    return info
 
 
 def default_opset(precision: str) -> int:

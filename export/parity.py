@@ -108,8 +108,10 @@ def compare_detectors(
         One :class:`Parity` a detector, in their order.
     Raises:
         DataError: fewer than two, their features or classes differ, or no T is possible for all.
-        ConfigError: a negative seed.
+        ConfigError: a negative seed, or no run.
     """
+    if runs < 1:
+        raise ConfigError(f"--runs: expected at least 1, got {runs}.")
     if seed < 0:
         raise ConfigError(f"--seed: expected 0 or more, got {seed}.")
     _check_comparable(detectors)

@@ -7,18 +7,21 @@ TensorRT-RTX builds on a machine without a GPU; TensorRT needs the card that the
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from aicl_fast.engines.base import running
 from aicl_fast.engines.container import Container, read_container, write_container
 from aicl_fast.engines.tensorrt import Cuda, check_builder, check_card
 from aicl_fast.engines.tensorrt_api import NAMES, Kind, last_error, load_tensorrt, make_logger
 from aicl_fast.engines.tensorrt_plan import require_trust
 from aicl_fast.errors import ConfigError, DataError, ModelError, UnavailableError
 from aicl_fast.export.onnx import INPUT, OUTPUTS
-from aicl_fast.files import atomic_path
+from aicl_fast.files import atomic_path, require_file, require_place
+from aicl_fast.limits import reading
 from aicl_fast.metadata import ModelInfo, Range
 from aicl_fast.video import networks as segments
 from aicl_fast.video.networks import SegmentInfo
@@ -50,6 +53,10 @@ ANY_RTX = "8.0"
 """The compute capability from which on TensorRT-RTX builds where none is named."""
 
 
+_LARGEST_WORKSPACE = 1 << 24
+_LARGEST_CACHE = 1 << 30
+
+
 class Network(NamedTuple):
     """A parsed network and what must live as long as it does."""
 
@@ -69,6 +76,7 @@ def check_options(kind: Kind, options: BuildOptions, precision: str = "fp32") ->
         UnavailableError: the package is not installed; or no GPU, for TensorRT and for refittable engines.
     """
     name = NAMES[kind]
+    parse_capabilities(",".join(options.compute_capability))
     least = LEAST_CARD.get(precision, "0.0")
     if kind == "tensorrt-rtx" and precision == "int8":
         least = ANY_RTX  # Turing has such products, but TensorRT-RTX does not quantise for it
@@ -97,8 +105,8 @@ def check_options(kind: Kind, options: BuildOptions, precision: str = "fp32") ->
             "--compute-capability: is an option of --format tensorrt-rtx; TensorRT builds for the card at "
             "hand, or with --hardware-compatible for all from Ampere on."
         )
-    if options.workspace_mb is not None and options.workspace_mb < 1:
-        raise ConfigError(f"--workspace: expected at least 1 MiB, got {options.workspace_mb}.")
+    if options.workspace_mb is not None and not 1 <= options.workspace_mb <= _LARGEST_WORKSPACE:
+        raise ConfigError(f"--workspace: expected 1 to {_LARGEST_WORKSPACE} MiB, got {options.workspace_mb}.")
     check_capabilities(load_tensorrt(kind), options.compute_capability)
     if kind == "tensorrt":
         here = _card()
@@ -319,7 +327,8 @@ def _refitted(api: Any, container: Container, onnx: bytes) -> bytes:
         runtime.engine_host_code_allowed = True
     engine = refitter = parser = None
     try:
-        engine = runtime.deserialize_cuda_engine(container.read("plan"))
+        with running(container.path):
+            engine = runtime.deserialize_cuda_engine(container.read("plan"))
         if engine is None:
             name = NAMES["tensorrt-rtx" if container.kind == "tensorrt-rtx" else "tensorrt"]
             raise ModelError(f"{container.path}: {name} cannot load the plan ({last_error(logger)}).")
@@ -348,10 +357,8 @@ def parse_capabilities(text: str) -> tuple[str, ...]:
         ConfigError: another form.
     """
     found = tuple(part.strip() for part in text.split(",") if part.strip())
-    for part in found:
-        major, dot, minor = part.partition(".")
-        if not (major.isdecimal() and dot and minor.isdecimal()):
-            raise ConfigError(f"--compute-capability: expected for example 8.6 or 8.6,8.9, got {text!r}.")
+    if not all(re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}", part) for part in found):
+        raise ConfigError(f"--compute-capability: expected for example 8.6 or 8.6,8.9, got {text!r}.")
     return found
 
 
@@ -423,22 +430,26 @@ def read_timing_cache(file: Path) -> bytes:
     """What a file of kernel times holds; nothing where there is none yet.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: it cannot be read or written.
     """
-    try:
-        return file.read_bytes()
-    except FileNotFoundError:
+    if not require_place(file).exists():
         return b""
-    except OSError as error:
-        raise DataError(
-            f"--timing-cache: {file} cannot be read ({error.strerror}). Name another file."
-        ) from error
+    what = "timing cache"
+    advice = "Name another file with --timing-cache."
+    with reading(require_file(file, what), what, advice=advice):
+        size = file.stat().st_size
+        if size > _LARGEST_CACHE:
+            raise DataError(f"{file}: has {size} bytes, which no {what} has. {advice}")
+        return file.read_bytes()
 
 
 def _timing_cache(config: Any, file: Path | None) -> Any:
     if file is None:
         return None
-    cache = config.create_timing_cache(read_timing_cache(file))
+    with reading(file, "timing cache", advice="Name another file with --timing-cache."):
+        cache = config.create_timing_cache(read_timing_cache(file))
+        if cache is None:
+            raise ValueError("TensorRT does not take it")
     config.set_timing_cache(cache, ignore_mismatch=False)
     return cache
 

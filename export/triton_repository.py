@@ -18,15 +18,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aicl_fast.engines.container import read_container
-from aicl_fast.errors import ConfigError, DataError
+from aicl_fast.errors import AiclError, ConfigError, DataError
 from aicl_fast.export.onnx import INPUT, save_onnx
 from aicl_fast.export.tensorrt import BuildOptions, export_tensorrt
 from aicl_fast.extras import needs
-from aicl_fast.files import atomic_folder, write_text
+from aicl_fast.files import atomic_folder, read_text, require_place, write_text
+from aicl_fast.limits import reading
 from aicl_fast.metadata import BATCH, METADATA_KEY, ModelInfo, Range
 
 Backend = Literal["onnx", "tensorrt"]
 _PLATFORMS = {"onnx": ("onnxruntime_onnx", "model.onnx"), "tensorrt": ("tensorrt_plan", "model.plan")}
+
+_LARGEST = 2**31 - 1
+_LONGEST_NAME = 100
+_LARGEST_CONFIG = 1 << 24
 
 BUILDER_KEY = f"{METADATA_KEY}_builder"
 """The parameter that says which version built a plan, and for which card: a plan itself does not."""
@@ -52,7 +57,8 @@ def check_server(options: ServerOptions, batch: Range | None) -> None:
     """Refuse what the server could not load, before any work starts.
 
     Raises:
-        ConfigError: an unknown backend or kind, or a batch that does not start at 1.
+        ConfigError: an unknown backend or kind, a number or name that the server cannot have, or a batch that
+            does not start at 1.
     """
     if options.backend not in _PLATFORMS:
         raise ConfigError(f"--backend: expected onnx or tensorrt, got {options.backend!r}.")
@@ -60,10 +66,15 @@ def check_server(options: ServerOptions, batch: Range | None) -> None:
         raise ConfigError(f"--instance-kind: expected auto, cpu or gpu, got {options.kind!r}.")
     if options.backend == "tensorrt" and options.kind == "cpu":
         raise ConfigError("--instance-kind: TensorRT plans run on a GPU; expected auto or gpu, got cpu.")
-    if options.instances < 1 or options.delay_us < 0:
-        raise ConfigError("--instances: expected at least 1, and --queue-delay at least 0.")
-    if not options.name.replace("_", "").replace("-", "").isalnum():
-        raise ConfigError(f"--name: expected letters, digits, _ and -, got {options.name!r}.")
+    for option, given, least in (("instances", options.instances, 1), ("queue-delay", options.delay_us, 0)):
+        if not least <= given <= _LARGEST:
+            raise ConfigError(f"--{option}: expected {least} to {_LARGEST}, got {given}.")
+    letters = options.name.replace("_", "").replace("-", "")
+    if not letters.isalnum() or len(options.name.encode()) > _LONGEST_NAME:
+        raise ConfigError(
+            f"--name: expected letters, digits, _ and -, at most {_LONGEST_NAME} bytes, got "
+            f"{options.name[:_LONGEST_NAME]!r}."
+        )
     if (batch or BATCH).min != 1 or (batch or BATCH).fixed:
         raise ConfigError(
             f"--batch: the server makes batches of 1 to a largest size; expected 1:usual:largest, got "
@@ -121,9 +132,10 @@ def check_repository(folder: str | os.PathLike[str], options: ServerOptions) -> 
     Returns:
         The model's folder.
     Raises:
-        DataError: it is not ours, or holds more than an export writes.
+        DataError: it is not ours, holds more than an export writes, or cannot be written.
     """
     home = Path(folder, options.name)
+    require_place(home / "config.pbtxt")
     if not home.exists() and not home.is_symlink():
         return home
     if not _is_ours(home):
@@ -148,12 +160,12 @@ def _is_ours(home: Path) -> bool:
     file = home / "config.pbtxt"
     if home.is_symlink() or not file.is_file():
         return False
-    try:
-        text = file.read_text(encoding="utf-8")
+    what = "configuration of a model"
+    with contextlib.suppress(AiclError), reading(file, what):
+        text = read_text(file, what, largest=_LARGEST_CONFIG)
         config = text_format.Parse(text, _message()(), allow_unknown_field=True)
-    except (OSError, UnicodeDecodeError, text_format.ParseError):
-        return False
-    return METADATA_KEY in config.parameters
+        return METADATA_KEY in config.parameters
+    return False
 
 
 @contextlib.contextmanager

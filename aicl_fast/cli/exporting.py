@@ -12,6 +12,7 @@ from rich.table import Table
 
 from aicl_fast.cli.console import err, note_missing, out, progress
 from aicl_fast.errors import ConfigError
+from aicl_fast.files import is_stdout
 
 if TYPE_CHECKING:
     from aicl_fast.detector import Detector
@@ -36,6 +37,8 @@ def run_export(
     chosen = options()
     if chosen.allow_missing and data is None and chosen.calibrate is None:
         raise ConfigError("--allow-missing: is for a data set; give --verify --data or --calibrate with it.")
+    if verify and is_stdout(file):
+        raise ConfigError("--verify: runs the file that was written; name one with --out.")
     if network != "aicl":
         if data is not None or refit is not None:
             raise ConfigError(f"--data, --refit: are for a detector's weights; got --model {network}.")
@@ -204,6 +207,8 @@ def _note(remedy: str) -> None:
 
 
 def _print_size(target: Path) -> None:
+    if is_stdout(target):
+        return
     size = sum(each.stat().st_size for each in [target, *target.rglob("*")] if each.is_file())
     out.print(f"{target}: {size / 1e6:.1f} MB", highlight=False, soft_wrap=True)
 
@@ -236,6 +241,7 @@ def _check_verify(weights: Path, options: ExportOptions, data: Path | None) -> N
 
 
 def _refit(model: Path, file: Path | None, options: ExportOptions, old: Path, *, trust: bool) -> Path:
+    from aicl_fast.engines.container import read_container
     from aicl_fast.export.formats import SUFFIXES, check_target, exported_onnx
     from aicl_fast.export.tensorrt import refit_tensorrt
     from aicl_fast.weights import load_model
@@ -244,6 +250,7 @@ def _refit(model: Path, file: Path | None, options: ExportOptions, old: Path, *,
         raise ConfigError(f"--refit: is for --format tensorrt and tensorrt-rtx; got {options.format}.")
     target = file if file is not None else model.with_suffix(SUFFIXES[options.format])
     check_target(model, target, options)
+    read_container(old)
     graph, info = exported_onnx(*load_model(model), options)
     refit_tensorrt(old, graph, info, target, trust=trust)
     return target

@@ -189,6 +189,9 @@ def _container(path: Path, document: Any, header: int) -> Container:
     sizes = [int(section["size"]) for section in document["sections"].values()]
     if not sizes or min(sizes) < 0:
         raise ValueError("the sections' sizes")
+    builder = dict(document["builder"])
+    if not isinstance(builder.get("compute_capability", []), list):
+        raise ValueError("the cards that it is for")
     offsets = _offsets(header, sizes)
     size = path.stat().st_size
     if offsets[-1] + sizes[-1] != size:
@@ -196,7 +199,7 @@ def _container(path: Path, document: Any, header: int) -> Container:
     return Container(
         path=path,
         kind=kind,
-        builder=dict(document["builder"]),
+        builder=builder,
         metadata=json.dumps(document["metadata"]),
         sections={
             name: (offset, length, str(section["sha256"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 
 from aicl_fast.errors import ModelError
 from aicl_fast.limits import reading, require_size
@@ -18,6 +19,13 @@ _SAME = (
     "Softmax", "Split", "Squeeze", "StridedSlice", "TopK", "Transpose", "Unsqueeze", "VariadicSplit",
 )  # fmt: skip
 """Operators that leave at most as many values as their largest input has."""
+_EACH = ("Cast", "Clip", "Convert", "DequantizeLinear", "Identity", "QuantizeLinear", "Relu", "Sigmoid")
+"""Those of them whose result has the shape of the first input."""
+_BROADCAST = (
+    "Add", "Div", "Divide", "FakeConvert", "FakeQuantize", "Max", "Maximum", "Min", "Minimum", "Mul",
+    "Multiply", "Sub", "Subtract",
+)  # fmt: skip
+"""Operators whose inputs are stretched to one shape."""
 
 
 class UnlikeExportError(Exception):
@@ -50,6 +58,7 @@ class Constants:
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
+        self._shapes: dict[str, Sequence[int]] = {}
         self._computed = 0
         self._known: set[str] = set()
 
@@ -57,9 +66,10 @@ class Constants:
         """An input of the network."""
         self._known.add(name)
 
-    def add(self, name: str, count: int) -> None:
-        """A constant of so many values."""
-        self._counts[name] = count
+    def add(self, name: str, shape: Sequence[int]) -> None:
+        """A constant of this shape."""
+        self._counts[name] = math.prod(shape)
+        self._shapes[name] = shape
         self._known.add(name)
 
     def add_node(self, kind: str, inputs: Sequence[str], outputs: Sequence[str], own: int = 0) -> None:
@@ -83,8 +93,14 @@ class Constants:
             count = max(counts)
         elif kind == "Concat":
             count = sum(counts)
+        elif kind in _BROADCAST and all(name in self._shapes for name in names):
+            shape = _broadcast([self._shapes[name] for name in names])
+            count = math.prod(shape)
+            self._shapes.update(dict.fromkeys(outputs, shape))
         else:
             count = math.prod(counts)
+        if kind in _EACH and names and names[0] in self._shapes:
+            self._shapes.update(dict.fromkeys(outputs, self._shapes[names[0]]))
         for name in outputs:
             self._counts[name] = count
         self._computed += count
@@ -96,6 +112,12 @@ class Constants:
             ModelError: it is much more.
         """
         require_size(self._computed * _VALUE, on_disk, source, "computing its constants", error=ModelError)
+
+
+def _broadcast(shapes: Iterable[Sequence[int]]) -> list[int]:
+    """The shape to which all are stretched; if they fit together, it is no smaller than the engine's."""
+    backwards = zip_longest(*(reversed(shape) for shape in shapes), fillvalue=1)
+    return [max(sizes) for sizes in backwards][::-1]
 
 
 def require_padding(sizes: Iterable[int]) -> None:

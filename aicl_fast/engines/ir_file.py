@@ -87,7 +87,7 @@ def _check_layer(
         count = math.prod(dims)
         if count * bits != 8 * size or offset + size > len(weights):
             raise ValueError(f"a constant of shape {dims[:8]} has {size} bytes")
-        constants.add(name, count)
+        constants.add(name, dims)
         values[name] = memoryview(weights)[offset : offset + size]
     else:
         if kind == "Pad":

@@ -121,8 +121,8 @@ def _check_graph(graph: Buffer) -> Constants:
     nodes = []
     for field in _fields(graph, _GRAPH):
         if field.number == 5:
-            name, count, values = _tensor(field.value)
-            constants.add(name, count)
+            name, shape, values = _tensor(field.value)
+            constants.add(name, shape)
             whole[name] = values
         elif field.number == 1:
             nodes.append(bytes(field.value))
@@ -164,7 +164,7 @@ def _attribute(attribute: Buffer) -> int:
         elif field.number == 3:
             count += field.value if name == "value_int" else 0
         elif field.number == 5:
-            count += _tensor(field.value)[1]
+            count += math.prod(_tensor(field.value)[1])
         elif field.number == 8:
             whole += _integers(field)
     if name == "pads":
@@ -177,8 +177,8 @@ def _check_domain(name: Buffer) -> None:
         raise UnlikeExportError(f"operators of the domain {clean_text(_text(name))[:40]!r}")
 
 
-def _tensor(tensor: Buffer) -> tuple[str, int, list[int]]:
-    """Look through a constant. Its name, how many values it has, and these where they are few and whole."""
+def _tensor(tensor: Buffer) -> tuple[str, list[int], list[int]]:
+    """Look through a constant. Its name and shape, and its values where they are few and whole."""
     dims, whole, kind, name, count = list[int](), list[int](), 0, "", 0
     raw: Buffer | None = None
     for field in _fields(tensor, _TENSOR, _TENSOR_LISTS):
@@ -208,7 +208,7 @@ def _tensor(tensor: Buffer) -> tuple[str, int, list[int]]:
     count += len(whole)
     if count != math.prod(dims):
         raise ValueError(f"a constant of shape {dims[:8]} has {count} values")
-    return name, count, whole
+    return name, dims, whole
 
 
 def _fields(message: Buffer, known: Mapping[int, int], lists: Mapping[int, int] = _NONE) -> Iterator[Field]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import warnings
 from pathlib import Path
@@ -168,7 +169,8 @@ def check_card(container: Container, capability: tuple[int, int]) -> None:
     here = f"{capability[0]}.{capability[1]}"
     if not wanted or here in wanted:
         return
-    if any(one.endswith("+") and _numbers(one[:-1]) <= capability for one in wanted):
+    lowest = [one[:-1] for one in wanted if re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}\+", one)]
+    if any(_numbers(one) <= capability for one in lowest):
         return
     raise ModelError(
         f"{container.path}: was built for compute capability {', '.join(wanted)}; this card has {here}. "
@@ -177,7 +179,7 @@ def check_card(container: Container, capability: tuple[int, int]) -> None:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdigit())
+    return tuple(int(part) for part in version.split(".") if re.fullmatch("[0-9]{1,9}", part))
 
 
 def _runtime_cache_file(container: Container, folder: str | os.PathLike[str] | None) -> Path:

@@ -29,7 +29,7 @@ from aicl_fast.engines.base import filled_with_zeros, run_in_parts, running
 from aicl_fast.engines.container import Container
 from aicl_fast.engines.onnx_file import read_onnx
 from aicl_fast.engines.tensorrt import TensorRTEngine, Tensors
-from aicl_fast.errors import DataError, ModelError, UnavailableError
+from aicl_fast.errors import AiclError, DataError, ModelError, UnavailableError
 from aicl_fast.extras import needs
 from aicl_fast.features import Floats
 from aicl_fast.files import require_file
@@ -142,11 +142,16 @@ def _size(document: Mapping[str, Any], name: str) -> int:
     return read_range([1, document[name], _LARGEST], name).opt
 
 
-def _require_sizes(info: SegmentInfo, path: Path) -> None:
-    """Compare what a run of the fewest segments takes with the size of the file that says how many."""
-    values = math.prod(info.clip_shape) + info.width + info.classes
-    needed, on_disk = 4 * info.batch.min * values, path.stat().st_size
-    require_size(needed, on_disk, path, "a run with its settings of sizes", error=ModelError)
+def require_segment_sizes(
+    info: SegmentInfo, on_disk: int, source: object, *, error: type[AiclError] = ModelError
+) -> None:
+    """Compare what a run of the fewest segments takes with the size of the file that says how many.
+
+    Raises:
+        AiclError: ``error``: much more memory than the file warrants.
+    """
+    needed = 4 * info.batch.min * (math.prod(info.clip_shape) + info.width + info.classes)
+    require_size(needed, on_disk, source, "a run with its settings of sizes", error=error)
 
 
 class SegmentNetwork(ABC):
@@ -326,7 +331,7 @@ class OnnxRuntimeNetwork(SegmentNetwork):
             number = int(device.partition(":")[2] or 0)
             providers.insert(0, ("CUDAExecutionProvider", {"device_id": number}))
         super().__init__(path, parse_segment_info(read_onnx(path), path))
-        _require_sizes(self.info, path)
+        require_segment_sizes(self.info, path.stat().st_size, path)
         self._session = open_session(path, threads=threads, providers=providers)
 
     def run(self, clips: npt.NDArray[Any]) -> SegmentOutputs:
@@ -342,7 +347,7 @@ class OpenVinoNetwork(SegmentNetwork):
 
         file = open_model(path)
         super().__init__(path, parse_segment_info(file.metadata, path))
-        _require_sizes(self.info, path)
+        require_segment_sizes(self.info, path.stat().st_size, path)
         self._compiled = compile_model(file.read(), path, self.precision, precision, threads=threads)
         self.precision = precision or self.precision
         with running(path):
@@ -382,7 +387,7 @@ class _ClipEngine(TensorRTEngine):
         return info
 
     def _require_sizes(self) -> None:
-        _require_sizes(self.info, self.path)
+        require_segment_sizes(self.info, self.path.stat().st_size, self.path)
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """The network has seen to it."""

@@ -288,7 +288,7 @@ def network(shape: str = "2", offset: int = 0, size: int = 8, **more: str) -> by
         (b"<!DOCTYPE x [<!ENTITY a 'b'>]>" + network(), "declarations"),
         (network()[:200], "cannot be read"),
         (b"<net/>", "no layers"),
-        (network("4000", 0, 16000, source="1", kind="Multiply"), "computing its constants"),
+        (network("4000", 0, 16000, source="1", kind="MatMul"), "computing its constants"),
     ],
 )
 def test_openvinos_own_form(xml: bytes, words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -51,3 +52,20 @@ def expected(tiny_model: Path, batch: np.ndarray) -> EngineOutputs:
     from aicl_fast.engines.torch import TorchEngine
 
     return TorchEngine(tiny_model)(batch)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """``aicl-fast`` in this process: (exit status, stdout, stderr)."""
+    from aicl_fast.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["aicl-fast", *map(str, arguments)])
+        with pytest.raises(SystemExit) as status:
+            main()
+        return int(status.value.code or 0), *capsys.readouterr()
+
+    return run
