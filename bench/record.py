@@ -175,8 +175,9 @@ def _given_commit() -> str:
 
 
 def _without_folder(argument: str) -> str:
-    """An absolute path's last part: where things lie on this machine concerns nobody."""
-    return Path(argument).name if argument.startswith("/") else argument
+    """An absolute path's last part, also in ``--option=path``: where things lie here concerns nobody."""
+    option, equals, value = argument.partition("=") if argument.startswith("-") else ("", "", argument)
+    return option + equals + (Path(value).name if value.startswith("/") else value)
 
 
 def _program() -> str:
