@@ -449,7 +449,7 @@ class Config:
         Raises:
             ConfigError: a name that is no text or empty, or one that is there twice.
         """
-        names = _class_names(classes)
+        names = _class_names(tuple(classes))
         return replace(self, classes=names, model=replace(self.model, num_classes=len(names)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -567,7 +567,7 @@ def load_config(
     flat.update(parse_overrides(overrides))
     names = flat.pop("classes", None)
     if names is not None:
-        config = config.with_classes(names)
+        config = config.with_classes(_coerce(names, tuple[str, ...], "classes"))
     return config.with_values(flat)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -68,7 +70,20 @@ def save_tensors(
     ready = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with atomic_path(path) as temporary:
         save_file(ready, temporary, metadata={**(metadata or {}), **properties()})
+        _sort_metadata(temporary)
         write_checksum(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """The library writes these in any order; the same tensors shall give the same bytes."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= length, "the library wrote its header in another way"
+        file.seek(8)
+        file.write(text.ljust(length))
 
 
 def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
