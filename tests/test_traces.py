@@ -74,7 +74,7 @@ else:
     watch.prepare_watch(out / "watch")
 sizes = ["train_videos=2", "test_videos=1", "width=4", "longest=40"]
 run("synthetic", out / "synthetic", *[word for each in sizes for word in ("-s", each)])
-table = out.parent / "tableqzx.csv"
+table = out.parent / "labels.csv"
 table.write_text("video,label,start,end\\na,Run,1,2\\nb,Run,1,2\\nc,Run,1,2\\n")
 run("annotations", table, "-o", out / "annotated")
 
@@ -82,7 +82,7 @@ run("annotations", table, "-o", out / "annotated")
 options = "segments=32 rgb_width=6 flow_width=5 embedding_width=8 steps=2 eval_every=2 warmup_steps=1"
 options = [word for each in options.split() for word in ("-s", each)]
 run("train", "-p", "demo", "-d", data, "-o", out / "run", *options)
-run("ablate", "selection", "-p", "demo", "-d", data, "-o", out / "ablation", "--seeds", 1, *options)
+run("ablate", "accuracy", "-p", "demo", "-d", data, "-o", out / "ablation", "--seeds", 1, *options)
 run("detect", out / "m.onnx", data, "-o", out / "detections.json", "--scores", out / "scores.npz")
 truth = data / "gt.json"
 found = out / "detections.json"
@@ -184,7 +184,7 @@ def test_what_is_packed_is_looked_into() -> None:
 
 @pytest.mark.slow
 def test_nothing_of_this_machine_is_written(tiny_dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
-    out = tmp_path / "outqzx"
+    out = tmp_path / "results"  # the page has this name
     out.mkdir()
     (tmp_path / "clipsqzx").mkdir()
     names = {"HOME": tmp_path / "homeqzx", "TMPDIR": tmp_path / "tempqzx"}
