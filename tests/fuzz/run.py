@@ -169,6 +169,7 @@ def several(names: list[str], options: argparse.Namespace) -> int:
             {
                 "target": name,
                 "files": int(count[1]) if count else 0,
+                "seed": options.seed,
                 "seconds": round(time.perf_counter() - started, 1),
                 "faults": int(done.returncode != 0),
             }
@@ -176,11 +177,19 @@ def several(names: list[str], options: argparse.Namespace) -> int:
         print(rows[-1], flush=True)  # noqa: T201
         if done.returncode:
             print(said[-6000:], flush=True)  # noqa: T201
-    if options.record is not None:
-        from aicl_fast.bench.record import write_result
-
-        write_result(options.record, "fuzz", rows, seed=options.seed, memory_mib=_MEMORY, timeout_s=_TIMEOUT)
+        if options.record is not None:
+            _record(options.record, rows[-1])
     return int(any(row["faults"] for row in rows))
+
+
+def _record(path: Path, row: dict[str, Any]) -> None:
+    """Put one target's row in place of its earlier one, with the commit that it is of."""
+    from aicl_fast.bench.record import environment, read_result, write_result
+
+    row["commit"] = environment()["commit"]
+    before = read_result(path)["rows"] if path.is_file() else []
+    rows = {each["target"]: each for each in [*before, row]}
+    write_result(path, "fuzz", list(rows.values()), memory_mib=_MEMORY, timeout_s=_TIMEOUT)
 
 
 if __name__ == "__main__":
