@@ -131,10 +131,19 @@ def test_winograd_gives_the_same_without_a_convolution(tmp_path: Path, real, seg
     assert not net.winograd  # the network itself is left as it was
     onnx.save(model, tmp_path / "m.onnx")
     engine = OnnxRuntimeEngine(tmp_path / "m.onnx", threads=1)
+    clear = 0
     for length in [750] if segments is None else [751, 61, 3000]:
         features = np.random.default_rng(length).random((2, length, 2048), dtype=np.float32)
-        actual = engine(features)
-        assert_close(actual, reference(net, features, length // config.model.topk_divisor), 2e-6)
+        k = length // config.model.topk_divisor
+        actual, expected = engine(features), reference(net, features, k)
+        # Where two segments nearly tie for the last place in a top k, rounding decides which one is pooled.
+        ranked = -np.sort(-expected.scores, axis=1)
+        kept = (ranked[:, k - 1] - ranked[:, k] > 4e-6).all(1)
+        clear += int(kept.sum())
+        assert_close(
+            *(each._replace(video_scores=each.video_scores[kept]) for each in (actual, expected)), 2e-6
+        )
+    assert clear
 
 
 def test_real_size_in_half_precision(tmp_path: Path, real) -> None:
