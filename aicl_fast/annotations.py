@@ -110,6 +110,12 @@ class GroundTruth:
         return GroundTruth(kept, self.source)
 
 
+def require_class(label: object, source: object) -> str:
+    """A label of an annotation, clean; ``Ambiguous`` in any case is that one. Raises as ``require_label``."""
+    name = require_label(label, source)
+    return AMBIGUOUS if name.casefold() == AMBIGUOUS.casefold() else name
+
+
 def remarks_on_classes(classes: Iterable[str]) -> Iterator[str]:
     """A sentence on each group of classes whose names can be one name, mistyped."""
     alike: dict[str, list[str]] = {}
@@ -168,7 +174,7 @@ def _parse_video(video: str, entry: Any, source: str) -> VideoAnnotation:
                 f"{source}: annotation {number} of '{video}' ends before it starts ({start} to {end} s). "
                 "Swap the two times, or remove the annotation."
             )
-        labels.append(require_label(label, f"{source}: annotation {number} of '{video}'"))
+        labels.append(require_class(label, f"{source}: annotation {number} of '{video}'"))
         segments.append((start, end))
     return VideoAnnotation(
         subset=str(entry.get("subset", "")),

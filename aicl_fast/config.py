@@ -391,6 +391,12 @@ class EvaluateConfig:
         )
 
 
+def _check_once(names: tuple[str, ...]) -> None:
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConfigError(f"classes: {twice!r} is there twice. Give each class once, by its own name.")
+
+
 @dataclass(frozen=True)
 class Config:
     """One preset: its name, its classes in the model's order (empty: the data set's own), its sections."""
@@ -405,9 +411,7 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def __post_init__(self) -> None:
-        if len(set(self.classes)) != len(self.classes):
-            twice = next(name for name in self.classes if self.classes.count(name) > 1)
-            raise ConfigError(f"classes: {twice!r} is there twice. Give each class once, by its own name.")
+        _check_once(self.classes)
         if self.classes and len(self.classes) != self.model.num_classes:
             raise ConfigError(
                 f"classes: {len(self.classes)} names for model.num_classes = {self.model.num_classes}. "
@@ -434,7 +438,7 @@ class Config:
         top: dict[str, Any] = {}
         for key, value in values.items():
             section, name = locate_setting(key)
-            parsed = _coerce(value, _hints(_SECTIONS[section])[name], key) if section else _class_names(value)
+            parsed = _coerce(value, _hints(_SECTIONS[section])[name], key) if section else class_names(value)
             if section:
                 changed.setdefault(section, {})[name] = parsed
             else:
@@ -449,7 +453,7 @@ class Config:
         Raises:
             ConfigError: a name that is no text or empty, or one that is there twice.
         """
-        names = _class_names(tuple(classes))
+        names = class_names(tuple(classes))
         return replace(self, classes=names, model=replace(self.model, num_classes=len(names)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -478,7 +482,7 @@ class Config:
         base = cls(preset=str(values.get("preset", "thumos14")))
         names = flat.pop("classes", ())
         config = base.with_values(flat)
-        return replace(config, classes=_class_names(names))
+        return replace(config, classes=class_names(names))
 
 
 _SECTIONS: dict[str, type[Any]] = {
@@ -586,11 +590,18 @@ def parse_overrides(items: Iterable[str]) -> dict[str, str]:
     return values
 
 
-def _class_names(names: Any) -> tuple[str, ...]:
-    return tuple(
+def class_names(names: Any) -> tuple[str, ...]:
+    """The names of classes, clean.
+
+    Raises:
+        ConfigError: a name that is no text or empty, or one that is there twice.
+    """
+    found = tuple(
         require_label(name, "classes", "class", error=ConfigError)
         for name in _coerce(names, tuple[str, ...], "classes")
     )
+    _check_once(found)
+    return found
 
 
 def _read_toml(file: str | os.PathLike[str]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.annotations import GroundTruth
+from aicl_fast.annotations import GroundTruth, remarks_on_classes
 from aicl_fast.config import Config
 from aicl_fast.errors import AiclWarning, DataError
 from aicl_fast.feature_folder import FeatureFiles, FeatureFolder, is_extracted, missing_features
@@ -78,7 +78,8 @@ class Dataset:
         Raises:
             DataError: a file is missing (all that are missing are counted, the first hundred listed), a
                 video has no annotation, a label is not among the classes, a training video has no label,
-                a split has no video left, or features that say how they were made were made differently.
+                a split has no video left, one file is that of two videos, or features that say how they
+                were made were made differently.
         Warns:
             AiclWarning: a video is in both splits, a class has no training video, or what
                 :meth:`GroundTruth.remarks` finds.
@@ -176,6 +177,14 @@ class Dataset:
             for split, names in self.videos.items()
             for video in names
         }
+        owners: dict[Path, str] = {}
+        for (_, video), files in wanted.items():
+            for path in files.paths:
+                if owners.setdefault(path, video) != video:
+                    raise DataError(
+                        f"{path}: would be read for two videos, {owners[path]!r} and {video!r}. Each needs "
+                        "features of its own: add the other's, or take it off the split files."
+                    )
         lost = {key: files for key, files in wanted.items() if files.missing}
         found = [files.paths[0] for files in wanted.values() if not files.missing]
         if not lost:
@@ -201,8 +210,10 @@ class Dataset:
     def _remarks(self) -> Iterable[str]:
         """What is odd and can be right, as sentences."""
         used = self.truth([video for names in self.videos.values() for video in dict.fromkeys(names)])
-        for remark in used.remarks():
-            yield f"{self.ground_truth.source}: {remark}"
+        remarks = used.remarks()
+        yield from (f"{self.ground_truth.source}: {remark}" for remark in remarks)
+        classes = remarks_on_classes(sorted(self.config.classes))
+        yield from (f"classes: {remark}" for remark in classes if remark not in remarks)
         if "train" not in self.videos:
             return
         train = set(self.videos["train"])

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.config import PRESETS, Config, DataConfig, DecodeConfig, NmsMode
+from aicl_fast.config import PRESETS, Config, DataConfig, DecodeConfig, NmsMode, class_names
 from aicl_fast.detections import Detections
 from aicl_fast.errors import ConfigError, DataError, UnavailableError
 from aicl_fast.processors import processor_count
@@ -187,7 +187,8 @@ def postprocess(
         DataError: shapes that do not fit each other, a NaN or an infinity, actionness that is no
             probability, fewer than two segments.
         UnavailableError: the backend is not installed.
-        ConfigError: an unknown preset or NMS, a preset without class names when none are given.
+        ConfigError: an unknown preset or NMS, a preset without class names when none are given, a class
+            that is no text, empty, or there twice.
     """
     from dataclasses import replace
 
@@ -199,6 +200,7 @@ def postprocess(
         preset = PRESETS[preset]
     _check_count(num_segments, 2, video)
     names = preset.classes if classes is None else classes
+    class_names(names if isinstance(names, str) else tuple(names))
     logits = _real(cas, "cas", video)
     streams = [_real(a, name, video) for a, name in (
         (actionness_rgb, "actionness_rgb"), (actionness_flow, "actionness_flow"))]  # fmt: skip
@@ -207,7 +209,7 @@ def postprocess(
             f"{video}: expected cas (T, C) and actionness (T,) of the same T, got {logits.shape}, "
             f"{streams[0].shape} and {streams[1].shape}."
         )
-    if not names and classes is None and logits.shape[1]:
+    if classes is None and not names and logits.shape[1]:
         raise ConfigError(
             f"preset '{preset.preset}' has no class names of its own: pass classes=, one name for each of "
             f"the {logits.shape[1]} columns of cas."

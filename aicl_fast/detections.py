@@ -54,7 +54,11 @@ class Detections:
 
     def __post_init__(self) -> None:
         try:
-            labels = np.asarray(self.labels, dtype=np.str_).reshape(-1)
+            given = self.labels if isinstance(self.labels, np.ndarray) else np.array(self.labels, object)
+            others = () if given.dtype.kind == "U" else given.astype(object).flat
+            if (other := next((each for each in others if not isinstance(each, str)), "")) != "":
+                raise TypeError(f"a label is {other!r}, which is no text")
+            labels = given.astype(np.str_, copy=False).reshape(-1)
             scores = np.asarray(self.scores, dtype=np.float64).reshape(-1)
             segments = np.asarray(self.segments, dtype=np.float64).reshape(-1, 2)
         except (TypeError, ValueError) as error:

@@ -20,10 +20,10 @@ from typing import Literal, cast
 
 import numpy as np
 
-from aicl_fast.annotations import AMBIGUOUS, remarks_on_classes
+from aicl_fast.annotations import AMBIGUOUS, remarks_on_classes, require_class
 from aicl_fast.errors import AiclWarning, DataError
 from aicl_fast.files import read_text, video_name, write_json, write_text
-from aicl_fast.text import clean_text, require_label, require_name
+from aicl_fast.text import clean_text, require_name
 
 Split = Literal["train", "test"]
 COLUMNS = ("video", "label", "start", "end", "split")
@@ -231,7 +231,7 @@ def _label(line: int, cells: list[str], columns: tuple[str, ...]) -> Label:
     return Label(
         line,
         require_name(video_name(row["video"].replace("\\", "/")), "the name", "video"),
-        require_label(row["label"], "the row"),
+        require_class(row["label"], "the row"),
         _segment(start, end),
         cast(Split, split.lower()) if split else None,
     )

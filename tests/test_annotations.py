@@ -106,7 +106,7 @@ def test_values_of_another_kind_are_refused(tmp_path: Path, item: dict[str, Any]
 
 
 def test_labels_are_clean_and_ambiguous_is_no_class(tmp_path: Path) -> None:
-    labels = [" Long  jump", "Long jump\u202e", "Ambiguous", "cafe\u0301"]
+    labels = [" Long  jump", "Long jump\u202e", "ambiguous ", "cafe\u0301"]
     truth = GroundTruth.load(_write(tmp_path, [{"label": label, "segment": [1, 2]} for label in labels]))
     assert truth.videos["clip"].labels == ("Long jump", "Long jump", "Ambiguous", "caf\u00e9")
     assert truth.videos["clip"].classes == ("Long jump", "caf\u00e9")

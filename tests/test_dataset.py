@@ -243,6 +243,26 @@ def test_a_class_without_training_videos_is_said(tiny_dataset: Path, tiny_config
         Dataset.open(tiny_dataset, config, splits=["test"])
 
 
+def test_one_file_of_two_videos_is_refused(tiny_dataset: Path, tiny_config: Config) -> None:
+    """``v_`` is overlooked in names of files, so both would be read from one."""
+    _change(tiny_dataset, lambda database: database.update({"v_train_0": database["train_0"]}))
+    with (tiny_dataset / "split_train.txt").open("a") as file:
+        file.write("v_train_0\n")
+    with pytest.raises(
+        DataError, match=r"train_0\.npy: would be read for two videos, 'train_0' and 'v_train_0'"
+    ):
+        Dataset.open(tiny_dataset, tiny_config)
+
+
+def test_classes_that_are_nearly_alike_are_named(tiny_dataset: Path, tiny_config: Config) -> None:
+    config = tiny_config.with_classes([*tiny_config.classes, tiny_config.classes[0].upper()])
+    with (
+        pytest.warns(AiclWarning, match="no training"),
+        pytest.warns(AiclWarning, match="classes: the labels .* differ in case"),
+    ):
+        Dataset.open(tiny_dataset, config)
+
+
 def test_ambiguous_is_no_class(tiny_dataset: Path, tiny_config: Config) -> None:
     """A training video that has it keeps its other labels alone."""
 

@@ -164,6 +164,12 @@ def test_names_and_labels_are_clean(tmp_path: Path) -> None:
         assert (found.video, found[0].label) == ("caf\u00e9", "Long jump")
 
 
+@pytest.mark.parametrize("label", [None, 3, b"x", True])
+def test_labels_are_text(label: object) -> None:
+    with pytest.raises(DataError, match="a label is .* is no text"):
+        Detections(["run", label], [0.5, 0.4], [[0, 1], [1, 2]])  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("names", [["../v"], ["/v"], ["v", "v "], [""]])
 def test_names_that_no_video_has(names: list[str]) -> None:
     with pytest.raises(DataError, match="detections: "):

@@ -405,6 +405,13 @@ def test_postprocess_errors() -> None:
         postprocess(cas, a, a, num_segments=9, classes="abc")
 
 
+@pytest.mark.parametrize("classes", [["a", "a "], ["a", None], ["", "b"], ["a", 3]])
+def test_names_of_classes_are_checked(classes: list[Any]) -> None:
+    scores = np.full((4, 2), 0.5)
+    with pytest.raises(ConfigError, match="classes: "):
+        postprocess(scores, scores[:, 0], scores[:, 1], num_segments=4, classes=classes)
+
+
 def test_postprocess_takes_a_config_and_names(backend: str) -> None:
     rng = np.random.default_rng(0)
     cas, a = 4 * rng.standard_normal((50, 3)), rng.random(50)
