@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,13 +16,32 @@ _SEPARATORS = "_-."
 
 
 def split_stream(name: str) -> tuple[str, str]:
-    """``("video", "rgb")`` of ``video_rgb`` or ``rgb_video``; ``("video", "")`` of ``video``."""
+    """``("video", "rgb")`` of ``video_rgb``, ``video.RGB`` or ``rgb_video``; of others the name."""
     for stream in STREAMS:
-        for separator in _SEPARATORS:
-            for rest in (name.removesuffix(separator + stream), name.removeprefix(stream + separator)):
-                if rest not in (name, ""):
-                    return rest, stream
-    return ("", name) if name in STREAMS else (name, "")
+        for written in _written(stream):
+            for separator in _SEPARATORS:
+                for rest in (name.removesuffix(separator + written), name.removeprefix(written + separator)):
+                    if rest not in (name, ""):
+                        return rest, stream
+    return ("", name.lower()) if name.lower() in STREAMS else (name, "")
+
+
+def _written(stream: str) -> tuple[str, ...]:
+    return stream, stream.upper(), stream.capitalize()
+
+
+def _within(names: Mapping[str, str]) -> str:
+    """``video_25fps`` of ``video_rgb_25fps`` and ``video_flow_25fps``; nothing of other names."""
+    if len(names) < len(STREAMS):
+        return ""
+    rgb, flow = (re.split("([_.-])", names[stream]) for stream in STREAMS)
+    places = [number for number, each in enumerate(zip(rgb, flow, strict=False)) if each[0] != each[1]]
+    if len(rgb) != len(flow) or len(places) != 1:
+        return ""
+    (place,) = places
+    if (rgb[place].lower(), flow[place].lower()) != STREAMS or not 0 < place < len(rgb) - 1:
+        return ""
+    return "".join(rgb[: place - 1] + rgb[place + 1 :])
 
 
 def common_name(paths: Mapping[str, Path], *, named: bool) -> str:
@@ -38,6 +58,14 @@ def common_name(paths: Mapping[str, Path], *, named: bool) -> str:
     if len(paths) > 1 and paths["rgb"].resolve() == paths["flow"].resolve():
         raise DataError(f"--rgb and --flow: are the same file, {paths['rgb']}. Give one a stream.")
     plain = {video_name(path) for path in paths.values()}
+    files = {stream: video_name(path) for stream, path in paths.items()}
+    if within := _within(files):
+        return within
+    if len(files) > 1 and _within({"rgb": files["flow"], "flow": files["rgb"]}):
+        raise DataError(
+            f"--rgb {paths['rgb']} and --flow {paths['flow']}: are named as the other stream's each. Give "
+            "each stream by its option."
+        )
     found: dict[str, str] = {}
     certain = True
     for stream, path in paths.items():
@@ -72,6 +100,9 @@ def spellings(name: str, stream: str = "") -> tuple[str, ...]:
         plain.append(name[2:])
     if not stream:
         return tuple(plain)
-    ends = [f"{each}{separator}{stream}" for each in plain for separator in _SEPARATORS]
-    begins = [f"{stream}{separator}{each}" for each in plain for separator in _SEPARATORS]
+    marks = [
+        (each, separator, mark) for mark in _written(stream) for each in plain for separator in _SEPARATORS
+    ]
+    ends = [f"{each}{separator}{mark}" for each, separator, mark in marks]
+    begins = [f"{mark}{separator}{each}" for each, separator, mark in marks]
     return (*plain, *ends, *begins)

@@ -1,20 +1,23 @@
-"""Whether features last as long as the annotations say that their videos do."""
+"""Whether features and detections last as long as the annotations say that their videos do."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from aicl_fast.annotations import GroundTruth
+from aicl_fast.annotations import LATE_SECONDS, GroundTruth, VideoAnnotation
 from aicl_fast.config import DataConfig
+from aicl_fast.detections import Detections
 from aicl_fast.errors import AiclWarning
 
 _SEGMENTS = 1.5
 """Segments that features may be shorter or longer than their video."""
 _SHARE = 0.03
 """Or this share of it: 24 frames a second for 25 is more."""
+_LATE_SHARE = 0.05
+"""Detections may end this share after their video's end, and a second more."""
 _USUAL_RATES = (5, 10, 12, 12.5, 15, 20, 23.976, 24, 25, 29.97, 30, 48, 50, 59.94, 60, 100, 120)
 
 
@@ -60,6 +63,22 @@ def check_durations(
             f"were extracted, all times are wrong: {option}{rate:g}.",
             AiclWarning,
             stacklevel=2,
+        )
+
+
+def late_detections(videos: Mapping[str, VideoAnnotation], found: Mapping[str, Detections]) -> Iterator[str]:
+    """A sentence on videos with detections that end after the video does by far."""
+    late = {}
+    for name, items in found.items():
+        duration = videos[name].duration if name in videos else None
+        last = items.segments[:, 1].max(initial=0.0)
+        if duration and last > (1 + _LATE_SHARE) * duration + LATE_SECONDS:
+            late[name] = f"until {last:g} s in {name!r} of {duration:g} s"
+    if late:
+        yield (
+            f"{len(late)} of {len(found)} videos have detections after their end "
+            f"({next(iter(late.values()))}). Check the frame rate that the detections were made with, "
+            "and the durations."
         )
 
 

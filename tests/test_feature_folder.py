@@ -48,6 +48,8 @@ def test_one_name_in_two_spellings_is_refused(tmp_path: Path) -> None:
         ("video_rgb", ("video", "rgb")),
         ("flow-a.b", ("a.b", "flow")),
         ("clip.rgb", ("clip", "rgb")),
+        ("clip.Flow", ("clip", "flow")),
+        ("RGB_clip", ("clip", "rgb")),
         ("rgb", ("", "rgb")),
         ("overflow", ("overflow", "")),
         ("rgbs_1", ("rgbs_1", "")),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from aicl_fast.annotations import GroundTruth
 from aicl_fast.config import DataConfig
 from aicl_fast.dataset import SPLITS, features_folder, read_split
-from aicl_fast.errors import AiclError, AiclWarning, ConfigError, DataError
+from aicl_fast.errors import AiclError, AiclWarning, ConfigError, DataError, ModelError
 from aicl_fast.feature_folder import (
     ARRAY,
     FeatureFiles,
@@ -180,6 +180,7 @@ class Inputs:
                 raise DataError(
                     f"{path}: is no .npy file, no file of `aicl-fast features` and no video. {text}"
                 )
+            _require_video(path)
         return self._video(path)
 
     def _pair(self, paths: Mapping[str, Path | None]) -> tuple[str, Load]:
@@ -356,6 +357,18 @@ def _load(files: FeatureFiles, data: DataConfig) -> Recording:
         found = load_video_features(files.paths[0])
         return Recording(found.streams(data, str(files.paths[0])), found)
     return Recording(read_files(files, data))
+
+
+def _require_video(path: Path) -> None:
+    """Refuse a file that is not named as a video and is none, before weights for it are asked for."""
+    from aicl_fast.video import probe
+
+    try:
+        probe(path)
+    except (DataError, ModelError) as error:
+        raise DataError(
+            f"{path}: is no .npy file of features, no file of `aicl-fast features`, and no video: {error}"
+        ) from error
 
 
 def _refuse(error: DataError) -> Recording:

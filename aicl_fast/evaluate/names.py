@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.files import read_text
+from aicl_fast.stream_names import split_stream
 from aicl_fast.text import clean_text, loose_form, parse_json, require_name
 
 EXCLUSIONS: Mapping[str, tuple[str, ...]] = {
@@ -21,6 +22,8 @@ _CAUSES: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("a folder", lambda name: name.rpartition("/")[2]),
     ("the prefix v_", lambda name: name.removeprefix("v_")),
     ("the ending of a file", lambda name: re.sub(r"\.[A-Za-z][A-Za-z0-9]{1,4}$", "", name)),
+    ("the name of a stream", lambda name: split_stream(name)[0] or name),
+    ("leading zeros", lambda name: re.sub(r"(?<!\d)0+(?=\d)", "", name)),
     ("case, spaces, underscores or hyphens", loose_form),
 )
 _Item = TypeVar("_Item")
@@ -99,6 +102,10 @@ def excluded_videos(exclude: str | Iterable[str], known: Collection[str], remark
         elif os.path.isfile(entry):
             excluded |= _listed(entry, known, remarks)
         else:
+            if {part.strip() for part in name.split(",")} <= {*known, *EXCLUSIONS}:
+                raise ConfigError(
+                    f"exclude: {name!r} is several names: give each of its own (--exclude, once each)."
+                )
             close = difflib.get_close_matches(name, [*known, *EXCLUSIONS], n=3, cutoff=0.5)
             hint = likely_cause([name], known) or (f"Did you mean {' or '.join(close)}?" if close else "")
             raise ConfigError(
@@ -117,6 +124,7 @@ def _listed(path: str, known: Collection[str], remarks: list[str]) -> set[str]:
     if not isinstance(names, list):
         raise DataError(f"{path}: expected a list of videos: a JSON list of names, or one name per line.")
     names = [name for name in names if not isinstance(name, str) or name.strip()]
+    names = [part for name in names for part in _parts(name, known)]
     listed = {require_name(name, path, "video") for name in names}
     unknown = listed.difference(known)
     if len(unknown) == len(listed):
@@ -131,3 +139,10 @@ def _listed(path: str, known: Collection[str], remarks: list[str]) -> set[str]:
             "nor the detections."
         )
     return listed
+
+
+def _parts(name: object, known: Collection[str]) -> Iterable[object]:
+    """The cells of a line that is no name itself but has commas."""
+    if not isinstance(name, str) or "," not in name or clean_text(name).strip() in known:
+        return (name,)
+    return [part for part in (cell.strip(' \t"') for cell in name.split(",")) if part]

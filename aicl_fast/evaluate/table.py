@@ -14,11 +14,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.annotations import AMBIGUOUS, GroundTruth
+from aicl_fast.annotations import AMBIGUOUS, GroundTruth, require_class
 from aicl_fast.detections import Detections, load_detections
 from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.evaluate.names import clean_names, excluded_videos, label_cause, likely_cause
 from aicl_fast.text import clean_text, require_label
+from aicl_fast.timing import late_detections
 
 GroundTruthLike = GroundTruth | str | os.PathLike[str]
 DetectionsLike = Mapping[str, Detections] | str | os.PathLike[str]
@@ -79,7 +80,7 @@ def as_ground_truth(source: GroundTruthLike) -> GroundTruth:
     if not isinstance(source, GroundTruth):
         return GroundTruth.load(source)
     labels = {label for video in source.videos.values() for label in video.labels}
-    clean = {label: require_label(label, source.source) for label in labels}
+    clean = {label: require_class(label, source.source) for label in labels}
     videos = clean_names(source.videos, source.source)
     if any(label != name for label, name in clean.items()):
         videos = {
@@ -253,10 +254,11 @@ def build_table(
     counts["videos_not_detected"] = len(missed)
     if unknown:
         cause = label_cause(unknown, names)
-        if cause and not len(known):
+        strange = classes is None and min(len(unknown), len(names)) > 1
+        if not len(known) and (cause or (strange and not set(unknown) & set(everything.classes))):
             raise DataError(
                 f"{source}: not one detection has a label of the {len(names)} classes ({_some(names)}), the "
-                f"labels are {_some(unknown)}. {cause}"
+                f"labels are {_some(unknown)}. {cause or 'Check that both are of the same data set.'}"
             )
         warnings.append(
             f"{len(label_column) - len(known)} detections have labels that are not among the {len(names)} "
@@ -268,6 +270,7 @@ def build_table(
             f"{len(strangers)} videos are detected in but not annotated ({_some(strangers)}); every "
             f"detection in them is a false positive. {cause}"
         )
+    warnings.extend(late_detections(there, found))
     if elsewhere:
         warnings.append(
             f"{elsewhere} videos with {dropped_elsewhere} detections are of other subsets and are ignored."

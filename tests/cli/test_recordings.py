@@ -123,12 +123,25 @@ def test_a_pair_has_its_common_name(tiny_dataset: Path, find: Any, tmp_path: Pat
         find(flow=marked[1], modal="rgb")
     with pytest.raises(DataError, match=r"two recordings, 'test_1' and 'test_0'.*--name"):
         find(rgb=rgb, flow=folder / "flow/test_0.npy")
+    within = [shutil.copy(path, tmp_path / f"i3d_{path.parent.name}_25fps.npy") for path in (rgb, flow)]
+    assert find(rgb=within[0], flow=within[1]) == ["i3d_25fps"]
+    with pytest.raises(DataError, match="the other stream's each"):
+        find(rgb=within[1], flow=within[0])
     plain = [shutil.copy(path, tmp_path / f"{path.parent.name[0]}.npy") for path in (rgb, flow)]
     with pytest.warns(AiclWarning, match="Stored as 'r'"):
         assert find(rgb=plain[0], flow=plain[1]) == ["r"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert find(rgb=plain[0], flow=plain[1], name="clip") == ["clip"]
+
+
+def test_a_file_of_no_known_kind_is_no_video(tiny_dataset: Path, find: Any, tmp_path: Path) -> None:
+    """It is said before weights for a video are asked for."""
+    pytest.importorskip("av")
+    path = tmp_path / "features.lmdb"
+    path.write_bytes(b"\xde\xc0\xef\xbe" * 30)
+    with pytest.raises(DataError, match="features.lmdb: is no .npy file of features.* and no video"):
+        find(path)
 
 
 def test_a_name_is_of_one_recording(tiny_dataset: Path, find: Any) -> None:

@@ -27,6 +27,8 @@ def one(label: str) -> VideoAnnotation:
         ("test/Clip_1", "a folder"),
         ("clip 1", "case, spaces, underscores or hyphens"),
         ("videos/v_clip-1.MP4", "folder, prefix, ending or case"),
+        ("Clip_1_rgb", "the name of a stream"),
+        ("clip_001", "folder, prefix, ending or case"),
         ("other", "Check that both are of the same data set"),
     ],
 )
@@ -68,6 +70,22 @@ def test_labels_that_no_class_has(truth_of: Any, found_of: Any, label: str) -> N
     result = mean_average_precision(truth, mixed)
     assert result.average == 0.5
     assert any("1 detections have labels that are not among the 2" in text for text in result.warnings)
+
+
+def test_labels_of_another_data_set(truth_of: Any, found_of: Any) -> None:
+    truth = truth_of({"a": [("jump", 0, 10), ("run", 20, 30)]})
+    found = {"a": [("zebra", 0.9, 0, 10), ("horse", 0.8, 0, 10)]}
+    with pytest.raises(DataError, match=r"not one detection .* Check that both are of the same data set"):
+        mean_average_precision(truth, found_of(found))
+    assert mean_average_precision(truth, found_of({"a": found["a"][:1]})).average == 0
+
+
+def test_detections_after_the_end_are_remarked_on(found_of: Any) -> None:
+    truth = GroundTruth({"a": VideoAnnotation("test", ("x",), np.array([[0.0, 10]]), 60.0)})
+    for end, count in ((63.0, 0), (65.0, 1)):
+        found = found_of({"a": [("x", 0.9, 0, 10), ("x", 0.1, 50, end)]})
+        warnings = mean_average_precision(truth, found).warnings
+        assert sum("detections after their end" in text for text in warnings) == len(warnings) == count
 
 
 def test_other_classes_than_those_asked_for_are_no_mismatch(truth_of: Any, found_of: Any) -> None:
@@ -114,6 +132,8 @@ def test_annotations_beyond_the_end_are_remarked_on(found_of: Any) -> None:
 @pytest.mark.parametrize(
     ("content", "note"),
     [
+        ("video,reason\nb,blurred\n", "3 of the 4 videos"),
+        ("b,\n", None),
         ('["b"]', None),
         ("\ufeffb\n\n", None),
         ('["b", "gone"]', "1 of the 2 videos"),
@@ -158,6 +178,7 @@ def test_a_name_to_leave_out_that_is_no_videos(truth_of: Any, found_of: Any) -> 
     truth, found = truth_of({"clip": [("x", 0, 10)]}), found_of({"clip": [], "extra": []})
     for name, words in (
         ("Clip", "'Clip' and 'clip' differ"),
+        ("clip, extra", "is several names"),
         ("thumos", "Did you mean thumos14"),
         ("\0", "no video"),
     ):
