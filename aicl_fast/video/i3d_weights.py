@@ -23,7 +23,7 @@ from aicl_fast.limits import reading, require_size
 from aicl_fast.metadata import METADATA_KEY
 from aicl_fast.torch_file import load_state_dict, without_prefix
 from aicl_fast.video.i3d import I3D
-from aicl_fast.video.networks import TORCH_SUFFIXES, Stream
+from aicl_fast.video.networks import PICKLED, TORCH_SUFFIXES, Stream
 from aicl_fast.weights import weights_hash
 
 _WHAT = "weights of I3D"
@@ -46,10 +46,12 @@ def load_i3d(path: str | os.PathLike[str], *, stream: Stream | None = None) -> I
     """Read trained weights: the network on the CPU in evaluation mode, BatchNorm not folded.
 
     Args:
-        path: ``.pt`` or ``.safetensors``, a state dict of the PyTorch port (``rgb_imagenet.pt``), also with
+        path: ``.pt`` (``.pth``, ``.ckpt``, ``.tar``) or ``.safetensors``, a state dict of the PyTorch port
+            (``rgb_imagenet.pt``), also with
             ``module.`` or the like before all its names, or in a checkpoint under ``state_dict``,
             ``model_state_dict`` or ``model``; or ``.npz``, arrays of the Flax layout
-            (``params/Mixed_3b/Branch_0/Conv3d_0a_1x1/Conv_0/kernel``, channels last).
+            (``params/Mixed_3b/Branch_0/Conv3d_0a_1x1/Conv_0/kernel``, channels last), or of
+            the port's names.
         stream: what the weights must be for; None takes what they are for.
     Raises:
         DataError: no such file, or an array of Python objects.
@@ -125,16 +127,17 @@ def i3d_hash(net: I3D) -> str:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if path.suffix != ".pt" and _is_pickle(path):
+    suffix = path.suffix.lower()
+    if suffix not in (".pt", ".pth") and _is_pickle(path):
         raise ModelError(
             f"{path}: is a Python pickle, which is not read: it could run code. If you trust where it comes "
             "from, make an .npz of it; docs/video.md says how."
         )
-    if path.suffix == ".npz":
+    if suffix == ".npz":
         return _from_flax(path)
-    if path.suffix == ".safetensors":
+    if suffix == ".safetensors":
         return _from_safetensors(path)
-    if path.suffix == ".pt":
+    if suffix in PICKLED:
         return load_state_dict(path, _WHAT)
     raise ModelError(f"{path}: expected weights of I3D in one of {', '.join(TORCH_SUFFIXES)}.")
 
@@ -168,6 +171,9 @@ def _from_flax(path: Path) -> dict[str, Tensor]:
             )
         for key in archive.names:
             value = torch.from_numpy(np.ascontiguousarray(archive.read(key)))
+            if _port_name(key) == key:  # of the port, or unknown
+                state[key] = value
+                continue
             # (T, H, W, in, out) is (out, in, T, H, W) here; statistics keep their ones for broadcasting.
             state[_port_name(key)] = (
                 value.permute(4, 3, 0, 1, 2) if key.endswith("kernel") else value.flatten()

@@ -53,7 +53,9 @@ SIZE = 224
 WIDTH = 1024
 _LARGEST = 1_000_000
 INPUT = "clips"
-TORCH_SUFFIXES = (".npz", ".pt", ".safetensors")
+PICKLED = (".pt", ".pth", ".ckpt", ".tar")
+TORCH_SUFFIXES = (".npz", *PICKLED, ".safetensors")
+"""Of weights of I3D, in any case. torch.save's have several, ``.pth.tar`` among them."""
 
 
 class SegmentOutputs(NamedTuple):
@@ -431,7 +433,7 @@ def open_network(
         raise ModelError(f"threads: expected at least 1, got {threads}.")
     target = require_file(path, "network")
     network: SegmentNetwork
-    if target.suffix in TORCH_SUFFIXES:
+    if target.suffix.lower() in TORCH_SUFFIXES:
         network = TorchNetwork(target, device=device, precision=precision, threads=threads)
     elif target.suffix == ".onnx":
         if precision is not None:

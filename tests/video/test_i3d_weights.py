@@ -58,12 +58,14 @@ def state(random_i3d) -> dict:
     return random_i3d("flow").state_dict()
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".pt", ".safetensors"])
+@pytest.mark.parametrize("suffix", [".npz", ".port.npz", ".pt", ".PTH", ".pth.tar", ".ckpt", ".safetensors"])
 def test_every_kind_of_file_is_the_same_network(tmp_path: Path, random_i3d, state, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
     if suffix == ".npz":
         write_flax(path, state, scale=True)
-    elif suffix == ".pt":
+    elif suffix == ".port.npz":
+        np.savez(path, **{name: value.numpy() for name, value in state.items()})
+    elif suffix != ".safetensors":
         torch.save({name: value for name, value in state.items() if "num_batches" not in name}, path)
     else:
         safetensors.save_file(state, path)
