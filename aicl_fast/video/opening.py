@@ -20,6 +20,12 @@ with needs("video"):
 _NOT_VIDEO = {"image2", "image2pipe", "tty", "bin", "xbin", "adf", "idf", "txd"}
 """FFmpeg's names for formats that hold pictures or text, which it would show as a short film; so are all that
 end in ``_pipe``."""
+_OTHER_FILES = {
+    "alias_pix", "concat", "dash", "hls", "image2", "imf", "rtp", "rtsp", "sap", "sdp", "vobsub",
+    "webm_dash_manifest",
+}  # fmt: skip
+"""Those whose files name other files or addresses, which FFmpeg would open."""
+_FORMATS = ",".join(sorted(av.formats_available - _OTHER_FILES))
 # A title that is not UTF-8 is no reason to refuse a video. PyAV 19 asks no more.
 _METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 MAX_PIXELS = 8192 * 8192
@@ -45,9 +51,13 @@ def open_video(path: str | os.PathLike[str], *, one_frame: bool = False) -> Iter
         samples = claimed_samples(target)
         require_size(samples * SAMPLE_BYTES, size, target, f"the index of its {samples:,} samples")
         try:
-            # The prefix keeps FFmpeg from reading a protocol into the name, the list a playlist from the
-            # network. FFmpeg decodes a little to find out what is in a file: the limit is for that, too.
-            options = {"protocol_whitelist": "file", "max_pixels": str(_most_pixels(size))}
+            # The prefix keeps FFmpeg from reading a protocol into the name, the lists a file from leading to
+            # others. FFmpeg decodes a little to find out what is in a file: the limit is for that, too.
+            options = {
+                "protocol_whitelist": "file",
+                "format_whitelist": _FORMATS,
+                "max_pixels": str(_most_pixels(size)),
+            }
             container = av.open(f"file:{target}", options=options, **_METADATA)
         except (av.FFmpegError, OSError) as error:
             raise DataError(

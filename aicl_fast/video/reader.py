@@ -119,8 +119,8 @@ def read_frames(
     where the decoder notices it; small damage may pass.
 
     Args:
-        path: anything that FFmpeg decodes, on this machine: names that begin with a protocol are files like
-            others, and a playlist cannot lead to the network.
+        path: anything that FFmpeg decodes. Names that begin with a protocol are files like others. A
+            playlist, or another file that names files or addresses, is refused.
         fps: frames a second.
         transform: applied once to each frame that is used; None gives (height, width, 3) uint8.
         allow_damaged: take what can be decoded of a file that is cut off or corrupt.

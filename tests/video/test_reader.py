@@ -250,6 +250,25 @@ def test_a_title_that_is_not_utf_8_is_no_obstacle(tmp_path: Path, make_clip: Mak
     assert len(list(read_frames(titled))) == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nother.ts\n#EXT-X-ENDLIST\n"),
+        ("list.ffconcat", "ffconcat version 1.0\nfile other.ts\n"),
+        ("list.mp4", "ffconcat version 1.0\nfile other.ts\n"),
+        ("list%d.png", "x"),
+        ("list.idx", "# VobSub index file, v7 (do not modify this line!)\nid: en, index: 0\n"),
+    ],
+)
+def test_a_file_does_not_lead_to_others(tmp_path: Path, make_clip: MakeClip, name: str, text: str) -> None:
+    make_clip("other.ts", frames=25)
+    picture = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+    picture.save(str(tmp_path / "list1.png"))
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match="cannot be opened as a video"):
+        next(read_frames(tmp_path / name))
+
+
 def test_a_playlist_cannot_reach_the_network(tmp_path: Path) -> None:
     (tmp_path / "list.m3u8").write_text(
         "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n"
