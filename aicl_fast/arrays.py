@@ -20,6 +20,7 @@ from aicl_fast.limits import reading, require_size
 
 Array = npt.NDArray[Any]
 _MAGIC = b"\x93NUMPY"
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _CHUNK = 1 << 18
 """Bytes read at a time: an archive's reader copies them, which is cheap while they stay in the cache."""
 _ADVICE = "It is truncated or of another format: copy it or write it again."
@@ -56,11 +57,15 @@ class Archive:
     def __init__(self, path: Path, archive: zipfile.ZipFile, what: str, error: type[AiclError]) -> None:
         self.path, self._archive, self._what, self._error = path, archive, what, error
         self._size = path.stat().st_size
-        names = [member.filename for member in archive.infolist()]
+        members = archive.infolist()
+        if any(member.compress_type not in _METHODS for member in members):
+            # Of these a piece is unpacked whole, however large it becomes.
+            raise error(f"{path}: is compressed by a method that numpy.savez never uses. Save it again.")
+        names = [member.filename for member in members]
         self.names = tuple(name.removesuffix(".npy") for name in names)
         if len(set(self.names)) != len(names):
             raise error(f"{path}: holds two arrays of one name.")
-        unpacked = sum(member.file_size for member in archive.infolist())
+        unpacked = sum(member.file_size for member in members)
         require_size(unpacked, self._size, path, "its arrays", error=error)
 
     def read(self, name: str, *, mapped: bool = False) -> Array:

@@ -91,6 +91,17 @@ def test_a_small_file_that_unpacks_to_a_huge_array(tmp_path: Path, monkeypatch: 
         assert opened.read("a").shape == (20 << 20,)
 
 
+def test_only_the_methods_that_numpy_writes_are_unpacked(tmp_path: Path) -> None:
+    for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        with zipfile.ZipFile(tmp_path / "a.npz", "w", method) as archive:
+            archive.writestr("x.npy", bytes(9))
+        with (
+            pytest.raises(DataError, match=r"a\.npz: is compressed by a method"),
+            open_archive(tmp_path / "a.npz", "feature file"),
+        ):
+            pass
+
+
 def test_a_changed_byte_in_an_archive_is_found(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", a=np.zeros(100))
     data = bytearray((tmp_path / "a.npz").read_bytes())
