@@ -24,7 +24,7 @@ from aicl_fast.feature_formats import from_archive
 from aicl_fast.features import EXTRACTED, Floats, check_features, check_lengths, check_width
 from aicl_fast.files import atomic_path
 from aicl_fast.limits import reading
-from aicl_fast.text import parse_json
+from aicl_fast.text import parse_json, short_text
 
 FORMAT = 1
 _WHAT = "feature file"
@@ -247,9 +247,10 @@ def _meta(archive: Archive) -> dict[str, Any]:
     source = archive.path
     text = archive.read("meta") if "meta" in archive.names else None
     if text is None or text.dtype.kind != "U" or text.ndim:
+        names = short_text(", ".join(archive.names)) or "none"
         raise DataError(
-            f"{source}: is an archive of several arrays ({', '.join(archive.names) or 'none'}) that does not "
-            "say how they were made; expected one that `aicl-fast features` wrote, or a single .npy array. "
+            f"{source}: is an archive of several arrays ({names}) that does not say how they were made; "
+            "expected one that `aicl-fast features` wrote, or a single .npy array. "
             f"{from_archive(source, archive.names)}"
         )
     what = "record of how its features were made"

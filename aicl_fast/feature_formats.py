@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from aicl_fast.text import short_text
 
 _HEAD = 4096
 
@@ -74,8 +77,10 @@ def from_archive(path: Path, names: Sequence[str]) -> str:
     if {"rgb", "flow"} <= set(names):
         value = "numpy.concatenate([a['rgb'], a['flow']], 1)"
     else:
-        value = f"a[{next((name for name in names if 'feat' in name.lower()), names[0] if names else '')!r}]"
-    archive = f"It is an archive of the arrays {', '.join(names) or 'none'}."
+        # What is pasted into a shell has none of its signs in it.
+        plain = [name for name in names if re.fullmatch(r"[\w.-]{1,80}", name, re.ASCII)]
+        value = f"a[{next((name for name in plain if 'feat' in name.lower()), (*plain, 'NAME')[0])!r}]"
+    archive = f"It is an archive of the arrays {short_text(', '.join(names)) or 'none'}."
     return f"{archive} {_command(path, '', value.replace('a[', 'numpy.load(sys.argv[1])['))}"
 
 

@@ -53,6 +53,16 @@ def test_the_command_converts(tmp_path: Path, suffix: str, words: str) -> None:
     np.testing.assert_array_equal(converted, ARRAY)
 
 
+def test_a_name_in_an_archive_is_no_part_of_the_command() -> None:
+    names = ["feat$(touch x)", 'a"; touch x; "', "feat`x`", *map(str, range(100_000))]
+    text = from_archive(Path("a"), names)
+    assert "numpy.load(sys.argv[1])['0']" in text
+    command = text[text.index("python -c") :]
+    assert "touch" not in command
+    assert "`" not in command
+    assert len(text) < 500
+
+
 def test_hdf5_and_what_is_not_known(tmp_path: Path) -> None:
     (tmp_path / "x.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
     assert "HDF5" in str(other_format(tmp_path / "x.h5"))
