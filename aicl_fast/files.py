@@ -11,13 +11,14 @@ import shutil
 import stat
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TextIO
 
-from aicl_fast.errors import AiclError, DataError
+from aicl_fast.errors import AiclError, AiclWarning, DataError
 from aicl_fast.limits import reading
 from aicl_fast.text import clean_text, error_text, parse_json
 
@@ -38,6 +39,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TRIES = 100
 _for_results: ContextVar[TextIO | None] = ContextVar("_for_results", default=None)
 """Standard output, while what is printed goes elsewhere."""
+_inputs: ContextVar[set[tuple[int, int]] | None] = ContextVar("_inputs", default=None)
+"""Device and inode of each file that was read within :func:`inputs_kept`."""
 
 
 @contextmanager
@@ -88,8 +91,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _temporary_file(target: Path) -> tuple[Path, int]:
-    """An empty file beside ``target``, and its permissions, which are those of any new file there."""
+    """An empty file beside ``target``, and the permissions of ``target``, or of any new file there."""
     stem = _short_stem(target)
+    before = stat.S_IMODE(os.stat(target).st_mode) & 0o777 if target.exists() else None
     for _ in range(_TRIES):
         temporary = target.parent / f".{stem}.{secrets.token_hex(6)}{target.suffix}"
         try:
@@ -100,7 +104,7 @@ def _temporary_file(target: Path) -> tuple[Path, int]:
             continue
         mode = stat.S_IMODE(os.fstat(handle).st_mode)
         os.close(handle)
-        return temporary, mode
+        return temporary, mode if before is None else before
     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
 
 
@@ -145,6 +149,16 @@ def only_results() -> Iterator[None]:
         _for_results.reset(token)
 
 
+@contextmanager
+def inputs_kept() -> Iterator[None]:
+    """Refuse, in this block, to replace a file that was read in it."""
+    token = _inputs.set(set())
+    try:
+        yield
+    finally:
+        _inputs.reset(token)
+
+
 def _write_through(whole: Path, target: Path) -> None:
     if is_stdout(target):
         stream = _for_results.get() or sys.stdout
@@ -153,8 +167,21 @@ def _write_through(whole: Path, target: Path) -> None:
             shutil.copyfileobj(source, stream.buffer)
         stream.flush()
         return
-    with whole.open("rb") as source, target.open("wb") as sink:
+    with whole.open("rb") as source, os.fdopen(_opened(target), "wb") as sink:
         shutil.copyfileobj(source, sink)
+
+
+def _opened(target: Path) -> int:
+    """A stream to write to. Opening a FIFO takes until another program reads it, which is said."""
+    try:
+        handle = os.open(target, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        warnings.warn(f"{target}: waiting for a program that reads it", AiclWarning, stacklevel=1)
+        return os.open(target, os.O_WRONLY)
+    os.set_blocking(handle, True)
+    return handle
 
 
 def _sync(path: Path) -> None:
@@ -248,7 +275,7 @@ def require_file(path: str | os.PathLike[str], what: str) -> Path:
     """
     target = Path(path)
     try:
-        mode = os.stat(target).st_mode
+        found = os.stat(target)
     except FileNotFoundError:
         raise DataError(
             f"{target}: the {what} does not exist. Check the path (working folder: {Path.cwd()})."
@@ -257,9 +284,11 @@ def require_file(path: str | os.PathLike[str], what: str) -> Path:
         raise DataError(
             f"{clean_text(str(target))}: the {what} cannot be opened ({_reason(error)})."
         ) from None
-    if stat.S_ISREG(mode):
+    if stat.S_ISREG(found.st_mode):
+        if (inputs := _inputs.get()) is not None:
+            inputs.add((found.st_dev, found.st_ino))
         return target
-    if stat.S_ISDIR(mode):
+    if stat.S_ISDIR(found.st_mode):
         raise DataError(f"{target}: expected the {what}, found a folder. Name the file itself.")
     raise DataError(f"{target}: expected the {what}, found a device or pipe. Write it to a file first.")
 
@@ -269,7 +298,7 @@ def require_place(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         DataError: a folder, disk or socket has this name, the folder it would be in cannot be made or written
-            to, or no file can have this name.
+            to, no file can have this name, or it was read (see :func:`inputs_kept`).
     """
     target = Path(path)
     if is_stdout(target):
@@ -277,13 +306,16 @@ def require_place(path: str | os.PathLike[str]) -> Path:
             raise DataError(f"{target}: standard output is closed. Name a file.")
         return target
     try:
-        mode = os.stat(target).st_mode
+        found = os.stat(target)
+        mode, own = found.st_mode, (found.st_dev, found.st_ino)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
-        mode = 0
+        mode, own = 0, None
     except (OSError, ValueError) as error:
         raise DataError(
             f"{clean_text(str(target))}: cannot be written ({_reason(error)}). Choose another name."
         ) from None
+    if own in (_inputs.get() or ()):
+        raise DataError(f"{target}: was read, and would be replaced by what is written. Name another file.")
     if stat.S_ISDIR(mode):
         raise DataError(f"{target}: cannot be written, a folder has this name. Choose another one.")
     if stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):

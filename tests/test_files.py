@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from aicl_fast.files import (
     VIDEO_SUFFIXES,
     atomic_folder,
     atomic_path,
+    inputs_kept,
+    read_json,
     require_file,
     require_place,
     video_name,
@@ -49,6 +53,48 @@ def test_new_files_have_the_usual_permissions(tmp_path: Path) -> None:
     write_json(tmp_path / "ours.json", 1)
     (tmp_path / "usual.json").write_text("1")
     assert (tmp_path / "ours.json").stat().st_mode == (tmp_path / "usual.json").stat().st_mode
+
+
+def test_a_replaced_file_keeps_its_permissions(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.json"
+    secret.write_text("")
+    secret.chmod(0o600)
+    write_json(secret, 1)
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+
+
+def test_what_was_read_is_not_replaced(tmp_path: Path) -> None:
+    for name in ("read.json", "other.json"):
+        write_json(tmp_path / name, 1)
+    (tmp_path / "link.json").symlink_to("read.json")
+    with inputs_kept():
+        read_json(tmp_path / "read.json", "file")
+        write_json(tmp_path / "other.json", 2)
+        for name in ("read.json", "link.json"):
+            with pytest.raises(DataError, match="was read, and would be replaced"):
+                write_json(tmp_path / name, 2)
+    assert read_json(tmp_path / "read.json", "file") == 1
+    write_json(tmp_path / "read.json", 2)
+
+
+def test_waiting_for_a_reader_is_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    found: list[bytes] = []
+
+    def read() -> None:
+        found.append((tmp_path / "fifo").read_bytes())
+
+    reader = threading.Thread(target=read)
+
+    def told(*_: object, **__: object) -> None:
+        reader.start()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = told  # type: ignore[assignment]
+        write_json(tmp_path / "fifo", 1)
+    reader.join()
+    assert found == [b"1\n"]
 
 
 def test_a_folder_is_not_replaced(tmp_path: Path) -> None:

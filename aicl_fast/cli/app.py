@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -12,7 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from aicl_fast.cli.ending import KEPT, Interrupted
 from aicl_fast.errors import ConfigError
-from aicl_fast.files import is_stdout, only_results
+from aicl_fast.files import inputs_kept, is_stdout, only_results
 from aicl_fast.limits import MAX_UNPACKED, parse_size
 
 if TYPE_CHECKING:
@@ -36,10 +37,18 @@ class _Commands(TyperGroup):
             raise Interrupted(error, _GOES_ON.get(ctx.invoked_subcommand or "", KEPT)) from None
 
 
+_KEEP_INPUTS = ("detect", "evaluate", "compare", "plot", "report", "import-checkpoint")
+"""Commands that write what is none of the files that they read."""
+
+
 class _Command(TyperCommand):
     """Where a file is ``-``, standard output is its alone; all else that is printed goes to stderr."""
 
     def invoke(self, ctx: Any) -> Any:
+        with inputs_kept() if self.name in _KEEP_INPUTS else nullcontext():
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: Any) -> Any:
         named = [each for each in self.params if _is_stdout(ctx.params.get(each.name or ""))]
         if not named:
             return super().invoke(ctx)

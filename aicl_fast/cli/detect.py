@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
@@ -58,9 +59,11 @@ def run_detect(
 
     ``of_videos`` names the options that were given and mean nothing without a video.
     """
-    for target in (file, scores_file, rendered):
-        if target is not None:
-            require_place(target)
+    targets = [target for target in (file, scores_file, rendered) if target is not None]
+    for target in targets:
+        require_place(target)
+    if len({os.path.realpath(target) for target in targets}) != len(targets):
+        raise ConfigError("--out, --scores, --render: name one file twice. Give each its own.")
     detector = Detector(
         model.path, engine=model.engine, device=model.device, threads=model.threads, trust=model.trust
     )
