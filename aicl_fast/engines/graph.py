@@ -12,7 +12,8 @@ from aicl_fast.limits import reading, require_size
 
 _VALUE = 8
 """Bytes that a value may take."""
-_LARGEST_PAD = 4096
+_LARGEST_PAD = 64
+_MOST_NODES = 20_000
 _SAME = (
     "Cast", "Clip", "Constant", "Convert", "DequantizeLinear", "Flatten", "Identity", "QuantizeLinear",
     "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Shape", "ShapeOf", "Sigmoid", "Slice",
@@ -61,6 +62,7 @@ class Constants:
         self._shapes: dict[str, Sequence[int]] = {}
         self._computed = 0
         self._known: set[str] = set()
+        self._nodes = 0
 
     def add_input(self, name: str) -> None:
         """An input of the network."""
@@ -68,18 +70,38 @@ class Constants:
 
     def add(self, name: str, shape: Sequence[int]) -> None:
         """A constant of this shape."""
+        if name in self._known:
+            raise ValueError("two constants of one name")
         self._counts[name] = math.prod(shape)
         self._shapes[name] = shape
         self._known.add(name)
 
-    def add_node(self, kind: str, inputs: Sequence[str], outputs: Sequence[str], own: int = 0) -> None:
+    def require_values(self, name: str, values: Sequence[int]) -> None:
+        """Refuse to pad by what is computed without an input, whose values are not known here.
+
+        Args:
+            values: of the constant, as far as they are known.
+        Raises:
+            UnlikeExportError: they are not known.
+        """
+        if name in self._counts and len(values) != self._counts[name]:
+            raise UnlikeExportError("padding that is computed from constants")
+
+    def add_node(
+        self, kind: str, inputs: Sequence[str], outputs: Sequence[str], own: int = 0, growth: int = 1
+    ) -> None:
         """An operator.
 
         Args:
             own: values that it holds itself.
+            growth: how many times more values its padding makes, from :func:`require_padding`.
         Raises:
             ValueError: one of its inputs does not come before it.
+            UnlikeExportError: it is one too many.
         """
+        self._nodes += 1
+        if self._nodes > _MOST_NODES:
+            raise UnlikeExportError(f"more than {_MOST_NODES} operators")
         names = [name for name in inputs if name]
         if not self._known.issuperset(names):
             raise ValueError(f"{kind} reads what does not come before it")
@@ -98,7 +120,7 @@ class Constants:
             count = math.prod(shape)
             self._shapes.update(dict.fromkeys(outputs, shape))
         else:
-            count = math.prod(counts)
+            count = math.prod(counts) * growth
         if kind in _EACH and names and names[0] in self._shapes:
             self._shapes.update(dict.fromkeys(outputs, self._shapes[names[0]]))
         for name in outputs:
@@ -120,11 +142,14 @@ def _broadcast(shapes: Iterable[Sequence[int]]) -> list[int]:
     return [max(sizes) for sizes in backwards][::-1]
 
 
-def require_padding(sizes: Iterable[int]) -> None:
+def require_padding(sizes: Sequence[int]) -> int:
     """Refuse to pad by more than a network of ours may.
 
+    Returns:
+        The most times that the number of values grows.
     Raises:
         UnlikeExportError: more.
     """
     if any(abs(size) > _LARGEST_PAD for size in sizes):
         raise UnlikeExportError(f"padding by more than {_LARGEST_PAD}")
+    return math.prod(1 + abs(size) for size in sizes)

@@ -16,7 +16,7 @@ from aicl_fast.text import clean_text
 
 LAYERS = (
     "Add", "AvgPool", "Clamp", "Concat", "Const", "Convert", "Convolution", "Divide", "FakeConvert",
-    "FakeQuantize", "Gather", "GatherElements", "Interpolate", "MatMul", "MaxPool", "Maximum", "Minimum",
+    "FakeQuantize", "Gather", "GatherElements", "MatMul", "MaxPool", "Maximum", "Minimum",
     "Multiply", "Pad", "Parameter", "ReLU", "ReduceMax", "ReduceMean", "ReduceSum", "Reshape", "Result",
     "ShapeOf", "Sigmoid", "Slice", "SoftMax", "Split", "Squeeze", "StridedSlice", "Subtract", "TopK",
     "Transpose", "Unsqueeze", "VariadicSplit",
@@ -74,8 +74,9 @@ def _check_layer(
         raise UnlikeExportError(f"the layer {clean_text(f'{kind} of {version}')[:40]!r}")
     data = layer.find("data")
     settings: Mapping[str, str] = {} if data is None else data.attrib
+    growth = 1
     for side in ("pads_begin", "pads_end"):
-        require_padding(int(size) for size in settings.get(side, "").split(",") if size.strip())
+        growth *= require_padding([int(size) for size in settings.get(side, "").split(",") if size.strip()])
     if kind == "Parameter":
         constants.add_input(name)
     elif kind == "Const":
@@ -92,5 +93,7 @@ def _check_layer(
     else:
         if kind == "Pad":
             for each in inputs[1:3]:
-                require_padding(np.frombuffer(values.get(each, b""), np.int64).tolist())
-        constants.add_node(kind, inputs, [name])
+                pads = np.frombuffer(values.get(each, b""), np.int64).tolist()
+                constants.require_values(each, pads)
+                growth *= require_padding(pads)
+        constants.add_node(kind, inputs, [name], growth=growth)

@@ -135,8 +135,9 @@ def _check_graph(graph: Buffer) -> Constants:
     return constants
 
 
-def _check_node(node: bytes, constants: Constants, whole: Mapping[str, list[int]]) -> None:
-    inputs, outputs, kind, own = [], [], "", 0
+def _check_node(node: bytes, constants: Constants, whole: dict[str, list[int]]) -> None:
+    inputs, outputs, kind, own, growth = [], [], "", 0, 1
+    values: list[int] = []
     for number, _, value, _ in _fields(node, _NODE):
         if number == 1:
             inputs.append(_text(value))
@@ -145,31 +146,37 @@ def _check_node(node: bytes, constants: Constants, whole: Mapping[str, list[int]
         elif number == 4:
             kind = _text(value)
         elif number == 5:
-            own += _attribute(value)
+            count, values, times = _attribute(value)
+            own, growth = own + count, growth * times
         elif number == 7:
             _check_domain(value)
     if kind not in OPERATORS:
         raise UnlikeExportError(f"the operator {clean_text(kind)[:40]!r}")
     if kind == "Pad" and len(inputs) > 1:
-        require_padding(whole.get(inputs[1], ()))
-    constants.add_node(kind, inputs, outputs, own if kind == "Constant" else 0)
+        pads = whole.get(inputs[1], [])
+        constants.require_values(inputs[1], pads)
+        growth *= require_padding(pads)
+    if kind == "Constant":
+        whole.update(dict.fromkeys(outputs, values))
+    constants.add_node(kind, inputs, outputs, own if kind == "Constant" else 0, growth)
 
 
-def _attribute(attribute: Buffer) -> int:
-    """Look through an attribute, and return how many values its tensor has."""
-    name, count, whole = "", 0, list[int]()
+def _attribute(attribute: Buffer) -> tuple[int, list[int], int]:
+    """Look through an attribute: how many values its tensor has, these where they are few, and its growth."""
+    name, count, whole, values = "", 0, list[int](), list[int]()
     for field in _fields(attribute, _ATTRIBUTE, _ATTRIBUTE_LISTS):
         if field.number == 1:
             name = _text(field.value)
         elif field.number == 3:
             count += field.value if name == "value_int" else 0
         elif field.number == 5:
-            count += math.prod(_tensor(field.value)[1])
+            _, shape, values = _tensor(field.value)
+            count += math.prod(shape)
         elif field.number == 8:
             whole += _integers(field)
-    if name == "pads":
-        require_padding(whole)
-    return count
+    if name == "value_ints":
+        count, values = len(whole), whole
+    return count, values, require_padding(whole) if name == "pads" else 1
 
 
 def _check_domain(name: Buffer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,46 @@ def a_wide_pad(model: Any) -> None:
     model.graph.node.append(helper.make_node("Pad", ["features", "pads"], ["out"]))
 
 
+def a_computed_pad(model: Any) -> None:
+    for name in ("first", "second"):
+        model.graph.initializer.append(numpy_helper.from_array(np.array([0, 0, 0, 0, 0, 50]), name))
+    model.graph.node.append(helper.make_node("Mul", ["first", "second"], ["pads"]))
+    model.graph.node.append(helper.make_node("Pad", ["features", "pads"], ["out"]))
+
+
+def a_pad_in_an_operator(model: Any) -> None:
+    pads = numpy_helper.from_array(np.array([0, 0, 0, 0, 0, 1 << 30]))
+    model.graph.node.append(helper.make_node("Constant", [], ["pads"], value=pads))
+    model.graph.node.append(helper.make_node("Pad", ["features", "pads"], ["out"]))
+
+
+def pads_in_many_dimensions(model: Any) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1 << 30] * 80), "pads"))
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros([1] * 40), "one"))
+    model.graph.node.append(helper.make_node("Pad", ["one", "pads"], ["out"]))
+
+
+def a_padded_constant(model: Any) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.array([60] * 10), "pads"))
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros([1] * 5), "one"))
+    model.graph.node.append(helper.make_node("Pad", ["one", "pads"], ["out"]))
+
+
+def a_pool_over_a_padded_constant(model: Any) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros([1] * 5, np.float32), "one"))
+    pool = helper.make_node("AveragePool", ["one"], ["out"], kernel_shape=[61] * 3, pads=[60] * 6)
+    model.graph.node.append(pool)
+
+
+def two_constants_of_one_name(model: Any) -> None:
+    model.graph.initializer.append(model.graph.initializer[0])
+
+
+def many_operators(model: Any) -> None:
+    names = ["features", *map(str, range(20_001))]
+    model.graph.node.extend(helper.make_node("Relu", [before], [after]) for before, after in pairwise(names))
+
+
 def a_shape_without_values(model: Any) -> None:
     model.graph.initializer[0].dims[:] = [1 << 40]
 
@@ -145,6 +186,13 @@ def a_negative_shape(model: Any) -> None:
         (unfolding_constants, "computing its constants would take 488 MiB"),
         (constants_in_disorder, "what does not come before it"),
         (a_wide_pad, "padding by more than"),
+        (a_computed_pad, "padding that is computed from constants"),
+        (a_pad_in_an_operator, "padding by more than"),
+        (pads_in_many_dimensions, "padding that is computed"),
+        (a_padded_constant, "computing its constants would take"),
+        (a_pool_over_a_padded_constant, "computing its constants would take"),
+        (two_constants_of_one_name, "two constants of one name"),
+        (many_operators, "more than 20000 operators"),
         (a_shape_without_values, "has .* values"),
         (a_negative_shape, "a constant of type"),
     ],
@@ -280,6 +328,7 @@ def network(shape: str = "2", offset: int = 0, size: int = 8, **more: str) -> by
         (network(shape="9999999"), "has 8 bytes"),
         (network(shape="-1,-2"), "a constant of type"),
         (network(kind="Loop"), "the layer 'Loop of opset1'"),
+        (network(kind="Interpolate"), "the layer 'Interpolate of opset1'"),
         (network(kind="Broadcast"), "the layer 'Broadcast of opset1'"),
         (network(version="extension"), "the layer 'Add of extension'"),
         (network(more="<body/>"), "the layer"),
