@@ -214,6 +214,9 @@ class Dataset:
         yield from (f"{self.ground_truth.source}: {remark}" for remark in remarks)
         classes = remarks_on_classes(sorted(self.config.classes))
         yield from (f"classes: {remark}" for remark in classes if remark not in remarks)
+        tests = self.videos.get("test", ())
+        if tests and not any(self.ground_truth.videos[video].classes for video in tests):
+            yield f"{self.root}: not one test video has an annotation, so nothing can be measured on them."
         if "train" not in self.videos:
             return
         train = set(self.videos["train"])

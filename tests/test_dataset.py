@@ -263,6 +263,17 @@ def test_classes_that_are_nearly_alike_are_named(tiny_dataset: Path, tiny_config
         Dataset.open(tiny_dataset, config)
 
 
+def test_test_videos_without_annotations_are_said(tiny_dataset: Path, tiny_config: Config) -> None:
+    def clear(database: dict[str, Any]) -> None:
+        for name, entry in database.items():
+            if name.startswith("test_"):
+                entry["annotations"] = []
+
+    _change(tiny_dataset, clear)
+    with pytest.warns(AiclWarning, match="not one test video has an annotation"):
+        Dataset.open(tiny_dataset, tiny_config)
+
+
 def test_ambiguous_is_no_class(tiny_dataset: Path, tiny_config: Config) -> None:
     """A training video that has it keeps its other labels alone."""
 

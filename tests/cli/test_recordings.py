@@ -140,7 +140,7 @@ def test_a_file_of_no_known_kind_is_no_video(tiny_dataset: Path, find: Any, tmp_
     pytest.importorskip("av")
     path = tmp_path / "features.lmdb"
     path.write_bytes(b"\xde\xc0\xef\xbe" * 30)
-    with pytest.raises(DataError, match="features.lmdb: is no .npy file of features.* and no video"):
+    with pytest.raises(DataError, match=r"features\.lmdb: is no .npy file of features.* and no video"):
         find(path)
 
 
