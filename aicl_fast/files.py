@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import json
 import os
@@ -358,14 +359,14 @@ def visible(paths: Iterable[Path]) -> list[Path]:
 def read_text(
     path: str | os.PathLike[str], what: str, *, largest: int | None = None, advice: str = "Save it as UTF-8."
 ) -> str:
-    """A text file as it is, without a byte-order mark.
+    """A text file as it is, without a byte-order mark; one of UTF-16 is what Windows' editors write.
 
     Args:
         what: what the file is for, as a noun phrase.
         largest: the most bytes that such a file has.
         advice: what to do about another encoding.
     Raises:
-        DataError: no such file, not UTF-8, or larger.
+        DataError: no such file, neither UTF-8 nor UTF-16 with its mark, or larger.
     """
     target = require_file(path, what)
     with reading(target, what):
@@ -375,10 +376,12 @@ def read_text(
                 "Check which file was given."
             )
         try:
-            return target.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
+            with target.open("rb") as file:
+                marked = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+            return target.read_text(encoding="utf-16" if marked else "utf-8-sig")
+        except UnicodeError as error:
             raise DataError(
-                f"{target}: the {what} is no UTF-8 text (byte {error.start}). {advice}"
+                f"{target}: the {what} is no UTF-8 text (byte {getattr(error, 'start', 0)}). {advice}"
             ) from error
 
 

@@ -22,6 +22,7 @@ from aicl_fast.files import (
     atomic_path,
     inputs_kept,
     read_json,
+    read_lines,
     require_file,
     require_place,
     video_name,
@@ -229,3 +230,14 @@ def test_a_video_has_one_name(file: str, name: str) -> None:
 
 def test_what_is_searched_for_is_written_small_and_once() -> None:
     assert list(VIDEO_SUFFIXES) == sorted({each.lower() for each in VIDEO_SUFFIXES})
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_byte_order_marks_say_the_encoding(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "list.txt"
+    mark = "\ufeff" if encoding.startswith("utf-16-") else ""
+    path.write_bytes((mark + "caf\u00e9\r\n\r\nclip\r\n").encode(encoding))
+    assert read_lines(path, "list") == ["caf\u00e9", "clip"]
+    path.write_bytes("\ufeffclip".encode("utf-16-le")[:-1])
+    with pytest.raises(DataError, match=r"list\.txt: the list is no UTF-8 text"):
+        read_lines(path, "list")
