@@ -166,7 +166,7 @@ def test_names_and_labels_are_clean(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("label", [None, 3, b"x", True])
 def test_labels_are_text(label: object) -> None:
-    with pytest.raises(DataError, match="a label is .* is no text"):
+    with pytest.raises(DataError, match=r"a label is .* is no text"):
         Detections(["run", label], [0.5, 0.4], [[0, 1], [1, 2]])  # type: ignore[arg-type]
 
 
