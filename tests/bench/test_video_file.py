@@ -50,8 +50,8 @@ class Means(SegmentNetwork):
         super().__init__(Path(stream), SegmentInfo(stream, ""))
 
     def run(self, clips) -> SegmentOutputs:
-        means = clips[:, 0, :3, :3].mean((1, 2))
-        return SegmentOutputs(means, means)
+        means = clips[:, 0, :3, :3].mean((1, 2, 3), dtype=np.float32)[:, None]
+        return SegmentOutputs(np.repeat(means, 1024, 1), np.repeat(means, 400, 1))
 
 
 def test_the_whole() -> None:

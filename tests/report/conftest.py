@@ -91,7 +91,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
             found[video] = Detections(
                 np.where(rng.random(detections) < 0.85, label, CLASSES[(index + 1) % 3]),
                 np.sort(rng.random(detections))[::-1],
-                np.maximum(drawn, 0),
+                np.sort(np.maximum(drawn, 0), axis=1),
                 video,
             )
             times = np.arange(length) * 100 / length
