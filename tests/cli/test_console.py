@@ -45,9 +45,9 @@ def test_a_result_table_shows_names_as_they_are(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize("name", TEXTS)
 def test_a_progress_bar_shows_notes_as_they_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.StringIO()
-    monkeypatch.setattr(console.err, "file", written)
+    monkeypatch.setattr(console.err, "_file", written)
     monkeypatch.setattr(console.err, "_force_terminal", True)
-    monkeypatch.setattr(console.err, "width", 300)
+    monkeypatch.setattr(console.err, "_width", 300)
     with console.progress(f"of {name}") as update:
         update(1, 2, f"{name}\x1b]0;title\x07")
     assert f"of {name}" in written.getvalue()

@@ -46,7 +46,7 @@ CALLS: Mapping[str, Call] = {
     "annotations": Call(("annotations", f"{DATA}/labels.csv", "-o", "annotated")),
     "synthetic": Call(("synthetic", "made", *_set("train_videos=4", "test_videos=3", "width=8"))),
     "detect": Call(("detect", f"{DATA}/model.onnx", DATA, "-o", "found.json", "--scores", "found.npz")),
-    "detect by weights": Call(("detect", f"{DATA}/model.safetensors", DATA, "-o", "b.json"), TORCH),
+    "detect by weights": Call(("detect", f"{DATA}/model.safetensors", DATA, "-o", "b.json"), ("torch",)),
     "detect by openvino": Call(
         ("detect", f"{DATA}/model.onnx", DATA, "-o", "c.json", "--engine", "openvino"), ("openvino",)
     ),

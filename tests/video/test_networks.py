@@ -217,6 +217,7 @@ def test_a_gpu_by_its_number_is_asked_for_and_no_other_taken(
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     path = tmp_path / "m.onnx"
     path.write_bytes(b"")
+    monkeypatch.setattr("aicl_fast.video.networks.read_onnx", lambda path: SegmentInfo("rgb", "").to_json())
     with pytest.raises(UnavailableError, match=r"CUDAExecutionProvider cannot start.*choose the CPU"):
         open_network(path, device="cuda:1")
     assert asked == [("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]
