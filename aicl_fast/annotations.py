@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from aicl_fast.errors import DataError
 from aicl_fast.files import read_json
-from aicl_fast.text import as_number, as_segment, loose_form, require_label, require_name
+from aicl_fast.text import as_number, as_segment, loose_form, named_videos, require_label
 
 AMBIGUOUS = "Ambiguous"
 """THUMOS14's label for "something like an action": never a class of its own."""
@@ -76,13 +76,8 @@ class GroundTruth:
                 f"{source}: expected an ActivityNet annotation document with a 'database' object; "
                 "detection files have 'results' instead. Check which file was given."
             )
-        videos: dict[str, VideoAnnotation] = {}
-        for key, entry in database.items():
-            video = require_name(key, source, "video")
-            if video in videos:
-                raise DataError(f"{source}: names the video {video!r} twice. Remove one of the two.")
-            videos[video] = _parse_video(video, entry, source)
-        return cls(videos, source)
+        named = named_videos(database, source)
+        return cls({video: _parse_video(video, entry, source) for video, entry in named}, source)
 
     @property
     def classes(self) -> tuple[str, ...]:

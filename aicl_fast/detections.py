@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from aicl_fast.errors import DataError
 from aicl_fast.files import read_json, write_json
-from aicl_fast.text import as_number, as_segment, clean_text, parse_json, require_label, require_name
+from aicl_fast.text import as_number, as_segment, clean_text, named_videos, parse_json, require_label
 
 FORMAT_VERSION = "VERSION 1.3"
 """What ActivityNet's own tools write in the ``version`` field, and expect there."""
@@ -211,13 +211,7 @@ def _parse(document: Any, source: str) -> dict[str, Detections]:
             f"{source}: expected an ActivityNet detection document with a 'results' object; "
             "ground truth files have 'database' instead. Check which file was given."
         )
-    found: dict[str, Detections] = {}
-    for key, items in results.items():
-        video = require_name(key, source, "video")
-        if video in found:
-            raise DataError(f"{source}: names the video {video!r} twice. Remove one of the two.")
-        found[video] = _parse_video(video, items, source)
-    return found
+    return {video: _parse_video(video, items, source) for video, items in named_videos(results, source)}
 
 
 def _parse_video(video: str, items: Any, source: str) -> Detections:

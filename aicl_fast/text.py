@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from aicl_fast.errors import AiclError, DataError
@@ -195,3 +196,18 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             "one of them."
         )
     return found
+
+
+def named_videos(entries: Mapping[str, Any], source: object) -> Iterator[tuple[str, Any]]:
+    """A JSON object's (video, value), each name as :func:`require_name` gives it.
+
+    Raises:
+        DataError: a name that cannot name a file, or two that are equal then.
+    """
+    seen: set[str] = set()
+    for key, value in entries.items():
+        video = require_name(key, source, "video")
+        if video in seen:
+            raise DataError(f"{source}: names the video {video!r} twice. Remove one of the two.")
+        seen.add(video)
+        yield video, value
