@@ -19,8 +19,8 @@ from aicl_fast.errors import AiclError
 
 if TYPE_CHECKING:
     from aicl_fast.config import Config, load_config
+    from aicl_fast.data.detections import Detection, Detections, load_detections, save_detections
     from aicl_fast.decode import postprocess
-    from aicl_fast.detections import Detection, Detections, load_detections, save_detections
     from aicl_fast.detector import Detector
 
 __all__ = [
@@ -41,13 +41,13 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Config": "config",
-    "Detection": "detections",
-    "Detections": "detections",
+    "Detection": "data.detections",
+    "Detections": "data.detections",
     "Detector": "detector",
     "load_config": "config",
-    "load_detections": "detections",
+    "load_detections": "data.detections",
     "postprocess": "decode",
-    "save_detections": "detections",
+    "save_detections": "data.detections",
 }
 
 

@@ -175,7 +175,7 @@ class DataConfig:
     """The annotations' subset to test on, where the data set has no ``split_test.txt``."""
     recipe: str = ""
     """How the features that it is trained on were made, where they say so; others are refused. Filled in from
-    the features, see :meth:`aicl_fast.feature_file.Recipe.text`."""
+    the features, see :meth:`aicl_fast.data.feature_file.Recipe.text`."""
 
     @property
     def input_width(self) -> int:

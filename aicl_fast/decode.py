@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aicl_fast.config import PRESETS, Config, DataConfig, DecodeConfig, NmsMode, class_names
-from aicl_fast.detections import Detections
+from aicl_fast.data.detections import Detections
 from aicl_fast.errors import ConfigError, DataError, UnavailableError
 from aicl_fast.processors import processor_count
 

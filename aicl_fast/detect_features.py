@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aicl_fast.detections import Detections
+from aicl_fast.data.detections import Detections
 
 if TYPE_CHECKING:
+    from aicl_fast.data.feature_file import VideoFeatures
+    from aicl_fast.data.scores import Scores
     from aicl_fast.detector import Detector
-    from aicl_fast.feature_file import VideoFeatures
-    from aicl_fast.scores import Scores
 
 
 def detect_features(detector: Detector, features: VideoFeatures) -> Detections:

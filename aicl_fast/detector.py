@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, SupportsFloat
 import numpy as np
 
 from aicl_fast.config import Config, DataConfig, DecodeConfig
+from aicl_fast.data.detections import Detections
+from aicl_fast.data.features import Array, Floats, check_features, check_lengths, sample_indices
+from aicl_fast.data.scores import Scores
 from aicl_fast.decode import decode
-from aicl_fast.detections import Detections
 from aicl_fast.engines import Engine, Provider, open_engine
 from aicl_fast.engines.base import run_in_parts
 from aicl_fast.engines.gpu_array import is_gpu_array
 from aicl_fast.errors import ConfigError, DataError
-from aicl_fast.features import Array, Floats, check_features, check_lengths, sample_indices
-from aicl_fast.scores import Scores
 
 if TYPE_CHECKING:
     import torch

@@ -38,8 +38,8 @@ from aicl_fast.bench.arguments import count, program
 from aicl_fast.bench.measure import median_interval
 from aicl_fast.bench.record import write_result
 from aicl_fast.config import PRESETS, DecodeConfig, NmsMode
+from aicl_fast.data.detections import Detections
 from aicl_fast.decode import Backend, available_backends, decode, decode_batch
-from aicl_fast.detections import Detections
 from aicl_fast.errors import AiclError
 
 PRESET = PRESETS["thumos14"]

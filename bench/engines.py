@@ -35,11 +35,11 @@ from aicl_fast.bench.quote import TITLES
 from aicl_fast.bench.record import warn_if_busy, write_result
 from aicl_fast.bench.textbook_detect import TextbookDetector
 from aicl_fast.config import Config
+from aicl_fast.data.features import Floats, sample_indices
 from aicl_fast.detector import Detector
 from aicl_fast.engines.ort_import import import_onnxruntime
 from aicl_fast.errors import AiclError, UnavailableError
 from aicl_fast.export.formats import FORMATS, SUFFIXES, WINOGRAD, ExportOptions, export_model
-from aicl_fast.features import Floats, sample_indices
 from aicl_fast.weights import load_model
 
 BASELINE = "textbook"

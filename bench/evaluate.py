@@ -29,13 +29,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.annotations import GroundTruth
 from aicl_fast.bench import textbook_evaluate
 from aicl_fast.bench.arguments import count, program
 from aicl_fast.bench.measure import median_interval
 from aicl_fast.bench.models import subject
 from aicl_fast.bench.record import write_result
-from aicl_fast.detections import load_detections, save_detections
+from aicl_fast.data.annotations import GroundTruth
+from aicl_fast.data.detections import load_detections, save_detections
 from aicl_fast.detector import Detector
 from aicl_fast.errors import AiclError
 from aicl_fast.evaluate import TIOUS, average_recall, compare, diagnose, mean_average_precision
@@ -113,9 +113,9 @@ def measure_rest(truth: GroundTruth, found: Any, subset: str, rounds: int) -> li
 
 _TEXTBOOK = """
 import sys
-from aicl_fast.annotations import GroundTruth
+from aicl_fast.data.annotations import GroundTruth
 from aicl_fast.bench.textbook_evaluate import loop_map
-from aicl_fast.detections import load_detections
+from aicl_fast.data.detections import load_detections
 from aicl_fast.evaluate import TIOUS
 values = loop_map(GroundTruth.load(sys.argv[1]), load_detections(sys.argv[2]), sys.argv[3], TIOUS)
 print(" ".join(map(repr, values.ravel().tolist())))

@@ -16,12 +16,12 @@ import numpy as np
 
 from aicl_fast.bench.machine import last_level_cache, sets_beyond_cache
 from aicl_fast.config import Config, load_config
-from aicl_fast.dataset import Dataset
-from aicl_fast.detections import Detections
+from aicl_fast.data.dataset import Dataset
+from aicl_fast.data.detections import Detections
+from aicl_fast.data.features import Array, Floats
 from aicl_fast.detector import Detector
 from aicl_fast.errors import AiclError, DataError
 from aicl_fast.evaluate import mean_average_precision
-from aicl_fast.features import Array, Floats
 from aicl_fast.files import require_file
 from aicl_fast.metadata import ModelInfo
 from aicl_fast.train.synthetic import SETTINGS, SyntheticConfig, write_synthetic

@@ -24,12 +24,12 @@ import numpy as np
 from aicl_fast import Detector
 from aicl_fast.bench.arguments import count, program
 from aicl_fast.bench.record import write_result
-from aicl_fast.dataset import Dataset
+from aicl_fast.data.dataset import Dataset
+from aicl_fast.data.features import Floats
 from aicl_fast.errors import AiclError
 from aicl_fast.export.onnx import INPUT, build_onnx, model_info, require_onnx, set_metadata
 from aicl_fast.export.parity import Parity, compare_detectors
 from aicl_fast.export.quantize import calibration_features, embeddings, ort_quantised, prepared, quantize_onnx
-from aicl_fast.features import Floats
 from aicl_fast.metadata import ModelInfo, Precision
 from aicl_fast.weights import load_model
 

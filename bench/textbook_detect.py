@@ -10,7 +10,7 @@ import torch
 
 from aicl_fast.bench import textbook_decode, textbook_train
 from aicl_fast.config import Config
-from aicl_fast.features import Array, sample_indices
+from aicl_fast.data.features import Array, sample_indices
 from aicl_fast.model import TwoBranchNet
 
 

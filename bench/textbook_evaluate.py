@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.annotations import GroundTruth
-from aicl_fast.detections import Detections
+from aicl_fast.data.annotations import GroundTruth
+from aicl_fast.data.detections import Detections
 
 Floats = npt.NDArray[np.float64]
 

@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from aicl_fast.dataset import Dataset
-from aicl_fast.detections import Detections
+from aicl_fast.data.dataset import Dataset
+from aicl_fast.data.detections import Detections
+from aicl_fast.data.features import Floats, sample_indices
 from aicl_fast.detector import Detector
 from aicl_fast.engines import EngineOutputs
 from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.evaluate import mean_average_precision
-from aicl_fast.features import Floats, sample_indices
 from aicl_fast.metadata import Range
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from aicl_fast.config import Config
-from aicl_fast.dataset import Dataset
+from aicl_fast.data.dataset import Dataset
+from aicl_fast.data.features import Floats, sample_indices
 from aicl_fast.engines.ort_import import import_onnxruntime
 from aicl_fast.errors import DataError
 from aicl_fast.export.onnx import (
@@ -27,7 +28,6 @@ from aicl_fast.export.onnx import (
     require_onnx,
     set_metadata,
 )
-from aicl_fast.features import Floats, sample_indices
 from aicl_fast.metadata import ModelInfo
 
 VIDEOS = 32
@@ -51,7 +51,7 @@ def calibration_features(
     """Features of some training videos of a data set, sampled to T as for inference.
 
     Args:
-        folder: a data set folder, see :mod:`aicl_fast.dataset`.
+        folder: a data set folder, see :mod:`aicl_fast.data.dataset`.
         config: the model's settings.
         videos: how many at most.
         seed: chooses which.

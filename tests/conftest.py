@@ -124,7 +124,7 @@ def random_i3d() -> Callable[[str], I3D]:
 
 
 def write_tiny_dataset(root: Path, config: Config) -> Path:
-    """Write a data set in the layout that :class:`aicl_fast.dataset.Dataset` reads."""
+    """Write a data set in the layout that :class:`aicl_fast.data.dataset.Dataset` reads."""
     rng = np.random.default_rng(0)
     database = {}
     for split, count in (("train", 6), ("test", 3)):

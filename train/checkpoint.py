@@ -24,7 +24,7 @@ with needs("train"):
     from torch import Tensor
 
 from aicl_fast.config import Config
-from aicl_fast.dataset import Dataset
+from aicl_fast.data.dataset import Dataset
 from aicl_fast.errors import AiclError, ModelError
 from aicl_fast.files import atomic_folder, read_json, write_json
 from aicl_fast.limits import reading

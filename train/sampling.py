@@ -14,9 +14,9 @@ with needs("train"):
     import torch
     from torch import Tensor
 
-from aicl_fast.arrays import load_array, open_archive
-from aicl_fast.dataset import Dataset, Split
-from aicl_fast.features import Floats, sample_indices, sample_indices_random
+from aicl_fast.data.arrays import load_array, open_archive
+from aicl_fast.data.dataset import Dataset, Split
+from aicl_fast.data.features import Floats, sample_indices, sample_indices_random
 
 Progress = Callable[[int, int], None]
 """Called with (done, all)."""

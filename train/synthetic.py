@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.dataset import SPLITS, Split
+from aicl_fast.data.dataset import SPLITS, Split
 from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.files import atomic_folder, read_json, write_json, write_text
 
@@ -287,7 +287,7 @@ def write_synthetic(
     """Write a synthetic data set, unless it is there already.
 
     Args:
-        root: the folder to make, in the layout that :class:`aicl_fast.dataset.Dataset` reads.
+        root: the folder to make, in the layout that :class:`aicl_fast.data.dataset.Dataset` reads.
         config: what is generated; the same settings give the same files. None is THUMOS14's size.
         progress: called with (videos done, all videos).
     Returns:

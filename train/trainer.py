@@ -20,9 +20,10 @@ with needs("train"):
     from torch import Tensor, nn
 
 from aicl_fast.config import Config, TrainConfig
-from aicl_fast.dataset import Dataset
+from aicl_fast.data.dataset import Dataset
+from aicl_fast.data.detections import Detections
+from aicl_fast.data.scores import Scores
 from aicl_fast.decode import decode_batch
-from aicl_fast.detections import Detections
 from aicl_fast.devices import torch_device
 from aicl_fast.errors import AiclError, DataError
 from aicl_fast.evaluate import MapResult, SegmentAccuracy, mean_average_precision, segment_accuracy
@@ -31,7 +32,6 @@ from aicl_fast.kernels.mining import above_median
 from aicl_fast.kernels.pooling import topk_pool
 from aicl_fast.locks import locked_folder
 from aicl_fast.model import Outputs, TwoBranchNet
-from aicl_fast.scores import Scores
 from aicl_fast.train.checkpoint import (
     State,
     fingerprint,

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.dataset import Split
+from aicl_fast.data.dataset import Split
 from aicl_fast.errors import DataError
 from aicl_fast.extras import needs
 from aicl_fast.files import atomic_folder, read_json, write_json, write_text

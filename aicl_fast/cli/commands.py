@@ -15,7 +15,7 @@ from aicl_fast.files import write_json
 from aicl_fast.locks import locked_folder
 
 if TYPE_CHECKING:
-    from aicl_fast.dataset import Dataset
+    from aicl_fast.data.dataset import Dataset
     from aicl_fast.train.trainer import TrainResult
 
 
@@ -32,7 +32,7 @@ def run_train(
     allow_missing: bool,
 ) -> None:
     """``aicl-fast train``."""
-    from aicl_fast.dataset import Dataset
+    from aicl_fast.data.dataset import Dataset
     from aicl_fast.devices import torch_device
 
     config = load_config(preset, file=file, overrides=overrides)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aicl_fast.cli.recordings import Inputs, Load, Recording
 from aicl_fast.config import DecodeConfig, locate_setting, parse_overrides
+from aicl_fast.data.detections import Detections, save_detections
+from aicl_fast.data.features import Floats
+from aicl_fast.data.scores import Scores
 from aicl_fast.detect_features import decode_features
-from aicl_fast.detections import Detections, save_detections
 from aicl_fast.detector import Detector
 from aicl_fast.errors import AiclError, ConfigError, DataError
-from aicl_fast.features import Floats
 from aicl_fast.files import require_place
-from aicl_fast.scores import Scores
 
 if TYPE_CHECKING:
     from aicl_fast.cli.video import VideoOptions
@@ -89,7 +89,7 @@ def run_detect(
         inputs.check_durations(run.seconds, fps)
         save_detections(file, run.detections)
         if scores_file is not None:
-            from aicl_fast.report.scores_file import save_scores
+            from aicl_fast.data.scores_file import save_scores
 
             save_scores(scores_file, run.scores)
         _print_summary(run.detections, file)

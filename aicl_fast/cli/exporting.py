@@ -90,7 +90,7 @@ def run_parity(
 
     ``device`` is of every file; the other options are of the files whose engines have them.
     """
-    from aicl_fast.dataset import Dataset
+    from aicl_fast.data.dataset import Dataset
     from aicl_fast.export.parity import compare_detectors
 
     if len(models) < 2:
@@ -215,7 +215,7 @@ def _print_size(target: Path) -> None:
 
 def _check_verify(weights: Path, options: ExportOptions, data: Path | None) -> None:
     """What cannot be verified here is refused before it is built."""
-    from aicl_fast.dataset import Dataset
+    from aicl_fast.data.dataset import Dataset
     from aicl_fast.weights import load_model
 
     if options.format == "onnx" and options.precision == "bf16":

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from aicl_fast.cli.console import err, out
-from aicl_fast.dataset import EXTRACTED, features_folder
-from aicl_fast.feature_file import Recipe, read_header
+from aicl_fast.data.dataset import EXTRACTED, features_folder
+from aicl_fast.data.feature_file import Recipe, read_header
+from aicl_fast.data.labels import SETTINGS, read_labels, write_annotations
 from aicl_fast.files import video_name, visible
-from aicl_fast.labels import SETTINGS, read_labels, write_annotations
 from aicl_fast.locks import locked_folder
 
 

@@ -11,11 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from aicl_fast.annotations import GroundTruth
 from aicl_fast.config import DataConfig
-from aicl_fast.dataset import SPLITS, features_folder, read_split
-from aicl_fast.errors import AiclError, AiclWarning, ConfigError, DataError, ModelError
-from aicl_fast.feature_folder import (
+from aicl_fast.data.annotations import GroundTruth
+from aicl_fast.data.dataset import SPLITS, features_folder, read_split
+from aicl_fast.data.feature_folder import (
     ARRAY,
     FeatureFiles,
     FeatureFolder,
@@ -24,16 +23,17 @@ from aicl_fast.feature_folder import (
     read_files,
     streams_of,
 )
-from aicl_fast.feature_formats import other_format
-from aicl_fast.features import Floats
+from aicl_fast.data.feature_formats import other_format
+from aicl_fast.data.features import Floats
+from aicl_fast.data.stream_names import common_name, split_stream
+from aicl_fast.data.timing import check_durations
+from aicl_fast.errors import AiclError, AiclWarning, ConfigError, DataError, ModelError
 from aicl_fast.files import is_video, require_file, video_name, visible
-from aicl_fast.stream_names import common_name, split_stream
 from aicl_fast.text import require_name
-from aicl_fast.timing import check_durations
 
 if TYPE_CHECKING:
     from aicl_fast.cli.video import VideoOptions
-    from aicl_fast.feature_file import VideoFeatures
+    from aicl_fast.data.feature_file import VideoFeatures
 
 _SHOWN = 5
 
@@ -106,7 +106,7 @@ class Inputs:
         """
         if not self._extracted:
             return
-        from aicl_fast.feature_file import check_recipes, read_header
+        from aicl_fast.data.feature_file import check_recipes, read_header
 
         recipes = {}
         for path in self._extracted:
@@ -352,7 +352,7 @@ def _truth(root: Path, split: str) -> GroundTruth | None:
 
 def _load(files: FeatureFiles, data: DataConfig) -> Recording:
     if files.extracted:
-        from aicl_fast.feature_file import load_video_features
+        from aicl_fast.data.feature_file import load_video_features
 
         found = load_video_features(files.paths[0])
         return Recording(found.streams(data, str(files.paths[0])), found)

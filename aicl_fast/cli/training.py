@@ -24,7 +24,7 @@ def run_import_checkpoint(
     checkpoint: Path, model: Path, preset: str, gt: Path | None, file: Path | None, overrides: list[str]
 ) -> None:
     """``aicl-fast import-checkpoint``."""
-    from aicl_fast.annotations import GroundTruth
+    from aicl_fast.data.annotations import GroundTruth
     from aicl_fast.train.import_checkpoint import import_checkpoint
 
     config = load_config(preset, file=file, overrides=overrides)
@@ -105,7 +105,7 @@ def _ablate(
     *,
     allow_missing: bool,
 ) -> Ablation:
-    from aicl_fast.dataset import Dataset
+    from aicl_fast.data.dataset import Dataset
     from aicl_fast.train.ablate import run_ablation
 
     if data is None:

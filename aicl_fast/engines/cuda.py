@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from aicl_fast.data.features import Floats
 from aicl_fast.errors import DataError, UnavailableError
 from aicl_fast.extras import needs
-from aicl_fast.features import Floats
 
 
 class Cuda:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from functools import lru_cache, reduce
 from typing import TYPE_CHECKING, Any
 
+from aicl_fast.data.features import check_rows, sample_indices
 from aicl_fast.errors import DataError
 from aicl_fast.extras import needs
-from aicl_fast.features import check_rows, sample_indices
 
 if TYPE_CHECKING:
     import torch

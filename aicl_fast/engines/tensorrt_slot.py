@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from aicl_fast.data.features import Floats
 from aicl_fast.engines.cuda import Cuda
 from aicl_fast.engines.gpu_array import GpuArray, gpu_array
 from aicl_fast.engines.tensorrt_plan import Plan
 from aicl_fast.errors import DataError, ModelError, UnavailableError
-from aicl_fast.features import Floats
 
 _ALIGN = 256
 """Bytes that the address of a tensor is a multiple of, as TensorRT asks for."""

@@ -9,7 +9,7 @@ Needs numpy only.
 
 from __future__ import annotations
 
-from aicl_fast.annotations import AMBIGUOUS
+from aicl_fast.data.annotations import AMBIGUOUS
 from aicl_fast.evaluate.average_precision import (
     PROTOCOLS,
     TIOUS,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.annotations import GroundTruth
+from aicl_fast.data.annotations import GroundTruth
 from aicl_fast.errors import ConfigError
 from aicl_fast.evaluate.average_precision import TIOUS, Judged
 from aicl_fast.evaluate.matching import match, overlapping_pairs, true_positives

@@ -8,9 +8,9 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar
 
+from aicl_fast.data.stream_names import split_stream
 from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.files import read_text
-from aicl_fast.stream_names import split_stream
 from aicl_fast.text import clean_text, loose_form, parse_json, require_name
 
 EXCLUSIONS: Mapping[str, tuple[str, ...]] = {

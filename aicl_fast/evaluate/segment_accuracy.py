@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.annotations import AMBIGUOUS, VideoAnnotation
+from aicl_fast.data.annotations import AMBIGUOUS, VideoAnnotation
+from aicl_fast.data.scores import Scores
 from aicl_fast.errors import DataError
 from aicl_fast.evaluate.names import clean_names, likely_cause
 from aicl_fast.evaluate.table import GroundTruthLike, as_ground_truth
-from aicl_fast.scores import Scores
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.annotations import AMBIGUOUS, GroundTruth, require_class
-from aicl_fast.detections import Detections, load_detections
+from aicl_fast.data.annotations import AMBIGUOUS, GroundTruth, require_class
+from aicl_fast.data.detections import Detections, load_detections
+from aicl_fast.data.timing import late_detections
 from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.evaluate.names import clean_names, excluded_videos, label_cause, likely_cause
 from aicl_fast.text import clean_text, require_label
-from aicl_fast.timing import late_detections
 
 GroundTruthLike = GroundTruth | str | os.PathLike[str]
 DetectionsLike = Mapping[str, Detections] | str | os.PathLike[str]

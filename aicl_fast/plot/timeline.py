@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from aicl_fast.annotations import VideoAnnotation
-from aicl_fast.detections import Detection, Detections
+from aicl_fast.data.annotations import VideoAnnotation
+from aicl_fast.data.detections import Detection, Detections
+from aicl_fast.data.scores import Scores
 from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.plot.canvas import (
     GRID,
@@ -27,7 +28,6 @@ from aicl_fast.plot.canvas import (
     save,
     style,
 )
-from aicl_fast.scores import Scores
 from aicl_fast.text import short_text
 
 if TYPE_CHECKING:

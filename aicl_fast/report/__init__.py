@@ -6,9 +6,9 @@ write_report("runs/demo")
 
 from __future__ import annotations
 
+from aicl_fast.data.scores_file import load_scores, save_scores
 from aicl_fast.report.build import write_report
 from aicl_fast.report.pictures import plot_run
 from aicl_fast.report.run import Run, load_run
-from aicl_fast.report.scores_file import load_scores, save_scores
 
 __all__ = ["Run", "load_run", "load_scores", "plot_run", "save_scores", "write_report"]

@@ -14,8 +14,9 @@ from urllib.parse import quote
 
 import numpy as np
 
-from aicl_fast.annotations import GroundTruth
-from aicl_fast.detections import Detections
+from aicl_fast.data.annotations import GroundTruth
+from aicl_fast.data.detections import Detections
+from aicl_fast.data.scores import Scores
 from aicl_fast.errors import DataError
 from aicl_fast.evaluate import ERRORS, TIOUS, average_recall, compare, diagnose, segment_accuracy
 from aicl_fast.evaluate.average_precision import Judged
@@ -23,7 +24,6 @@ from aicl_fast.evaluate.detad import classify
 from aicl_fast.evaluate.table import Floats, build_table, check_tious
 from aicl_fast.files import require_place, write_text
 from aicl_fast.report.run import Run, load_run
-from aicl_fast.scores import Scores
 from aicl_fast.text import clean_lines, clean_text
 
 MEDIA_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".ogv")

@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from aicl_fast.annotations import GroundTruth
-from aicl_fast.detections import Detections
+from aicl_fast.data.annotations import GroundTruth
+from aicl_fast.data.detections import Detections
 from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.evaluate import precision_by_video
 from aicl_fast.plot import Panel, plot_comparison, plot_sheet, plot_timeline

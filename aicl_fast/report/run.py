@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from aicl_fast.annotations import GroundTruth
-from aicl_fast.detections import Detections, load_detections
+from aicl_fast.data.annotations import GroundTruth
+from aicl_fast.data.detections import Detections, load_detections
+from aicl_fast.data.scores import Scores
+from aicl_fast.data.scores_file import load_scores
 from aicl_fast.errors import DataError
-from aicl_fast.report.scores_file import load_scores
-from aicl_fast.scores import Scores
 
 
 @dataclass(frozen=True)

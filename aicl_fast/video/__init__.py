@@ -13,8 +13,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aicl_fast.data.feature_file import Recipe, VideoFeatures, load_video_features, save_video_features
     from aicl_fast.detect_features import detect_features
-    from aicl_fast.feature_file import Recipe, VideoFeatures, load_video_features, save_video_features
     from aicl_fast.video.extract import extract_features
     from aicl_fast.video.flow import FlowAlgorithm
     from aicl_fast.video.networks import SegmentNetwork, open_network

@@ -26,9 +26,9 @@ from aicl_fast.extras import needs
 with needs("video"):
     import cv2
 
+from aicl_fast.data.feature_file import Recipe, VideoFeatures
+from aicl_fast.data.features import Floats
 from aicl_fast.errors import ConfigError, DataError
-from aicl_fast.feature_file import Recipe, VideoFeatures
-from aicl_fast.features import Floats
 from aicl_fast.files import video_name
 from aicl_fast.processors import processor_count
 from aicl_fast.video.flow import Flow, FlowAlgorithm, Gray, gray

@@ -13,8 +13,8 @@ from aicl_fast.extras import needs
 with needs("video"):
     import cv2
 
+from aicl_fast.data.features import Floats
 from aicl_fast.errors import ConfigError
-from aicl_fast.features import Floats
 from aicl_fast.video.reader import Image
 
 FlowAlgorithm = Literal["tvl1", "dis"]

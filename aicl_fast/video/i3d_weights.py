@@ -16,7 +16,7 @@ with needs("train"):
     import torch
     from torch import Tensor
 
-from aicl_fast.arrays import open_archive
+from aicl_fast.data.arrays import open_archive
 from aicl_fast.errors import ModelError
 from aicl_fast.files import require_file
 from aicl_fast.limits import reading, require_size

@@ -25,13 +25,13 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
+from aicl_fast.data.features import Floats
 from aicl_fast.engines.base import filled_with_zeros, run_in_parts, running
 from aicl_fast.engines.container import Container
 from aicl_fast.engines.onnx_file import read_onnx
 from aicl_fast.engines.tensorrt import TensorRTEngine, Tensors
 from aicl_fast.errors import AiclError, DataError, ModelError, UnavailableError
 from aicl_fast.extras import needs
-from aicl_fast.features import Floats
 from aicl_fast.files import require_file
 from aicl_fast.limits import require_size
 from aicl_fast.metadata import (

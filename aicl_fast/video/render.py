@@ -19,7 +19,7 @@ with needs("video"):
     import av
     import cv2
 
-from aicl_fast.detections import Detection, Detections
+from aicl_fast.data.detections import Detection, Detections
 from aicl_fast.errors import AiclError, DataError
 from aicl_fast.files import atomic_path, require_file, require_place
 from aicl_fast.text import short_text

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from aicl_fast.config import PRESETS, DataConfig, DecodeConfig
+from aicl_fast.data.detections import Detections
 from aicl_fast.decode import Backend, available_backends, decode
-from aicl_fast.detections import Detections
 
 BACKENDS: tuple[Backend, ...] = tuple(b for b in ("native", "numba") if b in available_backends())
 THUMOS = PRESETS["thumos14"].decode

@@ -17,8 +17,8 @@ import pytest
 
 import aicl_fast.decode as decoding
 from aicl_fast.config import PRESETS, DataConfig, DecodeConfig
+from aicl_fast.data.detections import Detections
 from aicl_fast.decode import decode, decode_batch, postprocess
-from aicl_fast.detections import Detections
 from aicl_fast.errors import ConfigError, DataError, UnavailableError
 
 # One segment a second, ten grid points a segment: times can be read off the curve.

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from aicl_fast.config import PRESETS
+from aicl_fast.data.detections import Detections
 from aicl_fast.decode import decode, decode_batch
-from aicl_fast.detections import Detections
 
 PRESET = PRESETS["thumos14"]
 

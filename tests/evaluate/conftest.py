@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aicl_fast.annotations import GroundTruth, VideoAnnotation
-from aicl_fast.detections import Detections
+from aicl_fast.data.annotations import GroundTruth, VideoAnnotation
+from aicl_fast.data.detections import Detections
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aicl_fast.annotations import GroundTruth
-from aicl_fast.detections import Detections, load_detections
+from aicl_fast.data.annotations import GroundTruth
+from aicl_fast.data.detections import Detections, load_detections
 from aicl_fast.errors import AiclError, ConfigError, DataError
 from aicl_fast.evaluate import EXCLUSIONS, PROTOCOLS, evaluate_protocol, mean_average_precision
 from aicl_fast.evaluate.matching import network_order

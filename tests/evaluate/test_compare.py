@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aicl_fast.annotations import GroundTruth
-from aicl_fast.detections import Detections, load_detections
+from aicl_fast.data.annotations import GroundTruth
+from aicl_fast.data.detections import Detections, load_detections
 from aicl_fast.errors import ConfigError
 from aicl_fast.evaluate import compare, mean_average_precision
 from aicl_fast.evaluate.average_precision import Judged

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aicl_fast.annotations import GroundTruth
+from aicl_fast.data.annotations import GroundTruth
 from aicl_fast.errors import ConfigError
 from aicl_fast.evaluate import BUCKETS, ERRORS, Buckets, diagnose
 from aicl_fast.evaluate.average_precision import Judged

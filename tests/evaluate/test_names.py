@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from aicl_fast import Detections
-from aicl_fast.annotations import GroundTruth, VideoAnnotation
+from aicl_fast.data.annotations import GroundTruth, VideoAnnotation
 from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.evaluate import compare, mean_average_precision
 from aicl_fast.evaluate.names import likely_cause

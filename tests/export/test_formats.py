@@ -19,8 +19,8 @@ pytest.importorskip("onnx")
 
 from aicl_fast import Detector
 from aicl_fast.config import load_config
-from aicl_fast.dataset import Dataset
-from aicl_fast.detections import Detection, Detections
+from aicl_fast.data.dataset import Dataset
+from aicl_fast.data.detections import Detection, Detections
 from aicl_fast.engines import EngineOutputs
 from aicl_fast.errors import AiclError, ConfigError, DataError, ModelError, UnavailableError
 from aicl_fast.evaluate import mean_average_precision
@@ -779,7 +779,7 @@ def test_server_configurations_are_checked(tiny_model: Path, change: tuple[str, 
 
 
 def test_parity(tiny_model: Path, tiny_dataset: Path, tmp_path: Path) -> None:
-    from aicl_fast.dataset import Dataset
+    from aicl_fast.data.dataset import Dataset
 
     half = export_model(tiny_model, tmp_path / "half.onnx", ExportOptions(precision="fp16"))
     detectors = [Detector(tiny_model), Detector(tiny_model.with_suffix(".onnx")), Detector(half)]

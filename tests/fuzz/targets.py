@@ -125,13 +125,13 @@ def _npy(folder: Path) -> None:
 
 
 def _read_npy(path: Path) -> None:
-    from aicl_fast.features import load_features, map_features
+    from aicl_fast.data.features import load_features, map_features
 
     _each(lambda: load_features(path), lambda: map_features(path, width=3))
 
 
 def _features(folder: Path) -> None:
-    from aicl_fast.feature_file import Recipe, VideoFeatures, save_video_features
+    from aicl_fast.data.feature_file import Recipe, VideoFeatures, save_video_features
 
     recipe = Recipe(25.0, 16, 16, "resize", "a" * 64, "b" * 64, "dis")
     rgb, flow = np.zeros((3, 3), np.float32), np.ones((3, 2), np.float32)
@@ -141,7 +141,7 @@ def _features(folder: Path) -> None:
 
 
 def _read_features(path: Path) -> None:
-    from aicl_fast.feature_file import load_video_features, read_header
+    from aicl_fast.data.feature_file import load_video_features, read_header
 
     data = _config().data
     _each(
@@ -152,8 +152,8 @@ def _read_features(path: Path) -> None:
 
 
 def _scores(folder: Path) -> None:
+    from aicl_fast.data.scores import Scores
     from aicl_fast.report import save_scores
-    from aicl_fast.scores import Scores
 
     half = np.full((4, 2), 0.5, np.float32)
     scores = Scores(
@@ -221,8 +221,8 @@ def _write(path: Path, text: str) -> None:
 
 
 def _read_annotations(path: Path) -> None:
-    from aicl_fast.annotations import GroundTruth
-    from aicl_fast.detections import Detections
+    from aicl_fast.data.annotations import GroundTruth
+    from aicl_fast.data.detections import Detections
     from aicl_fast.evaluate import mean_average_precision
 
     truth = GroundTruth.load(path)
@@ -231,8 +231,8 @@ def _read_annotations(path: Path) -> None:
 
 
 def _read_detections(path: Path) -> None:
-    from aicl_fast.annotations import GroundTruth
-    from aicl_fast.detections import load_detections, save_detections
+    from aicl_fast.data.annotations import GroundTruth
+    from aicl_fast.data.detections import load_detections, save_detections
     from aicl_fast.evaluate import mean_average_precision
 
     found = load_detections(path)
@@ -249,7 +249,7 @@ def _labels(folder: Path) -> None:
 
 
 def _read_labels(path: Path) -> None:
-    from aicl_fast.labels import read_labels, write_annotations
+    from aicl_fast.data.labels import read_labels, write_annotations
 
     labels = read_labels(path, duration=lambda video: 3.0)
     write_annotations(labels, path.with_name("ds"), overwrite=True)
@@ -276,7 +276,7 @@ def _splits(folder: Path) -> None:
 
 def _read_split(path: Path) -> None:
     """A data set with this split file; the others are right."""
-    from aicl_fast.dataset import Dataset
+    from aicl_fast.data.dataset import Dataset
 
     root = path.parent / "split_data"
     if not root.is_dir():

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aicl_fast.annotations import GroundTruth, VideoAnnotation
-from aicl_fast.detections import Detections
+from aicl_fast.data.annotations import GroundTruth, VideoAnnotation
+from aicl_fast.data.detections import Detections
 from aicl_fast.errors import DataError
 from aicl_fast.evaluate import diagnose
 from aicl_fast.plot import plot_diagnosis

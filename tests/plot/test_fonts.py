@@ -12,10 +12,10 @@ import pytest
 matplotlib = pytest.importorskip("matplotlib")
 
 from aicl_fast.config import DataConfig  # noqa: E402
-from aicl_fast.detections import Detections  # noqa: E402
+from aicl_fast.data.detections import Detections  # noqa: E402
+from aicl_fast.data.scores import Scores  # noqa: E402
 from aicl_fast.errors import AiclWarning  # noqa: E402
 from aicl_fast.plot import fonts, plot_comparison, plot_timeline  # noqa: E402
-from aicl_fast.scores import Scores  # noqa: E402
 
 RARE = "\U0001f3ca"
 """No font of matplotlib's has it."""

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aicl_fast.annotations import VideoAnnotation
 from aicl_fast.config import DataConfig
-from aicl_fast.detections import Detections
+from aicl_fast.data.annotations import VideoAnnotation
+from aicl_fast.data.detections import Detections
+from aicl_fast.data.scores import Scores
 from aicl_fast.errors import ConfigError, DataError, UnavailableError
 from aicl_fast.plot import (
     LANES,
@@ -25,7 +26,6 @@ from aicl_fast.plot import (
     plot_sheet,
     plot_timeline,
 )
-from aicl_fast.scores import Scores
 
 CLASSES = ("jump", "run", "throw")
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from aicl_fast.config import DataConfig
-from aicl_fast.detections import Detections, save_detections
+from aicl_fast.data.detections import Detections, save_detections
+from aicl_fast.data.scores import Scores
 from aicl_fast.report import save_scores
-from aicl_fast.scores import Scores
 
 CLASSES = ("CliffDiving", "Diving", "High jump")
 

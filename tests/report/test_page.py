@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aicl_fast.detections import Detections, load_detections
+from aicl_fast.data.detections import Detections, load_detections
 from aicl_fast.errors import DataError
 from aicl_fast.evaluate import compare, mean_average_precision
 from aicl_fast.report import Run, load_run, plot_run, write_report

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aicl_fast.config import Config
-from aicl_fast.dataset import Dataset
+from aicl_fast.data.dataset import Dataset
 
 if TYPE_CHECKING:
     from aicl_fast.model import TwoBranchNet

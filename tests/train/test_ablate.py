@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from aicl_fast.bench.ablation import main as record  # noqa: E402
 from aicl_fast.cli.training import ablation_table  # noqa: E402
 from aicl_fast.config import Config, load_config  # noqa: E402
-from aicl_fast.dataset import Dataset  # noqa: E402
+from aicl_fast.data.dataset import Dataset  # noqa: E402
 from aicl_fast.errors import ConfigError, DataError  # noqa: E402
 from aicl_fast.model import Outputs, TwoBranchNet  # noqa: E402
 from aicl_fast.train.ablate import (  # noqa: E402

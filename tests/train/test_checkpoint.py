@@ -15,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from aicl_fast.config import Config  # noqa: E402
-from aicl_fast.dataset import Dataset  # noqa: E402
+from aicl_fast.data.dataset import Dataset  # noqa: E402
 from aicl_fast.errors import AiclError, ConfigError, DataError, ModelError  # noqa: E402
 from aicl_fast.model import TwoBranchNet  # noqa: E402
 from aicl_fast.train import trainer  # noqa: E402

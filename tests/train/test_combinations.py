@@ -18,7 +18,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from aicl_fast.config import Config  # noqa: E402
-from aicl_fast.dataset import Dataset  # noqa: E402
+from aicl_fast.data.dataset import Dataset  # noqa: E402
 from aicl_fast.train.trainer import train  # noqa: E402
 
 _TERMS = ("agnostic", "contrast", "modality", "consistency")
@@ -109,7 +109,7 @@ import functools, json, os, sys, traceback
 from pathlib import Path
 import torch; torch.set_num_threads(1)
 from aicl_fast.config import Config
-from aicl_fast.dataset import Dataset
+from aicl_fast.data.dataset import Dataset
 from aicl_fast.train import trainer
 torch.compile = functools.partial(torch.compile, backend="eager")
 

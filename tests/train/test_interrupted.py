@@ -20,7 +20,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from aicl_fast.config import Config  # noqa: E402
-from aicl_fast.dataset import Dataset  # noqa: E402
+from aicl_fast.data.dataset import Dataset  # noqa: E402
 from aicl_fast.errors import AiclError, DataError, ModelError  # noqa: E402
 from aicl_fast.locks import locked_folder  # noqa: E402
 from aicl_fast.train.checkpoint import latest_checkpoint, step_of  # noqa: E402
@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 import torch; torch.set_num_threads(1)
 from aicl_fast.config import Config
-from aicl_fast.dataset import Dataset
+from aicl_fast.data.dataset import Dataset
 from aicl_fast.errors import AiclError
 from aicl_fast.train import trainer
 

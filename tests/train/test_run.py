@@ -16,7 +16,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from aicl_fast.config import Config  # noqa: E402
-from aicl_fast.dataset import Dataset  # noqa: E402
+from aicl_fast.data.dataset import Dataset  # noqa: E402
 from aicl_fast.errors import ConfigError, DataError, ModelError  # noqa: E402
 from aicl_fast.model import TwoBranchNet  # noqa: E402
 from aicl_fast.train.checkpoint import latest_checkpoint  # noqa: E402
@@ -53,7 +53,7 @@ import sys, time
 from pathlib import Path
 import torch; torch.set_num_threads(1)
 from aicl_fast.config import Config
-from aicl_fast.dataset import Dataset
+from aicl_fast.data.dataset import Dataset
 from aicl_fast.train import checkpoint, trainer
 import json
 config = Config.from_dict(json.loads(Path(sys.argv[3]).read_text()))

@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from aicl_fast.config import Config  # noqa: E402
-from aicl_fast.dataset import Dataset  # noqa: E402
+from aicl_fast.data.dataset import Dataset  # noqa: E402
 from aicl_fast.errors import AiclWarning, DataError  # noqa: E402
 from aicl_fast.train.sampling import Videos  # noqa: E402
 

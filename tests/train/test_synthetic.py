@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from aicl_fast.annotations import GroundTruth
 from aicl_fast.config import load_config
-from aicl_fast.dataset import Dataset
+from aicl_fast.data.annotations import GroundTruth
+from aicl_fast.data.dataset import Dataset
 from aicl_fast.errors import AiclError, ConfigError, DataError
 from aicl_fast.train.synthetic import (
     SyntheticConfig,

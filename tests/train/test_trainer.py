@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from aicl_fast.config import Config  # noqa: E402
-from aicl_fast.dataset import Dataset  # noqa: E402
+from aicl_fast.data.dataset import Dataset  # noqa: E402
 from aicl_fast.errors import AiclError, DataError, ModelError, UnavailableError  # noqa: E402
 from aicl_fast.train.sampling import BatchOrder, Videos  # noqa: E402
 from aicl_fast.train.trainer import localize, train  # noqa: E402

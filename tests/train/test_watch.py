@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("seglearn")
 
 from aicl_fast.config import load_config
-from aicl_fast.dataset import Dataset
+from aicl_fast.data.dataset import Dataset
 from aicl_fast.errors import DataError
 from aicl_fast.train import watch
 

@@ -18,9 +18,9 @@ pytest.importorskip("cv2")
 
 from aicl_fast.cli import main, video  # noqa: E402
 from aicl_fast.config import Config  # noqa: E402
-from aicl_fast.detections import load_detections  # noqa: E402
+from aicl_fast.data.detections import load_detections  # noqa: E402
+from aicl_fast.data.feature_file import load_video_features  # noqa: E402
 from aicl_fast.errors import DataError  # noqa: E402
-from aicl_fast.feature_file import load_video_features  # noqa: E402
 from aicl_fast.report import load_scores  # noqa: E402
 
 MakeClip = Callable[..., Path]
@@ -68,7 +68,7 @@ import sys, time
 import numpy as np
 from aicl_fast.cli import main, video
 from aicl_fast.cli.ending import exit_code
-from aicl_fast.detections import Detections
+from aicl_fast.data.detections import Detections
 from aicl_fast.files import atomic_path
 from aicl_fast.video import render
 
@@ -593,7 +593,7 @@ def test_detecting_in_features_loads_nothing_of_video(tiny_model: Path, tiny_dat
         "try: main()\n"
         "except SystemExit: pass\n"
         "video = {name for name in sys.modules if name.startswith('aicl_fast.video')}\n"
-        "others = {'av', 'cv2', 'torch', 'rich', 'aicl_fast.labels', 'aicl_fast.feature_file'}\n"
+        "others = {'av', 'cv2', 'torch', 'rich', 'aicl_fast.data.labels', 'aicl_fast.data.feature_file'}\n"
         "more = others & set(sys.modules)\n"
         "assert not video | more, video | more"
     )

@@ -16,7 +16,7 @@ import pytest
 av = pytest.importorskip("av")
 pytest.importorskip("cv2")
 
-from aicl_fast.detections import Detections  # noqa: E402
+from aicl_fast.data.detections import Detections  # noqa: E402
 from aicl_fast.errors import DataError  # noqa: E402
 from aicl_fast.video import render_video  # noqa: E402
 
@@ -70,7 +70,7 @@ def test_any_label_can_be_drawn(make_clip: MakeClip, tmp_path: Path) -> None:
     labels = ["\ud800", "a\udfff b\x00\x1b[0m", "\uffff", "$x_1^2$", "[/red]", "x" * 100_000, ""]
     code = (
         "import sys, numpy as np\n"
-        "from aicl_fast.detections import Detections\n"
+        "from aicl_fast.data.detections import Detections\n"
         "from aicl_fast.video import render_video\n"
         f"for label in {labels!a}:\n"
         "    found = Detections(np.array([label], object), np.array([0.9]), np.array([[0.0, 1.0]]))\n"
@@ -257,7 +257,7 @@ def test_a_full_disk(make_clip: MakeClip, tmp_path: Path) -> None:
     clip = make_clip(frames=50)
     code = (
         "import resource, signal, sys\n"
-        "from aicl_fast.detections import Detections\n"
+        "from aicl_fast.data.detections import Detections\n"
         "from aicl_fast.errors import DataError\n"
         "from aicl_fast.video import render_video\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from aicl_fast.config import Config
-from aicl_fast.dataset import Dataset
+from aicl_fast.data.dataset import Dataset
 from aicl_fast.errors import DataError
 from aicl_fast.files import read_json, write_json
 from aicl_fast.limits import reading

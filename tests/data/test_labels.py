@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from aicl_fast import labels
-from aicl_fast.annotations import GroundTruth
 from aicl_fast.config import load_config
+from aicl_fast.data import labels
+from aicl_fast.data.annotations import GroundTruth
+from aicl_fast.data.labels import read_labels, write_annotations
 from aicl_fast.errors import AiclWarning, DataError
-from aicl_fast.labels import read_labels, write_annotations
 
 
 def table(folder: Path, text: str) -> Path:

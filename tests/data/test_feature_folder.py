@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from aicl_fast.config import DataConfig
+from aicl_fast.data.feature_folder import FeatureFolder, read_streams
+from aicl_fast.data.stream_names import split_stream
 from aicl_fast.errors import DataError
-from aicl_fast.feature_folder import FeatureFolder, read_streams
-from aicl_fast.stream_names import split_stream
 
 DATA = DataConfig(rgb_width=6, flow_width=5)
 NAME = unicodedata.normalize("NFC", "Café №1")

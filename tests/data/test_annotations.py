@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aicl_fast.annotations import GroundTruth
+from aicl_fast.data.annotations import GroundTruth
 from aicl_fast.errors import DataError
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aicl_fast.config import DataConfig
+from aicl_fast.data.feature_formats import other_format
+from aicl_fast.data.features import EXTRACTED, Floats, check_lengths, check_width, load_features, map_features
+from aicl_fast.data.stream_names import STREAMS, spellings, split_stream
 from aicl_fast.errors import DataError
-from aicl_fast.feature_formats import other_format
-from aicl_fast.features import EXTRACTED, Floats, check_lengths, check_width, load_features, map_features
-from aicl_fast.stream_names import STREAMS, spellings, split_stream
 from aicl_fast.text import clean_text
 
 ARRAY = ".npy"
@@ -225,12 +225,12 @@ def read_files(files: FeatureFiles, data: DataConfig, *, mapped: bool = False) -
     Args:
         mapped: leave float32 files on disk and read what is used.
     Raises:
-        DataError: see :func:`aicl_fast.features.load_features`; another width than the settings'; or the
+        DataError: see :func:`aicl_fast.data.features.load_features`; another width than the settings'; or the
             streams differ in length.
     """
     paths = files.paths
     if files.extracted:
-        from aicl_fast.feature_file import load_video_features
+        from aicl_fast.data.feature_file import load_video_features
 
         return load_video_features(paths[0], mapped=mapped).streams(data, str(paths[0]))
     read = map_features if mapped else load_features

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from aicl_fast.arrays import Archive, open_archive
 from aicl_fast.config import DataConfig, Modal
+from aicl_fast.data.arrays import Archive, open_archive
+from aicl_fast.data.feature_formats import from_archive
+from aicl_fast.data.features import EXTRACTED, Floats, check_features, check_lengths, check_width
 from aicl_fast.errors import AiclWarning, DataError
-from aicl_fast.feature_formats import from_archive
-from aicl_fast.features import EXTRACTED, Floats, check_features, check_lengths, check_width
 from aicl_fast.files import atomic_path
 from aicl_fast.limits import reading
 from aicl_fast.text import parse_json, short_text

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from aicl_fast.annotations import LATE_SECONDS, GroundTruth, VideoAnnotation
 from aicl_fast.config import DataConfig
-from aicl_fast.detections import Detections
+from aicl_fast.data.annotations import LATE_SECONDS, GroundTruth, VideoAnnotation
+from aicl_fast.data.detections import Detections
 from aicl_fast.errors import AiclWarning
 
 _SEGMENTS = 1.5

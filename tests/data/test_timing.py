@@ -7,10 +7,10 @@ import warnings
 import numpy as np
 import pytest
 
-from aicl_fast.annotations import GroundTruth, VideoAnnotation
 from aicl_fast.config import DataConfig
+from aicl_fast.data.annotations import GroundTruth, VideoAnnotation
+from aicl_fast.data.timing import check_durations
 from aicl_fast.errors import AiclWarning
-from aicl_fast.timing import check_durations
 
 DATA = DataConfig()
 

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aicl_fast.errors import DataError
-from aicl_fast.features import (
+from aicl_fast.data.features import (
     check_features,
     check_lengths,
     load_features,
     sample_indices,
     sample_indices_random,
 )
+from aicl_fast.errors import DataError
 
 
 def test_good_features_come_back_as_contiguous_float32(tmp_path: Path) -> None:

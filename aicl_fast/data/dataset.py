@@ -21,17 +21,17 @@ from typing import Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.annotations import GroundTruth, remarks_on_classes
 from aicl_fast.config import Config
+from aicl_fast.data.annotations import GroundTruth, remarks_on_classes
+from aicl_fast.data.feature_folder import FeatureFiles, FeatureFolder, is_extracted, missing_features
+from aicl_fast.data.feature_folder import features_folder as features_folder
+from aicl_fast.data.feature_folder import read_streams as read_streams
+from aicl_fast.data.features import EXTRACTED as EXTRACTED
+from aicl_fast.data.features import Floats, looks_transposed
+from aicl_fast.data.timing import check_durations
 from aicl_fast.errors import AiclWarning, DataError
-from aicl_fast.feature_folder import FeatureFiles, FeatureFolder, is_extracted, missing_features
-from aicl_fast.feature_folder import features_folder as features_folder
-from aicl_fast.feature_folder import read_streams as read_streams
-from aicl_fast.features import EXTRACTED as EXTRACTED
-from aicl_fast.features import Floats, looks_transposed
 from aicl_fast.files import read_lines
 from aicl_fast.text import require_name
-from aicl_fast.timing import check_durations
 
 _SHOWN = 5
 Split = Literal["train", "test"]
@@ -118,7 +118,7 @@ class Dataset:
         """(n, D) float32 features of one video: the streams that the model reads, side by side.
 
         Raises:
-            DataError: see :func:`aicl_fast.features.load_features`; or the streams differ in length.
+            DataError: see :func:`aicl_fast.data.features.load_features`; or the streams differ in length.
         """
         streams = self.streams(split, video)
         return streams[0] if len(streams) == 1 else np.concatenate(streams, axis=1)
@@ -128,7 +128,7 @@ class Dataset:
 
         Args:
             mapped: leave float32 files on disk and read what is used (see
-                :func:`aicl_fast.features.map_features`).
+                :func:`aicl_fast.data.features.map_features`).
         """
         return self._folders[self.folder(split)].read(video, self.config.data, mapped=mapped)
 
@@ -269,7 +269,7 @@ class Dataset:
                 f"{extracted[0]}, and {len(paths) - len(extracted)} have others, as {other}, which may be of "
                 "another network. Use the ones or the others for all videos."
             )
-        from aicl_fast.feature_file import check_recipes, read_header
+        from aicl_fast.data.feature_file import check_recipes, read_header
 
         recipe = check_recipes({path: read_header(path).recipe for path in extracted})
         data = self.config.data

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aicl_fast.feature_formats import from_archive, other_format
+from aicl_fast.data.feature_formats import from_archive, other_format
 
 ARRAY = np.arange(12, dtype=np.float32).reshape(4, 3)
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from aicl_fast.config import DataConfig
+from aicl_fast.data.scores import Scores
 from aicl_fast.errors import DataError
 from aicl_fast.report import load_scores, save_scores
-from aicl_fast.scores import Scores
 
 
 def some_scores(name: str, seed: int, length: int = 12) -> Scores:

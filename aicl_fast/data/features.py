@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence, Sized
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.arrays import Array as Array
-from aicl_fast.arrays import load_array
+from aicl_fast.data.arrays import Array as Array
+from aicl_fast.data.arrays import load_array
 from aicl_fast.errors import DataError
 
 Floats = npt.NDArray[np.float32]

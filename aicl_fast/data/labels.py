@@ -20,7 +20,7 @@ from typing import Literal, cast
 
 import numpy as np
 
-from aicl_fast.annotations import AMBIGUOUS, remarks_on_classes, require_class
+from aicl_fast.data.annotations import AMBIGUOUS, remarks_on_classes, require_class
 from aicl_fast.errors import AiclWarning, DataError
 from aicl_fast.files import read_text, video_name, write_json, write_text
 from aicl_fast.text import clean_text, require_name

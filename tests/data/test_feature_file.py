@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 
 from aicl_fast.config import Config, DataConfig, load_config
-from aicl_fast.dataset import Dataset
-from aicl_fast.detect_features import decode_features, detect_features
-from aicl_fast.detector import Detector
-from aicl_fast.errors import AiclWarning, DataError
-from aicl_fast.feature_file import (
+from aicl_fast.data.dataset import Dataset
+from aicl_fast.data.feature_file import (
     Recipe,
     VideoFeatures,
     load_video_features,
     read_header,
     save_video_features,
 )
+from aicl_fast.detect_features import decode_features, detect_features
+from aicl_fast.detector import Detector
+from aicl_fast.errors import AiclWarning, DataError
 from aicl_fast.metadata import model_metadata, parse_metadata
 
 RECIPE = Recipe(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from aicl_fast.config import Config
-from aicl_fast.dataset import Dataset, read_streams
+from aicl_fast.data.dataset import Dataset, read_streams
 from aicl_fast.errors import AiclWarning, DataError
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aicl_fast.arrays import load_array, open_archive
+from aicl_fast.data.arrays import load_array, open_archive
 from aicl_fast.errors import AiclError, DataError, ModelError
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from aicl_fast.arrays import open_archive
 from aicl_fast.config import DataConfig
+from aicl_fast.data.arrays import open_archive
+from aicl_fast.data.scores import Scores
 from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.files import atomic_path
-from aicl_fast.scores import Scores
 from aicl_fast.text import require_label, require_name
 
 _FLOATS = ("fused", "video", "actionness", "actionness_agnostic")
