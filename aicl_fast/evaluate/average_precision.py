@@ -1,4 +1,4 @@
-"""Mean average precision over tIoU thresholds (METHOD section 7)."""
+"""Mean average precision over tIoU thresholds (docs/method.md, section 9)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoding as METHOD.md section 5 words it: every grid point is evaluated, every pair of boxes compared.
+"""Decoding as docs/method.md, section 8, says: every grid point is evaluated, every pair of boxes compared.
 
 Slow on purpose. Where the text leaves an order open it is fixed here: proposals are listed by class, then
 threshold (ascending), then start, and equal scores keep that order.
