@@ -195,7 +195,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network (docs/method.md, section 2: two branches, six convolutions) and how its branches are fused."""
+    """The network (docs/method.md, section 2) and how its branches are fused."""
 
     num_classes: int = 20
     embedding_width: int = 512
