@@ -41,19 +41,19 @@ __all__ = [
 
 _HOME = {
     "FlowAlgorithm": "video.flow",
-    "Recipe": "feature_file",
+    "Recipe": "data.feature_file",
     "SegmentNetwork": "video.networks",
     "Transform": "video.transform",
-    "VideoFeatures": "feature_file",
+    "VideoFeatures": "data.feature_file",
     "VideoInfo": "video.reader",
     "detect_features": "detect_features",
     "extract_features": "video.extract",
-    "load_video_features": "feature_file",
+    "load_video_features": "data.feature_file",
     "open_network": "video.networks",
     "probe": "video.reader",
     "read_frames": "video.reader",
     "render_video": "video.render",
-    "save_video_features": "feature_file",
+    "save_video_features": "data.feature_file",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,13 @@ def test_video_alone_imports_them() -> None:
         if imported(path) & {"av", "cv2"}
     }
     assert users == {("aicl_fast", "video")}
+
+
+@pytest.mark.parametrize("package", ["aicl_fast", "aicl_fast.video"])
+def test_every_public_name_is_where_it_is_said_to_be(package: str) -> None:
+    module = importlib.import_module(package)
+    for name in module.__all__:
+        assert getattr(module, name) is not None
 
 
 @pytest.mark.parametrize("missing", ["av", "cv2"])
