@@ -2,7 +2,7 @@
 
     python -m aicl_fast.bench.accuracy --seeds 3 --json bench/results/demo-accuracy.json
 
-    python -m aicl_fast.bench.accuracy --no-ablate --set precision=bfloat16 --set convolution=winograd
+    python -m aicl_fast.bench.accuracy --no-ablate --set precision=bf16 --set convolution=winograd
 
 The rows are what `aicl-fast demo --seeds N --ablate` measures: the first row's file is the exported model
 in ONNX Runtime, the others are the networks in torch, decoded alike.

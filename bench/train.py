@@ -43,11 +43,11 @@ def contenders(
     variants = {
         BASELINE: None,
         "aicl_fast, float32": {},
-        "aicl_fast, bfloat16": {"precision": "bfloat16"},
-        "aicl_fast, bfloat16, compiled": {"precision": "bfloat16", "compile": True},
+        "aicl_fast, bfloat16": {"precision": "bf16"},
+        "aicl_fast, bfloat16, compiled": {"precision": "bf16", "compile": True},
         "aicl_fast, float32, winograd, compiled": {"convolution": "winograd", "compile": True},
         "aicl_fast, bfloat16, winograd, compiled": {
-            "precision": "bfloat16",
+            "precision": "bf16",
             "convolution": "winograd",
             "compile": True,
         },

@@ -99,12 +99,12 @@ def test_a_toml_file_lies_between_preset_and_overrides(tmp_path: Path) -> None:
         ("standardize_input=maybe", "true or false"),
         ("thresholds=", "at least one"),
         ("thresholds=0.1,nan", "finite"),
-        ("fusion_gamma=2", "between 0 and 1"),
+        ("fusion_gamma=2", "from 0 to 1"),
         ("model.lr=1", "no such setting"),
-        ("selection_gamma=1.5", "none, or 0 to 1"),
+        ("selection_gamma=1.5", "from 0 to 1 or none"),
         ("patience=3", "needs keep=val"),
         ("keep=val", "Set eval_every to a number from 1 to 11700, or keep=last"),
-        ("ramp_steps=-1", "at least 0, or all"),
+        ("ramp_steps=-1", "at least 0 or all"),
         ("ramp_steps=every", "a whole number or all"),
         ("seed=99999999999999999999999", "64 bits"),
         ("temperature=inf", "temperature: expected a finite number"),
@@ -140,6 +140,13 @@ def test_a_file_of_a_choice_that_was_never_made_still_reads() -> None:
     stored["train"].update({"keep": "test", "patience": 4, "eval_every": 0})
     config = Config.from_dict(stored)
     assert (config.train.keep, config.train.patience) == ("last", 0)
+
+
+def test_names_of_earlier_versions_still_read() -> None:
+    stored = load_config("demo").to_dict()
+    stored["train"]["precision"] = "bfloat16"
+    assert Config.from_dict(stored).train.precision == "bf16"
+    assert load_config(overrides=["precision=float32"]).train.precision == "fp32"
 
 
 def test_the_ramp_follows_the_steps() -> None:

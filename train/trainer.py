@@ -257,7 +257,7 @@ class _Step(nn.Module):
         super().__init__()
         self.net, self.config = net, config
         self.device_type = next(net.parameters()).device.type
-        self.mixed = config.train.precision == "bfloat16"
+        self.mixed = config.train.precision == "bf16"
 
     def forward(self, features: Tensor, labels: Tensor, gamma: Tensor | None) -> tuple[Outputs, LossTerms]:
         with torch.autocast(self.device_type, torch.bfloat16, enabled=self.mixed):

@@ -39,7 +39,7 @@ OPTIONS: Mapping[str, Sequence[Any]] = {
     "losses": list(LOSSES),
     "modal": ["both", "rgb", "flow"],
     "compile": [False, True],
-    "precision": ["float32", "bfloat16"],
+    "precision": ["fp32", "bf16"],
     "convolution": ["direct", "winograd"],
     "schedule": ["released", "ramp", "cosine"],
     "keep": ["last", "test", "val"],

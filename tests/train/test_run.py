@@ -377,24 +377,24 @@ def test_compiled_training_stays_close(open_tiny: Callable[..., Dataset]) -> Non
 def test_bfloat16_keeps_weights_and_losses_in_float32(
     open_tiny: Callable[..., Dataset], tiny_config: Config
 ) -> None:
-    config = tiny_config.with_values({"precision": "bfloat16"})
+    config = tiny_config.with_values({"precision": "bf16"})
     net, features, labels = _batch(config)
     outputs, terms = make_loss(net, config)(features, labels, None)
     assert {value.dtype for value in (*outputs, *terms)} == {torch.float32}
     _, exact = make_loss(net, tiny_config)(features, labels, None)
     assert terms.total != exact.total
     assert terms.total.item() == pytest.approx(exact.total.item(), rel=0.05)
-    result = train(open_tiny(precision="bfloat16"))
+    result = train(open_tiny(precision="bf16"))
     assert {p.dtype for p in result.net.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_winograd_trains_alike(open_tiny: Callable[..., Dataset], precision: str) -> None:
     options = {"steps": 4, "warmup_steps": 0, "precision": precision}
     direct = train(open_tiny(**options))
     winograd = train(open_tiny(convolution="winograd", **options))
     assert not winograd.net.winograd  # what is kept is a network as it is
-    tolerance = {"float32": 1e-4, "bfloat16": 2e-2}[precision]
+    tolerance = {"fp32": 1e-4, "bf16": 2e-2}[precision]
     for name, value in direct.net.state_dict().items():
         torch.testing.assert_close(winograd.net.state_dict()[name], value, rtol=tolerance, atol=tolerance)
 

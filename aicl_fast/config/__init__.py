@@ -1,0 +1,43 @@
+"""Settings: every constant of the method.
+
+Four presets exist: ``thumos14``, ``activitynet12``, ``activitynet13`` (the paper's settings) and ``demo``
+(the wrist-watch recordings). Any field can be set by ``name=value`` or in a TOML file, by itself (``lr``) or
+with its section (``train.lr``).
+
+    >>> from aicl_fast.config import load_config
+    >>> load_config("thumos14", overrides=["train.steps=2000", "nms=gaussian"]).train.steps
+    2000
+"""
+
+from aicl_fast.config.parse import load_config, parse_overrides
+from aicl_fast.config.presets import PRESETS
+from aicl_fast.config.schema import (
+    Config,
+    DataConfig,
+    DecodeConfig,
+    EvaluateConfig,
+    LossConfig,
+    Modal,
+    ModelConfig,
+    NmsMode,
+    TrainConfig,
+    class_names,
+    locate_setting,
+)
+
+__all__ = [
+    "PRESETS",
+    "Config",
+    "DataConfig",
+    "DecodeConfig",
+    "EvaluateConfig",
+    "LossConfig",
+    "Modal",
+    "ModelConfig",
+    "NmsMode",
+    "TrainConfig",
+    "class_names",
+    "load_config",
+    "locate_setting",
+    "parse_overrides",
+]

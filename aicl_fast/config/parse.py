@@ -1,0 +1,109 @@
+"""Settings from a preset, a TOML file and ``name=value``."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from aicl_fast.config.fields import coerce
+from aicl_fast.config.presets import PRESETS
+from aicl_fast.config.schema import SECTIONS, Config, near
+from aicl_fast.errors import ConfigError, DataError
+from aicl_fast.text import clean_values, error_text
+
+_LARGEST_TOML = 1 << 20
+_TOML_DEPTH = 8
+_TOML_KEYS = 1000
+"""Keys and brackets together: far above the number of settings."""
+_TOML_STRING = re.compile(
+    r'"""(?:\\.|[^\\])*?(?:"""|\Z)|'
+    r"'''.*?(?:'''|\Z)|"
+    r'"(?:\\[^\n]|[^"\\\n])*(?:"|$)|'
+    r"'[^'\n]*(?:'|$)|"
+    r"\#[^\n]*",
+    re.DOTALL | re.MULTILINE,
+)
+"""Strings, closed or not, and comments: what may hold any number of dots."""
+_TOML_DEEP = re.compile(rf"(?:\.[ \t]*[\w-]+[ \t]*){{{_TOML_DEPTH}}}")
+
+
+def load_config(
+    preset: str = "thumos14",
+    *,
+    file: str | os.PathLike[str] | None = None,
+    overrides: Iterable[str] = (),
+) -> Config:
+    """A preset with a TOML file's values over it, and ``name=value`` overrides over both.
+
+    Args:
+        preset: one of :data:`PRESETS`. A ``preset`` key in the file is used when this is the default.
+        file: TOML; fields at the top level or in a table named after their section.
+        overrides: strings ``field=value`` or ``section.field=value``; tuples are comma-separated.
+    Raises:
+        ConfigError: an unknown preset, field or value; the nearest names are listed.
+        DataError: the file does not exist.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        values = _read_toml(file)
+        named = values.pop("preset", None)
+        if named is not None and preset == "thumos14":
+            preset = str(named)
+    if preset not in PRESETS:
+        raise ConfigError(f"preset: there is no '{preset}'.{near(preset, PRESETS)} ({', '.join(PRESETS)})")
+    config = PRESETS[preset]
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            if key not in SECTIONS:
+                raise ConfigError(f"{file}: there is no section [{key}].{near(key, SECTIONS)}")
+            flat.update({f"{key}.{name}": inner for name, inner in value.items()})
+        else:
+            flat[key] = value
+    flat.update(parse_overrides(overrides))
+    names = flat.pop("classes", None)
+    if names is not None:
+        config = config.with_classes(coerce(names, tuple[str, ...], "classes"))
+    return config.with_values(flat)
+
+
+def parse_overrides(items: Iterable[str]) -> dict[str, str]:
+    """``name=value`` strings as a mapping for :meth:`Config.with_values`.
+
+    Raises:
+        ConfigError: a string without a name or an equals sign.
+    """
+    values: dict[str, str] = {}
+    for item in items:
+        name, equals, text = item.partition("=")
+        if not equals or not name.strip():
+            raise ConfigError(f"--set {item}: expected name=value, for example --set train.lr=3e-4.")
+        values[name.strip()] = text.strip()
+    return values
+
+
+def _read_toml(file: str | os.PathLike[str]) -> dict[str, Any]:
+    import tomllib
+
+    from aicl_fast.files import read_text
+    from aicl_fast.limits import reading
+
+    text = read_text(file, "settings file", largest=_LARGEST_TOML)
+    advice = "Write it as in docs/datasets.md."
+    with reading(file, "settings file", error=ConfigError, advice=advice):
+        # The parser takes time and memory by the square of a key's parts, and much for every table.
+        bare = _TOML_STRING.sub("s", text)
+        if _TOML_DEEP.search(bare) or sum(map(bare.count, "=[{")) > _TOML_KEYS:
+            raise ConfigError(
+                f"{file}: has a key of more than {_TOML_DEPTH} parts, or more than {_TOML_KEYS} keys; "
+                f"expected settings, as name or section.name. {advice}"
+            )
+        try:
+            values: dict[str, Any] = clean_values(tomllib.loads(text))
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{file}: not valid TOML: {error_text(error)}") from error
+        except DataError as error:  # two keys that are equal in one Unicode form
+            raise ConfigError(f"{file}: the settings file {error}") from error
+        return values
