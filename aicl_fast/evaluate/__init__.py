@@ -11,19 +11,17 @@ from __future__ import annotations
 
 from aicl_fast.data.annotations import AMBIGUOUS
 from aicl_fast.evaluate.average_precision import (
-    PROTOCOLS,
-    TIOUS,
     MapResult,
-    Protocol,
     evaluate_protocol,
     mean_average_precision,
     precision_by_video,
 )
-from aicl_fast.evaluate.compare import Comparison, Difference, compare
+from aicl_fast.evaluate.bootstrap import Comparison, Difference, compare
 from aicl_fast.evaluate.detad import BUCKETS, ERRORS, Buckets, Diagnosis, Missed, diagnose
 from aicl_fast.evaluate.names import EXCLUSIONS
+from aicl_fast.evaluate.protocol import PROTOCOLS, TIOUS, Protocol
 from aicl_fast.evaluate.recall import RecallResult, average_recall
-from aicl_fast.evaluate.segment_accuracy import SegmentAccuracy, segment_accuracy
+from aicl_fast.evaluate.segments import SegmentAccuracy, segment_accuracy
 
 __all__ = [
     "AMBIGUOUS",

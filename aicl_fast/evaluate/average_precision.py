@@ -4,32 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.errors import ConfigError
-from aicl_fast.evaluate.matching import match, overlapping_pairs, true_positives
-from aicl_fast.evaluate.table import (
-    Ambiguous,
-    DetectionsLike,
-    Duplicates,
-    Floats,
-    GroundTruthLike,
-    Integers,
-    Table,
-    Ties,
-    build_table,
-    check_tious,
-)
-
-TIOUS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-"""THUMOS14's thresholds."""
+from aicl_fast.evaluate.inputs import DetectionsLike, GroundTruthLike
+from aicl_fast.evaluate.matching import Floats, Integers, true_positives
+from aicl_fast.evaluate.protocol import Options, Protocol
+from aicl_fast.evaluate.result import Result
+from aicl_fast.evaluate.table import Table, build_table
 
 
 @dataclass(frozen=True, eq=False)
-class MapResult:
+class MapResult(Result):
     """What :func:`mean_average_precision` measures. Fractions, not per cent.
 
     Attributes:
@@ -45,62 +33,23 @@ class MapResult:
         instances: annotated instances of each class.
     """
 
-    mAP: Floats
-    average: float
-    per_class: Mapping[str, Floats]
+    average: float = field(metadata={"json": "average_mAP"})
     tious: Floats
-    counts: Mapping[str, int]
-    warnings: tuple[str, ...] = ()
-    subset: str = "all"
-    instances: Mapping[str, int] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; a class without instances has None for its AP."""
-        return {
-            "average_mAP": self.average,
-            "tious": self.tious.tolist(),
-            "mAP": self.mAP.tolist(),
-            "per_class": {
-                name: [None if np.isnan(value) else float(value) for value in values]
-                for name, values in self.per_class.items()
-            },
-            "instances": dict(self.instances),
-            "subset": self.subset,
-            "counts": dict(self.counts),
-            "warnings": list(self.warnings),
-        }
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """A benchmark's own way of measuring: arguments of :func:`mean_average_precision`."""
-
-    tiou_thresholds: tuple[float, ...]
+    mAP: Floats
+    per_class: Mapping[str, Floats]
+    instances: Mapping[str, int]
     subset: str
-    duplicates: Duplicates = "keep"
-    ambiguous: Ambiguous = "drop"
-    exclude: tuple[str, ...] = ()
-
-
-_ACTIVITYNET = Protocol((0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95), "validation")
-PROTOCOLS: Mapping[str, Protocol] = {
-    "thumos14": Protocol(TIOUS, "test"),
-    "activitynet12": _ACTIVITYNET,
-    "activitynet13": _ACTIVITYNET,
-}
+    counts: Mapping[str, int]
+    warnings: tuple[str, ...]
 
 
 def mean_average_precision(
     ground_truth: GroundTruthLike,
     detections: DetectionsLike,
-    tiou_thresholds: Iterable[float] = TIOUS,
+    tiou_thresholds: Iterable[float] | None = None,
     *,
-    subset: str | Iterable[str] | None = None,
-    classes: Iterable[str] | None = None,
-    exclude: str | Iterable[str] = (),
-    duplicates: Duplicates = "keep",
-    ambiguous: Ambiguous = "drop",
-    ties: Ties = "activitynet",
+    protocol: Protocol | str | None = None,
+    **options: Unpack[Options],
 ) -> MapResult:
     """How well detections agree with annotations.
 
@@ -111,21 +60,11 @@ def mean_average_precision(
     Args:
         ground_truth: an ActivityNet annotation file, or what was read from one.
         detections: an ActivityNet detection file, or detections by video name.
-        tiou_thresholds: K numbers above 0, at most 1.
-        subset: names of subsets to measure on. None takes those that the detections touch, and warns where
-            the file has others.
-        classes: names to measure; None takes every label of the subset. A class without an annotated
-            instance has no AP and is not part of the mean; one without detections has AP 0.
-        exclude: videos left out on both sides, the name of a list in ``EXCLUSIONS`` (``"thumos14"``), or
-            files that list videos: a JSON list, or one name per line.
-        duplicates: annotations of one video and class that have the same two times (within a millisecond):
-            ``keep`` wants a detection for each, ``drop`` counts them once.
-        ambiguous: what THUMOS14's Ambiguous segments do. They are never a class. ``drop``: nothing.
-            ``forgive``: a false positive that overlaps one is not counted, as in THUMOS14's own evaluator.
-        ties: the order of equal scores and of equal tIoUs. ``activitynet``: of equal scores the later in the
-            file first, of equal tIoUs as ``network_order`` says; these give what ActivityNet's evaluator
-            prints on a processor with AVX2 or later. ``file``: the earlier in the file first, in both.
-            Neither depends on the machine.
+        tiou_thresholds: K numbers above 0, at most 1; None takes the protocol's.
+        protocol: the options as one, or the name of a benchmark's in ``PROTOCOLS``; by default THUMOS14's
+            thresholds and the detections' subset.
+        options: ``subset``, ``classes``, ``exclude``, ``duplicates``, ``ambiguous`` and ``ties``, each in
+            place of the protocol's; :class:`Protocol` says what they are.
     Returns:
         mAP at each threshold, its average, each class's AP, counts, and warnings for: detections with
         unknown labels (ignored), videos without detections (missed), videos without annotations (their
@@ -136,36 +75,26 @@ def mean_average_precision(
             among the annotated ones, or not one label among the classes for a reason that can be seen.
         ConfigError: an option or threshold without meaning, or ``exclude`` names a video that there is not.
     """
-    tious = check_tious(tiou_thresholds)
-    table = build_table(
-        ground_truth,
-        detections,
-        subset=subset,
-        classes=classes,
-        exclude=exclude,
-        duplicates=duplicates,
-        ambiguous=ambiguous,
-        ties=ties,
-    )
-    return Judged.of(table, tious).result()
+    chosen = Protocol.of(protocol, options, tiou_thresholds, "tiou_thresholds")
+    return Judged.of(build_table(ground_truth, detections, chosen)).result()
 
 
 def precision_by_video(
     ground_truth: GroundTruthLike,
     detections: DetectionsLike,
-    tiou_thresholds: Iterable[float] = TIOUS,
+    tiou_thresholds: Iterable[float] | None = None,
     *,
-    subset: str | Iterable[str] | None = None,
-    exclude: str | Iterable[str] = (),
+    protocol: Protocol | str | None = None,
+    **options: Unpack[Options],
 ) -> dict[str, float]:
     """Average mAP of each annotated video by itself, the worst first.
 
     It says where to look and is no benchmark's number. Videos without an annotated instance are left out.
     Arguments and errors as :func:`mean_average_precision`.
     """
-    table = build_table(ground_truth, detections, subset=subset, exclude=exclude)
-    judged = Judged.of(table, check_tious(tiou_thresholds))
-    found = {name: judged.of_video(index) for index, name in enumerate(table.videos)}
+    chosen = Protocol.of(protocol, options, tiou_thresholds, "tiou_thresholds")
+    judged = Judged.of(build_table(ground_truth, detections, chosen))
+    found = {name: judged.of_video(index) for index, name in enumerate(judged.table.videos)}
     known = {name: value for name, value in found.items() if value is not None}
     return dict(sorted(known.items(), key=lambda item: item[1]))
 
@@ -178,18 +107,7 @@ def evaluate_protocol(
     Raises:
         ConfigError: no protocol of this name; those there are are listed.
     """
-    if protocol not in PROTOCOLS:
-        raise ConfigError(f"protocol: there is no {protocol!r}; there are {', '.join(PROTOCOLS)}.")
-    chosen = PROTOCOLS[protocol]
-    return mean_average_precision(
-        ground_truth,
-        detections,
-        chosen.tiou_thresholds,
-        subset=chosen.subset,
-        exclude=chosen.exclude,
-        duplicates=chosen.duplicates,
-        ambiguous=chosen.ambiguous,
-    )
+    return mean_average_precision(ground_truth, detections, protocol=protocol)
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,24 +130,16 @@ class Judged:
     """(K, D) false for a false positive that is forgiven; None where none is."""
 
     @classmethod
-    def of(cls, table: Table, tious: Floats) -> Judged:
-        """Match the table's detections class by class at all thresholds."""
-        size, many = len(table.scores), len(table.classes)
-        pairs = overlapping_pairs(
-            table.video * many + table.label,
-            table.segments,
-            table.gt_video * many + table.gt_class,
-            table.gt_segments,
-            float(tious.min()),
-            table.ties,
-        )
-        hit = true_positives(match(pairs, tious, size, len(table.gt_video)), size)
+    def of(cls, table: Table) -> Judged:
+        """Match the table's detections class by class at its protocol's thresholds."""
+        tious = table.protocol.thresholds
+        hit = true_positives(table.match(tious), len(table.scores))
         rank = np.argsort(table.label, kind="stable")
         hit = hit[:, rank]
         counted = None
         if table.forgiven.any():
             counted = hit | ~table.forgiven[rank]
-        bounds = np.searchsorted(table.label[rank], np.arange(many + 1))
+        bounds = np.searchsorted(table.label[rank], np.arange(len(table.classes) + 1))
         return cls(table, tious, rank, bounds, hit, counted)
 
     def class_precisions(self, weights: Floats | None = None) -> Floats:
@@ -271,16 +181,15 @@ class Judged:
         table = self.table
         precisions = self.class_precisions()
         mean = np.nanmean(precisions, axis=0)
-        instances = table.instances
         return MapResult(
-            mAP=mean,
             average=float(mean.mean()),
-            per_class=dict(zip(table.classes, precisions, strict=True)),
             tious=self.tious,
-            counts=dict(table.counts),
-            warnings=table.warnings,
+            mAP=mean,
+            per_class=dict(zip(table.classes, precisions, strict=True)),
+            instances=dict(zip(table.classes, table.instances.tolist(), strict=True)),
             subset=table.subset,
-            instances=dict(zip(table.classes, instances.tolist(), strict=True)),
+            counts=table.counts,
+            warnings=table.warnings,
         )
 
 

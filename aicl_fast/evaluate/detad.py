@@ -5,29 +5,19 @@ Detectors" (DETAD), ECCV 2018.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.data.annotations import GroundTruth
 from aicl_fast.errors import ConfigError
-from aicl_fast.evaluate.average_precision import TIOUS, Judged
-from aicl_fast.evaluate.matching import match, overlapping_pairs, true_positives
-from aicl_fast.evaluate.table import (
-    Ambiguous,
-    DetectionsLike,
-    Duplicates,
-    Floats,
-    GroundTruthLike,
-    Integers,
-    Table,
-    Ties,
-    as_ground_truth,
-    build_table,
-    check_tious,
-)
+from aicl_fast.evaluate.average_precision import Judged
+from aicl_fast.evaluate.inputs import DetectionsLike, GroundTruthLike
+from aicl_fast.evaluate.matching import Floats, Integers, true_positives
+from aicl_fast.evaluate.protocol import Options, Protocol, check_tious
+from aicl_fast.evaluate.result import Result
+from aicl_fast.evaluate.table import Table, build_table
 
 ERRORS = (
     "true positive",
@@ -72,7 +62,7 @@ BUCKETS: Mapping[str, Buckets] = {
 
 
 @dataclass(frozen=True)
-class Missed:
+class Missed(Result):
     """Instances of one group that no detection takes.
 
     Attributes:
@@ -94,7 +84,7 @@ class Missed:
 
 
 @dataclass(frozen=True, eq=False)
-class Diagnosis:
+class Diagnosis(Result):
     """What :func:`diagnose` finds. Shares are fractions, not per cent.
 
     Attributes:
@@ -116,41 +106,17 @@ class Diagnosis:
     factor: int
     shares: Mapping[str, float]
     profile: Integers
+    average: float = field(metadata={"json": "average_mAP"})
+    tious: Floats
     gains: Mapping[str, float]
     gains_at: Mapping[str, Floats]
-    tious: Floats
-    average: float
-    missed: Mapping[str, tuple[Missed, ...]]
     instances: int
+    missed: Mapping[str, tuple[Missed, ...]]
     warnings: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "tiou": self.tiou,
-            "factor": self.factor,
-            "errors": list(ERRORS),
-            "shares": dict(self.shares),
-            "profile": self.profile.tolist(),
-            "average_mAP": self.average,
-            "tious": self.tious.tolist(),
-            "gains": dict(self.gains),
-            "gains_at": {name: values.tolist() for name, values in self.gains_at.items()},
-            "instances": self.instances,
-            "missed": {
-                name: [
-                    {
-                        "name": group.name,
-                        "upper": None if group.upper == _INF else group.upper,
-                        "instances": group.instances,
-                        "missed": group.missed,
-                    }
-                    for group in groups
-                ]
-                for name, groups in self.missed.items()
-            },
-            "warnings": list(self.warnings),
-        }
+        """Plain values for JSON; the last group's upper bound is None."""
+        return {"errors": list(ERRORS), **super().to_dict()}
 
 
 def diagnose(
@@ -158,16 +124,12 @@ def diagnose(
     detections: DetectionsLike,
     *,
     tiou: float = 0.5,
-    tious: Iterable[float] = TIOUS,
+    tious: Iterable[float] | None = None,
     factor: int = 10,
     buckets: str | Buckets = "thumos14",
     durations: Mapping[str, float] | None = None,
-    subset: str | Iterable[str] | None = None,
-    classes: Iterable[str] | None = None,
-    exclude: str | Iterable[str] = (),
-    duplicates: Duplicates = "keep",
-    ambiguous: Ambiguous = "drop",
-    ties: Ties = "activitynet",
+    protocol: Protocol | str | None = None,
+    **options: Unpack[Options],
 ) -> Diagnosis:
     """Tell apart the kinds of false positives, what each costs, and which instances are missed.
 
@@ -177,10 +139,10 @@ def diagnose(
     with one of its class; *confusion*: at least 0.1 with one of another class; *background*.
 
     Args:
-        ground_truth, detections, subset, classes, exclude, duplicates, ambiguous, ties: as for
-            ``mean_average_precision``.
+        ground_truth, detections, protocol, options: as for ``mean_average_precision``.
         tiou: α of the profile and of the missed instances.
-        tious: thresholds of mAP; a gain at a threshold removes what is an error at that threshold.
+        tious: thresholds of mAP; None takes the protocol's. A gain at a threshold removes what is an error
+            at that threshold.
         factor: k of the best k·G detections a class that the profile covers.
         buckets: bounds of the groups of instances, or ``thumos14`` or ``activitynet`` for DETAD's.
         durations: seconds of each video, for coverage, where the annotation file does not say.
@@ -188,30 +150,21 @@ def diagnose(
         ConfigError: a threshold, factor or bucket name without meaning.
         DataError: as ``mean_average_precision``.
     """
-    alpha = float(check_tious([tiou], "tiou")[0])
-    thresholds = check_tious(tious, "tious")
+    (alpha,) = check_tious([tiou], "tiou")
+    chosen = Protocol.of(protocol, options, tious)
+    thresholds = chosen.thresholds
     if factor < 1:
         raise ConfigError(f"factor: expected at least 1, got {factor}.")
     if isinstance(buckets, str):
         if buckets not in BUCKETS:
             raise ConfigError(f"buckets: there is no {buckets!r}; there are {', '.join(BUCKETS)}.")
         buckets = BUCKETS[buckets]
-    truth = as_ground_truth(ground_truth)
-    table = build_table(
-        truth,
-        detections,
-        subset=subset,
-        classes=classes,
-        exclude=exclude,
-        duplicates=duplicates,
-        ambiguous=ambiguous,
-        ties=ties,
-    )
+    table = build_table(ground_truth, detections, chosen)
     every = np.append(thresholds, alpha)
     kinds, holder = classify(table, every)
     warnings = list(table.warnings)
 
-    judged = Judged.of(table, thresholds)
+    judged = Judged.of(table)
     before = np.nanmean(judged.class_precisions(), axis=0)
     gains_at: dict[str, Floats] = {}
     for kind, name in enumerate(ERRORS[1:], 1):
@@ -220,7 +173,7 @@ def diagnose(
 
     profile = _profile(table, kinds[-1], factor)
     drawn = int(profile.sum())
-    missed = _missed(table, truth, holder[-1] == len(table.scores), buckets, durations or {}, warnings)
+    missed = _missed(table, holder[-1] == len(table.scores), buckets, durations or {}, warnings)
     return Diagnosis(
         tiou=alpha,
         factor=factor,
@@ -229,12 +182,12 @@ def diagnose(
             for name, count in zip(ERRORS, profile.sum(axis=0).tolist(), strict=True)
         },
         profile=profile,
+        average=float(before.mean()),
+        tious=thresholds,
         gains={name: float(values.mean()) for name, values in gains_at.items()},
         gains_at=gains_at,
-        tious=thresholds,
-        average=float(before.mean()),
-        missed=missed,
         instances=len(table.gt_video),
+        missed=missed,
         warnings=tuple(warnings),
     )
 
@@ -245,26 +198,14 @@ def classify(table: Table, tious: Floats) -> tuple[npt.NDArray[np.int8], Integer
     Returns:
         (K, D) index into ``ERRORS``, and (K, G) the detection that takes each annotation (D where none).
     """
-    size, instances = len(table.scores), len(table.gt_video)
+    size = len(table.scores)
     lowest = min(MIN_TIOU, float(tious.min()))
-    # Annotations are sorted by video, then class: sorted for the search by video, too.
-    pairs = overlapping_pairs(
-        table.video, table.segments, table.gt_video, table.gt_segments, lowest, table.ties
-    )
+    pairs = table.pairs(lowest)
     same = table.label[pairs.detection] == table.gt_class[pairs.annotation]
     best = np.zeros((2, size))
     for row, chosen in enumerate((same, ~same)):
         np.maximum.at(best[row], pairs.detection[chosen], pairs.tiou[chosen])
-    many = len(table.classes)
-    own = overlapping_pairs(
-        table.video * many + table.label,
-        table.segments,
-        table.gt_video * many + table.gt_class,
-        table.gt_segments,
-        float(tious.min()),
-        table.ties,
-    )
-    holder = match(own, tious, size, instances)
+    holder = table.match(tious)
     hit = true_positives(holder, size)
     alpha = tious[:, None]
     conditions = [hit, best[0] >= alpha, best[1] >= alpha]
@@ -288,7 +229,6 @@ def _profile(table: Table, kinds: npt.NDArray[np.int8], factor: int) -> Integers
 
 def _missed(
     table: Table,
-    truth: GroundTruth,
     missed: npt.NDArray[np.bool_],
     buckets: Buckets,
     durations: Mapping[str, float],
@@ -301,8 +241,7 @@ def _missed(
     names = sorted(set(table.gt_video.tolist()))
     known: dict[int, float] = {}
     for index in names:
-        name = table.videos[index]
-        duration = durations.get(name, truth.videos[name].duration)
+        duration = durations.get(table.videos[index], table.durations[index])
         if duration is not None and duration > 0:
             known[index] = float(duration)
     if len(known) == len(names):

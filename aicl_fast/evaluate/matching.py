@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.evaluate.table import Floats, Integers, Ties
+Ties = Literal["activitynet", "file"]
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 
+_BLOCK = 1 << 16
+"""Detections matched at a time: bounds memory, and later ones meet fewer free annotations."""
 _CHUNK = 1 << 21
 """Pairs whose tIoU is computed at a time: bounds memory where one video has very many detections."""
 
@@ -39,8 +43,8 @@ def overlapping_pairs(
     segments: Floats,
     gt_group: Integers,
     gt_segments: Floats,
-    minimum: float,
-    ties: Ties = "activitynet",
+    minimum: Floats,
+    ties: Ties,
 ) -> Pairs:
     """Every detection with every annotation of its group whose tIoU is at least ``minimum`` and above 0.
 
@@ -49,16 +53,18 @@ def overlapping_pairs(
         segments: (D, 2) seconds.
         gt_group: (G,) of each annotation, ascending.
         gt_segments: (G, 2) seconds.
-        minimum: tIoU below which a pair is left out.
+        minimum: (G,) tIoU below which an annotation's pairs are left out; infinite for none.
         ties: which of several annotations of the same tIoU comes first. ``file``: the earlier one.
             ``activitynet``: as :func:`network_order` leaves them.
     """
-    opening = _openings(gt_group, int(group.max(initial=-1)) + 1)
+    groups = int(group.max(initial=-1)) + 1
     # Candidates first: annotations of the group by start, from the first that ends after the detection's
     # start to the last that starts before its end. A time offset by its group makes one sorted axis of all
     # groups; the margin outweighs its rounding, and tIoU decides below. Times far outside all annotations are
     # brought near, lest one of them makes the axis so long that rounding outweighs seconds.
     order = np.lexsort((gt_segments[:, 0], gt_group))
+    order = order[np.isfinite(minimum[order])]
+    opening = _openings(gt_group[order], groups)
     low, high = float(gt_segments.min(initial=0.0)), float(gt_segments.max(initial=0.0))
     margin = max(1e-3, 4 * float(np.spacing((high - low + 4.0) * len(opening))))
     span = high - low + 4.0 + 4 * margin
@@ -84,7 +90,7 @@ def overlapping_pairs(
         place = np.arange(before[begin], before[stop])
         annotation = order[place + np.repeat(first[begin:stop] - before[begin:stop], counts)]
         tiou = temporal_iou(segments[detection], gt_segments[annotation])
-        keep = (tiou >= minimum) & (tiou > 0)
+        keep = (tiou >= minimum[annotation]) & (tiou > 0)
         parts.append((detection[keep], annotation[keep], tiou[keep]))
         begin = stop
     if not parts:
@@ -96,6 +102,7 @@ def overlapping_pairs(
     equal = (detection[1:] == detection[:-1]) & (tiou[1:] == tiou[:-1])
     if ties == "activitynet" and equal.any():
         tied = np.unique(detection[1:][equal])
+        opening = _openings(gt_group, groups)
         placed = _tied_places(segments, gt_segments, opening[group], opening[group + 1], tied)
         # Only the tied detections' pairs move, and each among its own.
         several = np.nonzero(placed.row[detection] >= 0)[0]
@@ -184,42 +191,59 @@ def _openings(sorted_groups: Integers, groups: int) -> Integers:
     return np.concatenate([[0], np.cumsum(counts)])
 
 
-def match(pairs: Pairs, tious: Floats, num_detections: int, num_annotations: int) -> Integers:
+def match(
+    group: Integers, segments: Floats, gt_group: Integers, gt_segments: Floats, tious: Floats, ties: Ties
+) -> Integers:
     """The detection that each annotation goes to.
 
     The definition is sequential: by falling score, each detection takes the free annotation of the highest
-    tIoU, if that reaches the threshold. It is computed as deferred acceptance, which works on all
-    detections and thresholds together: each bids for its best annotation, an annotation keeps the bid of
-    the best score, and who loses bids for the next. Since all annotations rank detections the same way,
-    both end in the same matching.
+    tIoU, if that reaches the threshold.
 
     Args:
-        pairs: overlapping pairs in order of preference, detections numbered by falling score.
+        group, segments, gt_group, gt_segments, ties: as :func:`overlapping_pairs` has them, detections by
+            falling score.
         tious: (K,) thresholds.
     Returns:
-        (K, G) index of the detection, or ``num_detections`` where the annotation is free.
+        (K, G) index of the detection, or D where the annotation is free.
     """
-    thresholds = len(tious)
-    holder = np.full(thresholds * num_annotations, num_detections, dtype=np.int64)
-    starts = np.searchsorted(pairs.detection, np.arange(num_detections))
+    size = len(group)
+    holder = np.full((len(tious), len(gt_group)), size, dtype=np.int64)
+    for begin in range(0, size, _BLOCK):
+        # An annotation that a better detection has is out of reach; below its lowest free threshold, too.
+        lowest = np.where(holder == size, tious[:, None], np.inf).min(axis=0)
+        rows = slice(begin, begin + _BLOCK)
+        pairs = overlapping_pairs(group[rows], segments[rows], gt_group, gt_segments, lowest, ties)
+        _bid(pairs, begin, min(_BLOCK, size - begin), tious, holder)
+    return holder
+
+
+def _bid(pairs: Pairs, begin: int, size: int, tious: Floats, holder: Integers) -> None:
+    """Match the detections of one block, the first of which has the number ``begin``, into ``holder``.
+
+    This is deferred acceptance, which works on all detections and thresholds together: each bids for its
+    best annotation, an annotation keeps the bid of the best score, and who loses bids for the next. Since
+    all annotations rank detections the same way, it ends in the sequential definition's matching.
+    """
+    annotations = holder.shape[1]
+    flat = holder.reshape(-1)
+    starts = np.searchsorted(pairs.detection, np.arange(size))
     # A detection's pairs fall in tIoU, so those that reach a threshold are its first ones.
     ends = np.concatenate(
-        [starts + np.bincount(pairs.detection[pairs.tiou >= t], minlength=num_detections) for t in tious]
+        [starts + np.bincount(pairs.detection[pairs.tiou >= t], minlength=size) for t in tious]
     )
-    position = np.tile(starts, thresholds)
-    bidders = np.nonzero(position < ends)[0]  # flat index of (threshold, detection)
+    position = np.tile(starts, len(tious))
+    bidders = np.nonzero(position < ends)[0]  # flat index of (threshold, detection of the block)
     while len(bidders):
-        threshold, detection = np.divmod(bidders, num_detections)
-        lot = threshold * num_annotations + pairs.annotation[position[bidders]]
-        former = holder[lot]
-        np.minimum.at(holder, lot, detection)
-        won = holder[lot] == detection
+        threshold, detection = np.divmod(bidders, size)
+        lot = threshold * annotations + pairs.annotation[position[bidders]]
+        former = flat[lot] - begin
+        np.minimum.at(flat, lot, begin + detection)
+        won = flat[lot] == begin + detection
         # Whoever held a lot that was won leaves it to the winner. A lot has one winner, so none comes twice.
-        outbid = (former < num_detections) & won
-        losers = np.concatenate([bidders[~won], threshold[outbid] * num_detections + former[outbid]])
+        outbid = (former < size) & won
+        losers = np.concatenate([bidders[~won], threshold[outbid] * size + former[outbid]])
         position[losers] += 1
         bidders = losers[position[losers] < ends[losers]]
-    return holder.reshape(thresholds, num_annotations)
 
 
 def true_positives(holder: Integers, num_detections: int) -> npt.NDArray[np.bool_]:

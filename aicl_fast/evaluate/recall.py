@@ -4,28 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 
 from aicl_fast.errors import ConfigError
-from aicl_fast.evaluate.matching import overlapping_pairs
-from aicl_fast.evaluate.table import (
-    DetectionsLike,
-    Floats,
-    GroundTruthLike,
-    Integers,
-    Ties,
-    build_table,
-    check_tious,
-)
+from aicl_fast.evaluate.inputs import DetectionsLike, GroundTruthLike
+from aicl_fast.evaluate.matching import Floats, Integers
+from aicl_fast.evaluate.protocol import Options, Protocol
+from aicl_fast.evaluate.result import Result
+from aicl_fast.evaluate.table import build_table
 
 RECALL_TIOUS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 """The thresholds of ActivityNet's proposal task."""
 
 
 @dataclass(frozen=True, eq=False)
-class RecallResult:
+class RecallResult(Result):
     """What :func:`average_recall` measures. Fractions.
 
     Attributes:
@@ -37,20 +32,10 @@ class RecallResult:
     """
 
     numbers: Integers
-    recall: Floats
     average: Floats
     tious: Floats
+    recall: Floats
     warnings: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "numbers": self.numbers.tolist(),
-            "average": self.average.tolist(),
-            "tious": self.tious.tolist(),
-            "recall": self.recall.tolist(),
-            "warnings": list(self.warnings),
-        }
 
 
 def average_recall(
@@ -59,9 +44,8 @@ def average_recall(
     numbers: Iterable[int] = (1, 2, 5, 10, 20, 50, 100),
     tious: Iterable[float] = RECALL_TIOUS,
     *,
-    subset: str | Iterable[str] | None = None,
-    exclude: str | Iterable[str] = (),
-    ties: Ties = "activitynet",
+    protocol: Protocol | str | None = None,
+    **options: Unpack[Options],
 ) -> RecallResult:
     """Recall of the best proposals of every video, whatever their label.
 
@@ -70,7 +54,7 @@ def average_recall(
 
     Args:
         numbers: how many of the best detections of a video count, each at least 1.
-        tious: K thresholds.
+        tious: K thresholds, in place of the protocol's.
 
     The others as for ``mean_average_precision``.
 
@@ -81,16 +65,15 @@ def average_recall(
     budget = np.array(list(numbers), dtype=np.int64)
     if not len(budget) or (budget < 1).any():
         raise ConfigError(f"numbers: expected whole numbers of at least 1, got {budget.tolist()}.")
-    thresholds = check_tious(tious, "tious")
-    table = build_table(ground_truth, detections, subset=subset, exclude=exclude, ties=ties)
+    chosen = Protocol.of(protocol, options, tious)
+    thresholds = chosen.thresholds
+    table = build_table(ground_truth, detections, chosen)
     # Place of each detection among its video's, by falling score.
     order = np.argsort(table.video, kind="stable")
     first = np.searchsorted(table.video[order], table.video[order])
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order)) - first
-    pairs = overlapping_pairs(
-        table.video, table.segments, table.gt_video, table.gt_segments, float(thresholds.min()), "file"
-    )
+    pairs = table.pairs(float(thresholds.min()))
     recall = np.zeros((len(budget), len(thresholds)))
     never = np.iinfo(np.int64).max
     for column, threshold in enumerate(thresholds):
@@ -98,4 +81,4 @@ def average_recall(
         earliest = np.full(len(table.gt_video), never)
         np.minimum.at(earliest, pairs.annotation[reached], place[pairs.detection[reached]])
         recall[:, column] = (earliest[None, :] < budget[:, None]).mean(axis=1)
-    return RecallResult(budget, recall, recall.mean(axis=1), thresholds, table.warnings)
+    return RecallResult(budget, recall.mean(axis=1), thresholds, recall, table.warnings)

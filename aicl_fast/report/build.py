@@ -21,7 +21,9 @@ from aicl_fast.errors import DataError
 from aicl_fast.evaluate import ERRORS, TIOUS, average_recall, compare, diagnose, segment_accuracy
 from aicl_fast.evaluate.average_precision import Judged
 from aicl_fast.evaluate.detad import classify
-from aicl_fast.evaluate.table import Floats, build_table, check_tious
+from aicl_fast.evaluate.inputs import touched_subsets
+from aicl_fast.evaluate.protocol import Protocol
+from aicl_fast.evaluate.table import build_table
 from aicl_fast.files import require_place, write_text
 from aicl_fast.report.run import Run, load_run
 from aicl_fast.text import clean_lines, clean_text
@@ -83,7 +85,11 @@ def write_report(
     if truth is None:
         document = _unmeasured(runs)
     else:
-        document = _document(runs, truth, check_tious(tious), subset, exclude, buckets, resamples)
+        subset = (
+            touched_subsets(truth, *(each.detections for each in runs)) or None if subset is None else subset
+        )
+        protocol = Protocol(tious, subset, exclude=exclude)
+        document = _document(runs, truth, protocol, buckets, resamples)
     if media is not None:
         found = _media(Path(media), target, [video["name"] for video in document["videos"]])
         for video in document["videos"]:
@@ -107,18 +113,10 @@ def _page(document: Mapping[str, Any]) -> str:
 def _document(
     runs: list[Run],
     truth: GroundTruth,
-    tious: Floats,
-    subset: str | Iterable[str] | None,
-    exclude: str | Iterable[str],
+    protocol: Protocol,
     buckets: str,
     resamples: int,
 ) -> dict[str, Any]:
-    if subset is None:
-        touched = {truth.videos[n].subset for run in runs for n in run.detections if n in truth.videos}
-        subset = tuple(sorted(touched)) or None
-    elif not isinstance(subset, str):
-        subset = tuple(subset)
-    exclude = exclude if isinstance(exclude, str) else tuple(exclude)
     durations = {name: item.duration for run in runs for name, item in run.scores.items()}
 
     measured = []
@@ -126,18 +124,10 @@ def _document(
     names: list[str] = []
     classes: tuple[str, ...] = ()
     for number, run in enumerate(runs):
-        table = build_table(truth, run.detections, subset=subset, exclude=exclude)
-        judged = Judged.of(table, tious)
+        table = build_table(truth, run.detections, protocol)
+        judged = Judged.of(table)
         classes = table.classes
-        diagnosis = diagnose(
-            truth,
-            run.detections,
-            tious=tious,
-            subset=subset,
-            exclude=exclude,
-            buckets=buckets,
-            durations=durations,
-        )
+        diagnosis = diagnose(truth, run.detections, buckets=buckets, durations=durations, protocol=protocol)
         scored = {name: item for name, item in run.scores.items() if name in set(table.videos)}
         accuracy = segment_accuracy(scored, truth).to_dict() if scored else None
         if accuracy is not None:
@@ -147,7 +137,7 @@ def _document(
                 "name": run.name,
                 "map": judged.result().to_dict(),
                 "diagnosis": diagnosis.to_dict(),
-                "recall": average_recall(truth, run.detections, subset=subset, exclude=exclude).to_dict(),
+                "recall": average_recall(truth, run.detections, protocol=protocol).to_dict(),
                 "segments": accuracy,
             }
         )
@@ -205,18 +195,16 @@ def _document(
             truth,
             runs[0].detections,
             runs[1].detections,
-            tious,
             resamples=resamples,
             names=(runs[0].name, runs[1].name),
-            subset=subset,
-            exclude=exclude,
+            protocol=protocol,
         ).to_dict()
     return {
         "classes": list(classes),
         "errors": list(ERRORS),
-        "tious": tious.tolist(),
+        "tious": list(protocol.tious),
         "runs": measured,
-        "comparison": _finite(comparison),
+        "comparison": comparison,
         "videos": videos,
     }
 
@@ -302,12 +290,3 @@ def _media(root: Path, page: Path, videos: Sequence[str]) -> dict[str, str]:
             f"{videos[0]}.mp4 (or {', '.join(MEDIA_SUFFIXES[1:])}). Name the folder that has, or none."
         )
     return found
-
-
-def _finite(value: Any) -> Any:
-    """NaN as None all the way down: it is not JSON."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -300,7 +300,7 @@ def test_no_length(truth_of: Any, found_of: Any) -> None:
 def test_activitynet_protocols() -> None:
     for name in ("activitynet12", "activitynet13"):
         protocol = PROTOCOLS[name]
-        np.testing.assert_allclose(protocol.tiou_thresholds, np.linspace(0.5, 0.95, 10))
+        np.testing.assert_allclose(protocol.tious, np.linspace(0.5, 0.95, 10))
         assert protocol.subset == "validation"
 
 

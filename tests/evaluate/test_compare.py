@@ -14,7 +14,8 @@ from aicl_fast.data.detections import Detections, load_detections
 from aicl_fast.errors import ConfigError
 from aicl_fast.evaluate import compare, mean_average_precision
 from aicl_fast.evaluate.average_precision import Judged
-from aicl_fast.evaluate.compare import _Resampler
+from aicl_fast.evaluate.bootstrap import _Resampler
+from aicl_fast.evaluate.protocol import Ambiguous, Protocol
 from aicl_fast.evaluate.table import build_table
 
 
@@ -55,9 +56,10 @@ def test_weights_equal_repeated_videos(
     if ambiguous:
         truth = {video: [*spans, ("Ambiguous", 40.0, 60.0)] for video, spans in truth.items()}
     found = a_run(rng, truth, 1.5, 6)
-    tious = np.array([0.1, 0.3, 0.5, 0.7])
-    option = "forgive" if ambiguous else "drop"
-    judged = Judged.of(build_table(truth_of(truth), found_of(found), ambiguous=option), tious)
+    tious = (0.1, 0.3, 0.5, 0.7)
+    option: Ambiguous = "forgive" if ambiguous else "drop"
+    protocol = Protocol(tious, ambiguous=option)
+    judged = Judged.of(build_table(truth_of(truth), found_of(found), protocol))
     quick = _Resampler(judged)
     for _ in range(5):
         times = rng.integers(0, 4, len(truth))
@@ -66,7 +68,7 @@ def test_weights_equal_repeated_videos(
         copies = {f"{v}.{i}": truth[v] for v, n in zip(truth, times, strict=True) for i in range(n)}
         copied = {f"{v}.{i}": found[v] for v, n in zip(truth, times, strict=True) for i in range(n)}
         expected = mean_average_precision(
-            truth_of(copies), found_of(copied), tious, classes=["a", "b"], ambiguous=option
+            truth_of(copies), found_of(copied), protocol=protocol, classes=["a", "b"]
         )
         for result in (judged.class_precisions(weights), quick.precisions(weights)):
             for index, name in enumerate(judged.table.classes):

@@ -16,6 +16,7 @@ from aicl_fast.errors import ConfigError
 from aicl_fast.evaluate import BUCKETS, ERRORS, Buckets, diagnose
 from aicl_fast.evaluate.average_precision import Judged
 from aicl_fast.evaluate.detad import classify
+from aicl_fast.evaluate.protocol import Protocol
 from aicl_fast.evaluate.table import build_table
 
 TRUTH = {"v": [("a", 0, 10), ("b", 100, 110)], "w": [("a", 0, 10)]}
@@ -156,8 +157,9 @@ def test_real_detections(shared_data: Path) -> None:
 
 def test_without_any_false_positive_ap_is_recall(shared_data: Path) -> None:
     folder = shared_data / "thumos14"
-    table = build_table(folder / "gt.json", folder / "detections.json", subset="test")
-    judged = Judged.of(table, np.array([0.1, 0.5]))
+    protocol = Protocol([0.1, 0.5], "test")
+    table = build_table(folder / "gt.json", folder / "detections.json", protocol)
+    judged = Judged.of(table)
     clean = judged.without(np.ones_like(judged.hit))
     found = np.stack([np.bincount(table.label[judged.rank][hit], minlength=20) for hit in judged.hit])
     np.testing.assert_allclose(clean.class_precisions(), (found / table.instances).T, atol=1e-12)

@@ -15,7 +15,7 @@ from aicl_fast.data.annotations import GroundTruth, VideoAnnotation
 from aicl_fast.data.scores import Scores
 from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.evaluate import average_recall, segment_accuracy
-from aicl_fast.evaluate.segment_accuracy import segment_labels
+from aicl_fast.evaluate.segments import segment_labels
 
 times = st.integers(0, 14)
 spans = st.tuples(st.sampled_from("ab"), times, times).map(lambda x: (x[0], min(x[1:]), max(x[1:])))

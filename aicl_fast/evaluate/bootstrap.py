@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from aicl_fast.errors import ConfigError
-from aicl_fast.evaluate.average_precision import TIOUS, Judged, MapResult
-from aicl_fast.evaluate.names import excluded_videos
-from aicl_fast.evaluate.table import (
-    Ambiguous,
+from aicl_fast.evaluate.average_precision import Judged, MapResult
+from aicl_fast.evaluate.inputs import (
     DetectionsLike,
-    Duplicates,
-    Floats,
     GroundTruthLike,
-    Integers,
-    Ties,
     as_detections,
     as_ground_truth,
-    build_table,
-    check_tious,
+    touched_subsets,
 )
+from aicl_fast.evaluate.matching import Floats, Integers
+from aicl_fast.evaluate.names import excluded_videos
+from aicl_fast.evaluate.protocol import Options, Protocol
+from aicl_fast.evaluate.result import Result
+from aicl_fast.evaluate.table import build_table
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(Result):
     """Second run minus first.
 
     Attributes:
@@ -55,18 +53,11 @@ class Difference:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {
-            "first": self.first,
-            "second": self.second,
-            "difference": self.value,
-            "low": self.low,
-            "high": self.high,
-            "verdict": self.verdict,
-        }
+        return {**super().to_dict(), "difference": self.value, "verdict": self.verdict}
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class Comparison(Result):
     """What :func:`compare` finds.
 
     Attributes:
@@ -80,8 +71,8 @@ class Comparison:
         names: of the two runs.
     """
 
-    first: MapResult
-    second: MapResult
+    first: MapResult = field(metadata={"json": None})
+    second: MapResult = field(metadata={"json": None})
     average: Difference
     at: Mapping[float, Difference]
     per_class: Mapping[str, Difference]
@@ -107,35 +98,22 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {
-            "names": list(self.names),
-            "verdict": self.verdict,
-            "average": self.average.to_dict(),
-            "at": {f"{tiou:g}": item.to_dict() for tiou, item in self.at.items()},
-            "per_class": {name: item.to_dict() for name, item in self.per_class.items()},
-            "level": self.level,
-            "resamples": self.resamples,
-            "videos": self.videos,
-            "warnings": [*self.first.warnings, *self.second.warnings],
-        }
+        warnings = [*self.first.warnings, *self.second.warnings]
+        return {"verdict": self.verdict, **super().to_dict(), "warnings": warnings}
 
 
 def compare(
     ground_truth: GroundTruthLike,
     first: DetectionsLike,
     second: DetectionsLike,
-    tiou_thresholds: Iterable[float] = TIOUS,
+    tiou_thresholds: Iterable[float] | None = None,
     *,
     resamples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
     names: tuple[str, str] = ("the first run", "the second run"),
-    subset: str | Iterable[str] | None = None,
-    classes: Iterable[str] | None = None,
-    exclude: str | Iterable[str] = (),
-    duplicates: Duplicates = "keep",
-    ambiguous: Ambiguous = "drop",
-    ties: Ties = "activitynet",
+    protocol: Protocol | str | None = None,
+    **options: Unpack[Options],
 ) -> Comparison:
     """Measure two runs and tell a difference from noise by a paired bootstrap over videos.
 
@@ -161,31 +139,19 @@ def compare(
         raise ConfigError(f"resamples: expected at least 100 for an interval, got {resamples}.")
     if not 0 < level < 1:
         raise ConfigError(f"level: expected a number between 0 and 1, got {level}.")
-    tious = check_tious(tiou_thresholds)
+    chosen = Protocol.of(protocol, options, tiou_thresholds, "tiou_thresholds")
+    tious = chosen.thresholds
     truth = as_ground_truth(ground_truth)
     runs = [as_detections(first), as_detections(second)]
     remarks: list[str] = []
-    excluded = excluded_videos(exclude, {*truth.videos, *runs[0], *runs[1]}, remarks)
-    if subset is None:
+    excluded = excluded_videos(chosen.exclude, {*truth.videos, *runs[0], *runs[1]}, remarks)
+    if chosen.subset is None:
         # Inferred from both, so that both are measured on the same videos.
-        touched = {truth.videos[name].subset for run in runs for name in run if name in truth.videos}
-        subset = tuple(sorted(touched)) or None
-    judged = [
-        Judged.of(
-            build_table(
-                truth,
-                run,
-                subset=subset,
-                classes=classes,
-                exclude=excluded.intersection({*truth.videos, *run}),
-                duplicates=duplicates,
-                ambiguous=ambiguous,
-                ties=ties,
-            ),
-            tious,
-        )
-        for run in runs
-    ]
+        chosen = replace(chosen, subset=touched_subsets(truth, *runs) or None)
+    judged = []
+    for run in runs:
+        own = replace(chosen, exclude=excluded.intersection({*truth.videos, *run}))
+        judged.append(Judged.of(build_table(truth, run, own)))
     results = [item.result() for item in judged]
     results[0] = replace(results[0], warnings=(*remarks, *results[0].warnings))
     every = list(dict.fromkeys([*judged[0].table.videos, *judged[1].table.videos]))

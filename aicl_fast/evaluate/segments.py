@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +11,13 @@ import numpy.typing as npt
 from aicl_fast.data.annotations import AMBIGUOUS, VideoAnnotation
 from aicl_fast.data.scores import Scores
 from aicl_fast.errors import DataError
+from aicl_fast.evaluate.inputs import GroundTruthLike, as_ground_truth
 from aicl_fast.evaluate.names import clean_names, likely_cause
-from aicl_fast.evaluate.table import GroundTruthLike, as_ground_truth
+from aicl_fast.evaluate.result import Result
 
 
 @dataclass(frozen=True)
-class SegmentAccuracy:
+class SegmentAccuracy(Result):
     """What :func:`segment_accuracy` measures, over all segments of all videos. Fractions.
 
     Attributes:
@@ -39,19 +39,6 @@ class SegmentAccuracy:
     videos: int
     segments: int
     by_video: Mapping[str, tuple[float, float]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "aware": self.aware,
-            "agnostic": self.agnostic,
-            "ceiling": self.ceiling,
-            "consistent": self.consistent,
-            "action": self.action,
-            "videos": self.videos,
-            "segments": self.segments,
-            "by_video": {name: list(pair) for name, pair in self.by_video.items()},
-        }
 
 
 def segment_accuracy(scores: Mapping[str, Scores], ground_truth: GroundTruthLike) -> SegmentAccuracy:
@@ -101,7 +88,7 @@ def segment_labels(scores: Scores, annotation: VideoAnnotation) -> npt.NDArray[n
     """(T,) true where the middle of the sampled segment lies in an instance."""
     length = len(scores.actionness)
     source = np.arange(length) * scores.num_segments // length
-    middle = (source + 0.5) * scores.data.frames_per_segment / scores.data.fps
+    middle = (source + 0.5) * scores.frames_per_segment / scores.fps
     action = np.zeros(length, dtype=np.bool_)
     for label, (start, end) in zip(annotation.labels, annotation.segments, strict=True):
         if label != AMBIGUOUS:
