@@ -20,7 +20,7 @@ from aicl_fast.errors import AiclError
 if TYPE_CHECKING:
     from aicl_fast.config import Config, load_config
     from aicl_fast.data.detections import Detection, Detections, load_detections, save_detections
-    from aicl_fast.decode import postprocess
+    from aicl_fast.decode.fusion import postprocess
     from aicl_fast.detector import Detector
 
 __all__ = [
@@ -46,7 +46,7 @@ _HOME = {
     "Detector": "detector",
     "load_config": "config",
     "load_detections": "data.detections",
-    "postprocess": "decode",
+    "postprocess": "decode.fusion",
     "save_detections": "data.detections",
 }
 

@@ -42,7 +42,7 @@ def decode_features(detector: Detector, scores: Scores, features: VideoFeatures)
         scores: what the detector's network gave for these features.
     """
     recipe = features.recipe
-    timed = replace(scores, data=replace(scores.data, fps=recipe.fps, frames_per_segment=recipe.stride))
+    timed = replace(scores, fps=recipe.fps, frames_per_segment=recipe.stride)
     found = detector.decode(timed)
     keep = found.segments[:, 0] < features.duration
     segments = np.minimum(found.segments[keep], features.duration)

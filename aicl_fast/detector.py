@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import numpy as np
 
-from aicl_fast.config import Config, DataConfig, DecodeConfig
+from aicl_fast.config import Config, DecodeConfig
 from aicl_fast.data.detections import Detections
-from aicl_fast.data.features import Array, Floats, check_features, check_lengths, sample_indices
+from aicl_fast.data.features import Array, check_features, check_lengths
+from aicl_fast.data.sampling import sample, sample_on_gpu
 from aicl_fast.data.scores import Scores
-from aicl_fast.decode import decode
+from aicl_fast.decode.decoder import Decoder
 from aicl_fast.engines import Engine, Provider, open_engine
 from aicl_fast.engines.base import run_in_parts
 from aicl_fast.engines.gpu_array import is_gpu_array
@@ -144,6 +144,7 @@ class Detector:
             self._engine.close()
             raise
         self.decode_config = decode if decode is not None else self.config.decode
+        self._decoder: Decoder | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         arguments = {**self._arguments, "segments": self._segments, "decode": self.decode_config}
@@ -262,31 +263,31 @@ class Detector:
         rate = self.config.data.fps if fps is None else _frame_rate(fps)
         if not recordings:
             return []
-        data = replace(self.config.data, segments=self._segments, fps=rate)
         on_gpu = [is_on_gpu(item) for item in recordings]
         if any(on_gpu) and not all(on_gpu):
             raise DataError("recordings: some are on a GPU and some on the host; copy them to one place.")
         checked: Any
         if on_gpu[0]:
-            from aicl_fast.engines.gpu_features import check_on_gpu, filled_on_gpu, sample_on_gpu
+            from aicl_fast.engines.gpu_features import check_on_gpu, filled_on_gpu
 
             checked = [self._checked(*item, check_on_gpu) for item in zip(recordings, names, strict=True)]
-            sampled = sample_on_gpu(checked, data.segments)
+            sampled = sample_on_gpu(checked, self._segments)
             if self._engine.name != "torch":
                 sampled = sampled.float()
             low, _, high = self._engine.info.batch
             outputs = run_in_parts(self._engine, sampled, low, high, filled_on_gpu)
         else:
             checked = [self._checked(*item, check_features) for item in zip(recordings, names, strict=True)]
-            outputs = self._engine(self._sampled(checked, data))
+            outputs = self._engine(sample(checked, self._segments))
         return [
             Scores(
                 fused=outputs.scores[row],
-                video=outputs.video_scores[row],
+                video_scores=outputs.video_scores[row],
                 actionness=outputs.actionness[row],
                 actionness_agnostic=outputs.actionness_agnostic[row],
                 num_segments=len(checked[row][0]),
-                data=data,
+                fps=rate,
+                frames_per_segment=self.config.data.frames_per_segment,
                 classes=self.classes,
                 name=names[row],
             )
@@ -295,27 +296,10 @@ class Detector:
 
     def decode(self, scores: Scores) -> Detections:
         """Decode curves into detections with this detector's settings."""
-        return decode(
-            scores.fused,
-            scores.video,
-            num_segments=scores.num_segments,
-            classes=scores.classes,
-            config=self.decode_config,
-            data=scores.data,
-            video=scores.name,
-        )
-
-    def _sampled(self, recordings: Sequence[tuple[Floats, ...]], data: DataConfig) -> Floats:
-        sampled = np.empty((len(recordings), data.segments, data.input_width), np.float32)
-        for row, streams in zip(sampled, recordings, strict=True):
-            # Sampled before they are joined, since what is not seen need not be copied; and one after the
-            # other, since fresh memory for all of them takes longer than the copies.
-            indices = sample_indices(len(streams[0]), data.segments)
-            start = 0
-            for stream in streams:
-                row[:, start : start + stream.shape[1]] = stream[indices]
-                start += stream.shape[1]
-        return sampled
+        decoder = self._decoder
+        if decoder is None or decoder.config is not self.decode_config or decoder.classes != scores.classes:
+            decoder = self._decoder = Decoder(self.decode_config, scores.classes)
+        return decoder(scores)
 
     def _checked(self, recording: Recording, name: str, check: Callable[..., Any]) -> tuple[Any, ...]:
         data = self.config.data

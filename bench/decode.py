@@ -37,9 +37,11 @@ from aicl_fast.bench import textbook_decode
 from aicl_fast.bench.arguments import count, program
 from aicl_fast.bench.measure import median_interval
 from aicl_fast.bench.record import write_result
-from aicl_fast.config import PRESETS, DecodeConfig, NmsMode
+from aicl_fast.config import PRESETS, DecodeConfig
 from aicl_fast.data.detections import Detections
-from aicl_fast.decode import Backend, available_backends, decode, decode_batch
+from aicl_fast.data.scores import Scores
+from aicl_fast.decode.decoder import Backend, Decoder, available_backends
+from aicl_fast.decode.nms import NMS_MODES
 from aicl_fast.errors import AiclError
 
 PRESET = PRESETS["thumos14"]
@@ -126,24 +128,23 @@ def call_textbook(config: DecodeConfig) -> Callable[[Video], object]:
 
 
 def call_ours(config: DecodeConfig, backend: str) -> Callable[[Video], Detections]:
-    return lambda video: decode(
-        *video,
-        num_segments=NUM_SEGMENTS,
-        classes=PRESET.classes,
-        config=config,
-        data=PRESET.data,
-        backend=cast(Backend, backend),
-    )
+    decoder, data = Decoder(config, PRESET.classes, cast(Backend, backend)), PRESET.data
+    return lambda video: decoder.decode(*video, NUM_SEGMENTS, data.fps, data.frames_per_segment)
+
+
+def _scores(video: Video) -> Scores:
+    """What a detector gives of it, without the curves that decoding does not look at."""
+    none, data = np.empty(0, np.float32), PRESET.data
+    return Scores(*video, none, none, NUM_SEGMENTS, data.fps, data.frames_per_segment, PRESET.classes)
 
 
 def measure_calls(rounds: int) -> list[dict[str, Any]]:
     """One video a call, on one thread, by number of proposals and NMS mode."""
     rows = []
     naive = load_naive()
-    modes: tuple[NmsMode, ...] = ("decay_once", "hard", "gaussian")
     for classes_present, proposals in ((1, 100), (1, 500), (2, 840)):
         videos = make_videos(1, 8, classes_present, proposals)
-        for mode in modes:
+        for mode in NMS_MODES:
             config = replace(PRESET.decode, nms=mode)
             contenders = {"textbook": call_textbook(config)}
             contenders |= {backend: call_ours(config, backend) for backend in available_backends()}
@@ -192,23 +193,16 @@ def check_agreement(videos: Sequence[Video], config: DecodeConfig) -> None:
 
 
 def measure_batches(rounds: int) -> list[dict[str, Any]]:
-    """decode_batch on 1 and more threads."""
-    videos = make_videos(2, 64, 1, 500)
-    arguments: dict[str, Any] = {
-        "num_segments": [NUM_SEGMENTS] * len(videos),
-        "classes": PRESET.classes,
-        "config": PRESET.decode,
-        "data": PRESET.data,
-    }
-    scores, video_scores = [video[0] for video in videos], [video[1] for video in videos]
+    """Decoder.batch on 1 and more threads."""
+    videos = [_scores(video) for video in make_videos(2, 64, 1, 500)]
     rows = []
     for backend in available_backends():
-        arguments["backend"] = backend
+        decoder = Decoder(PRESET.decode, PRESET.classes, cast(Backend, backend))
         seconds: dict[int, list[float]] = {1: [], 2: []}
         for _ in range(rounds + 1):
             for threads, values in seconds.items():
                 begin = time.perf_counter()
-                decode_batch(scores, video_scores, threads=threads, **arguments)
+                decoder.batch(videos, threads)
                 values.append((time.perf_counter() - begin) / len(videos))
         one, two = (values[1:] for values in seconds.values())
         rows.append(
@@ -229,13 +223,13 @@ begin = time.perf_counter()
 import numpy as np
 numpy_at = time.perf_counter()
 from aicl_fast.config import PRESETS
-from aicl_fast.decode import decode
+from aicl_fast.decode.decoder import Decoder
 preset = PRESETS["thumos14"]
 t = np.linspace(0, 30, 750)[:, None]
 scores = (0.5 + 0.5 * np.sin(t + np.arange(20))).astype(np.float32)
 video_scores = np.full(20, 0.05, np.float32)
-decode(scores, video_scores, num_segments=900, classes=preset.classes, config=preset.decode, data=preset.data,
-       backend={backend!r})
+decoder = Decoder(preset.decode, preset.classes, backend={backend!r})
+decoder.decode(scores, video_scores, 900, preset.data.fps, preset.data.frames_per_segment)
 print(time.perf_counter() - begin, numpy_at - begin)
 """
 

@@ -35,18 +35,21 @@ from aicl_fast.bench.quote import TITLES
 from aicl_fast.bench.record import warn_if_busy, write_result
 from aicl_fast.bench.textbook_detect import TextbookDetector
 from aicl_fast.config import Config
-from aicl_fast.data.features import Floats, sample_indices
+from aicl_fast.data.features import Floats
+from aicl_fast.data.sampling import sample
 from aicl_fast.detector import Detector
 from aicl_fast.engines.ort_import import import_onnxruntime
 from aicl_fast.errors import AiclError, UnavailableError
-from aicl_fast.export.formats import FORMATS, SUFFIXES, WINOGRAD, ExportOptions, export_model
+from aicl_fast.export import formats
+from aicl_fast.export.export import export_model
+from aicl_fast.export.options import CALIBRATED, ExportOptions
 from aicl_fast.weights import load_model
 
 BASELINE = "textbook"
 BATCHES = (1, 8, 64)
 LONGEST = 1.5
 """Seconds: a batch whose baseline would take longer on the CPU is left out."""
-_CALIBRATED = ("int8", "fp8")
+FORMATS = {name: row.precisions for name, row in formats.FORMATS.items()}
 _TORCH_PRECISIONS = {"cpu": ("fp32",), "cuda": ("fp32", "bf16", "fp16", "fp8")}
 _BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
 _TOLERANCE = {"fp32": 1e-3, "tf32": 5e-3, "fp16": 1e-2, "bf16": 5e-2, "int8": 0.2, "fp8": 0.2}
@@ -115,12 +118,14 @@ def contenders(what: Subject, folder: Path, threads: int, device: str) -> Iterat
             break  # the first is what the baseline is compared with
     if what.exported is not None:
         path, info = what.exported
-        format_ = next((name for name, suffix in SUFFIXES.items() if suffix == path.suffix), path.suffix[1:])
+        rows = formats.FORMATS.values()
+        format_ = next((row.name for row in rows if row.suffix == path.suffix), path.suffix[1:])
         note = folder / f"{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}.mAP"
         yield _open(what, path, format_, info.precision, _settings(format_, threads, device), note)
         return
     for format_, precisions in FORMATS.items():
-        if format_ not in SUFFIXES:
+        row = formats.FORMATS.get(format_)
+        if row is None or not row.suffix:
             continue  # a folder for a server
         elsewhere = format_ == "openvino" if device == "cuda" else format_.startswith("tensorrt")
         if elsewhere:
@@ -130,10 +135,10 @@ def contenders(what: Subject, folder: Path, threads: int, device: str) -> Iterat
             yield LeftOut(format_, "", "ONNX Runtime has no CUDAExecutionProvider here")
             continue
         for precision in precisions:
-            if precision in _CALIBRATED and what.dataset is None:
+            if precision in CALIBRATED and what.dataset is None:
                 yield LeftOut(format_, precision, "is calibrated on recordings: name a data set with --data")
                 continue
-            path = folder / f"{stem}-{format_}-{precision}{SUFFIXES[format_]}"
+            path = folder / f"{stem}-{format_}-{precision}{row.suffix}"
             try:
                 if not path.is_file():
                     sys.stderr.write(f"exporting {what.name} as {format_}, {precision}\n")
@@ -175,7 +180,7 @@ def open_all(
 def _options(what: Subject, format_: str, precision: str) -> ExportOptions:
     # Whatever calibrates says so when it is not given the data, so only those get it.
     plain = ExportOptions(format_, precision)
-    if what.dataset is None or precision not in _CALIBRATED:
+    if what.dataset is None or precision not in CALIBRATED:
         return plain
     return dataclasses.replace(plain, calibrate=what.dataset.root)
 
@@ -239,7 +244,8 @@ def work(config: Config, batch: int, format_: str = "", precision: str = "fp32")
     embedding = 3 * 2 * width * model.embedding_width  # both streams together, and each on its own
     heads = model.embedding_width * (classes + 2)
     # What `export` chooses by itself: TensorRT files stay direct.
-    halved = format_ in ("onnx", "openvino") and precision in WINOGRAD[format_]
+    row = formats.FORMATS.get(format_)
+    halved = row is not None and row.prefers_winograd and precision in row.winograd
     results = length * classes + classes + 2 * length
     moved = 4 * batch * (length * width + results)
     moved += _BYTES[precision] * ((2 if halved else 1) * embedding + heads)
@@ -335,9 +341,7 @@ def agreeing(
 
 
 def _features(config: Config, recordings: Sequence[Any]) -> Floats:
-    length = config.data.segments
-    sampled = [np.concatenate(streams, axis=1) for streams in recordings]
-    return np.stack([features[sample_indices(len(features), length)] for features in sampled])
+    return sample(recordings, config.data.segments)
 
 
 def show(row: dict[str, Any]) -> None:

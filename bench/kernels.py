@@ -45,11 +45,11 @@ from aicl_fast.bench.record import RESULTS, UNKNOWN, device_name, environment, s
 from aicl_fast.bench.sanitize import TOOLS, run_once, sanitize
 from aicl_fast.bench.textbook_detect import TextbookDetector
 from aicl_fast.config import Config, load_config
-from aicl_fast.decode import decode, default_backend
+from aicl_fast.decode.decoder import Decoder, default_backend
 from aicl_fast.errors import AiclError, UnavailableError
 from aicl_fast.files import read_json
 from aicl_fast.kernels import pack_two_branch
-from aicl_fast.kernels._triton_graph import TwoBranchRunner
+from aicl_fast.kernels.runner import TwoBranchRunner
 from aicl_fast.model import TwoBranchNet
 
 _Key = tuple[str, str, int]
@@ -227,10 +227,11 @@ def measure_latency(device: torch.device, effort: Effort, small: bool = False) -
     sets = [torch.rand(1, length, width, device=device) for _ in range(2 if small else 32)]
     narrow = [features.to(torch.bfloat16) for features in sets]
 
+    decoder, data = Decoder(config.decode, classes), config.data
+
     def ours(features: Tensor) -> object:
         found = runner(features, copy=False)
-        settings: dict[str, Any] = {"classes": classes, "config": config.decode, "data": config.data}
-        return decode(found.scores[0], found.video_scores[0], num_segments=900, **settings)
+        return decoder.decode(found.scores[0], found.video_scores[0], 900, data.fps, data.frames_per_segment)
 
     contenders = {
         "kernels": rotating(ours, narrow),

@@ -10,7 +10,8 @@ import torch
 
 from aicl_fast.bench import textbook_decode, textbook_train
 from aicl_fast.config import Config
-from aicl_fast.data.features import Array, sample_indices
+from aicl_fast.data.features import Array
+from aicl_fast.data.sampling import sample
 from aicl_fast.model import TwoBranchNet
 
 
@@ -26,8 +27,8 @@ class TextbookDetector:
         """(N,) classes and (N, 3) start, end and score in seconds of one recording."""
         config = self.config
         features = np.concatenate([rgb, flow], axis=1)
-        sampled = features[sample_indices(len(features), config.data.segments)]
-        return self.decoded(torch.from_numpy(sampled[None]), len(features))
+        sampled = sample([[features]], config.data.segments)
+        return self.decoded(torch.from_numpy(sampled), len(features))
 
     def decoded(self, sampled: torch.Tensor, num_segments: int) -> tuple[Array, Array]:
         """The same from (1, T, D) sampled features."""

@@ -11,12 +11,13 @@ import numpy as np
 
 from aicl_fast.data.dataset import Dataset
 from aicl_fast.data.detections import Detections
-from aicl_fast.data.features import Floats, sample_indices
+from aicl_fast.data.features import Floats
+from aicl_fast.data.sampling import sample
 from aicl_fast.detector import Detector
-from aicl_fast.engines import EngineOutputs
 from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.evaluate import mean_average_precision
 from aicl_fast.metadata import Range
+from aicl_fast.signature import NetworkOutputs
 
 
 class Tolerance(NamedTuple):
@@ -149,14 +150,14 @@ def _compared(
     progress: Callable[[int, int], None] | None,
 ) -> list[Parity]:
     videos = _features(detectors[0], dataset, seed)
-    found: list[list[EngineOutputs]] = [[] for _ in detectors]
+    found: list[list[NetworkOutputs]] = [[] for _ in detectors]
     for start in range(0, len(videos), BATCH):
         chunk = np.stack(videos[start : start + BATCH])
         for number, detector in enumerate(detectors):
             found[number].append(detector.engine(chunk))
         if progress is not None:
             progress(min(start + BATCH, len(videos)), len(videos))
-    joined = [EngineOutputs(*map(np.concatenate, zip(*parts, strict=True))) for parts in found]
+    joined = [NetworkOutputs(*map(np.concatenate, zip(*parts, strict=True))) for parts in found]
     times = _latencies(detectors, videos[0][None], runs)
     maps = [None if dataset is None else _mean_average(detector, dataset) for detector in detectors]
     own = TOLERANCES.get(detectors[0].engine.info.precision, TOLERANCES["fp32"])
@@ -179,10 +180,10 @@ def _compared(
     return results
 
 
-def differences(reference: EngineOutputs, other: EngineOutputs) -> tuple[Difference, ...]:
+def differences(reference: NetworkOutputs, other: NetworkOutputs) -> tuple[Difference, ...]:
     """Compare two engines' outputs of the same features, output by output."""
     found = []
-    for name, a, b in zip(EngineOutputs._fields, reference, other, strict=True):
+    for name, a, b in zip(NetworkOutputs._fields, reference, other, strict=True):
         apart = np.abs(a.astype(np.float64) - b)
         apart = np.where(np.isnan(apart), np.inf, apart)
         large = np.abs(a) >= 1e-3
@@ -214,11 +215,7 @@ def _features(detector: Detector, dataset: Dataset | None, seed: int) -> list[Fl
         # Features of a ReLU network: not negative, about 1.
         shape = (BATCH, detector.segments, data.input_width)
         return list(np.abs(rng.standard_normal(shape, np.float32)))
-    found = []
-    for name in dataset.videos["test"]:
-        features = dataset.features("test", name)
-        found.append(features[sample_indices(len(features), detector.segments)])
-    return found
+    return [sample([dataset.streams("test", name)], detector.segments)[0] for name in dataset.videos["test"]]
 
 
 def _latencies(detectors: Sequence[Detector], features: Floats, runs: int) -> list[float]:

@@ -16,11 +16,11 @@ import numpy as np
 
 from aicl_fast.config import Config
 from aicl_fast.data.dataset import Dataset
-from aicl_fast.data.features import Floats, sample_indices
+from aicl_fast.data.features import Floats
+from aicl_fast.data.sampling import sample
 from aicl_fast.engines.ort_import import import_onnxruntime
 from aicl_fast.errors import DataError
 from aicl_fast.export.onnx import (
-    INPUT,
     check_opset,
     default_opset,
     finished,
@@ -72,7 +72,7 @@ def calibration_features(
                 f"{folder}: {names[index]} has {features.shape[1]} features a segment; the model reads "
                 f"{config.data.input_width}."
             )
-        found.append(features[sample_indices(len(features), config.data.segments)][None])
+        found.append(sample([[features]], config.data.segments))
     return found
 
 
@@ -186,13 +186,15 @@ def ort_quantised(
         quantize_static,
     )
 
+    (name,) = (value.name for value in model.graph.input)
+
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self.batches: Iterator[Floats] = iter(features)
 
         def get_next(self) -> dict[str, Floats] | None:
             batch = next(self.batches, None)
-            return None if batch is None else {INPUT: np.ascontiguousarray(batch, np.float32)}
+            return None if batch is None else {name: np.ascontiguousarray(batch, np.float32)}
 
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "float.onnx"), Path(folder, "int8.onnx")

@@ -415,28 +415,21 @@ def _gaussian(
 
 
 @_kernel
-def decode(
-    curves: Any, bonus: Any, thresholds: Any, upscale: int, outer_ratio: float, seconds: float,
-    mode: int, tiou: float, sigma: float, added: float, floor: float, across: bool, most: int,
-) -> tuple[Any, Any, Any]:  # fmt: skip
-    """Detections of P curves over T segments.
+def propose(
+    curves: Any, bonus: Any, thresholds: Any, upscale: int, outer_ratio: float, seconds: float
+) -> tuple[Any, Any, Any, Any, Any, Any]:
+    """All proposals of P curves over T segments.
 
     Args:
         curves: (P, T) float64, finite: A_score of each class that is localised.
         bonus: (P,) float64, added to the scores of each class's proposals.
         thresholds: (K,) float64, ascending, each once.
-        upscale: grid points a segment.
+        upscale: grid points per segment.
         outer_ratio: λ.
         seconds: one grid point's duration.
-        mode: ``DECAY_ONCE``, ``HARD`` or ``GAUSSIAN``.
-        tiou: from where the first two suppress.
-        sigma: σ of the decay.
-        added: seconds added to lengths and intersections.
-        floor: lowest score that ``GAUSSIAN`` keeps.
-        across: one pool for all classes.
-        most: detections to return, 0 for all.
     Returns:
-        (N,) int64 rows of ``curves``, (N,) float64 scores, (N, 2) float64 segments in seconds; sorted.
+        (P·K + 1,) layers: the proposals of curve p at threshold k are those from layer[p·K + k] to before the
+        next; (N,) starts and ends in seconds; (N,) scores; and what `_runs` notes for NMS.
     """
     rows, length = curves.shape
     depth = len(thresholds)
@@ -445,7 +438,6 @@ def decode(
         triangle[r] = r * (r - 1.0) / (2.0 * upscale)
     slope = np.zeros((rows, length))
     level = np.empty((rows, length + 1), np.int64)
-    # Layer p·K + k holds the proposals of curve p at threshold k; it begins at layer[p·K + k].
     layer = np.zeros(rows * depth + 1, np.int64)
     for p in range(rows):
         curve = curves[p]
@@ -463,7 +455,6 @@ def decode(
     start, end, score = np.empty(n), np.empty(n), np.empty(n)
     prefix = np.empty(length)
     rank, coming = np.empty((rows, length), np.int32), np.empty((rows, length + 1, depth), np.int32)
-    rate = 1.0 / (upscale * seconds)
     points = length * upscale
     for p in range(rows):
         curve = curves[p]
@@ -486,7 +477,66 @@ def decode(
             score[j] = value + bonus[p]
             start[j] = a * seconds
             end[j] = (b + 1) * seconds
+    return layer, start, end, score, rank, coming
 
+
+@_kernel
+def best(
+    layer: Any, start: Any, end: Any, score: Any, keep: Any, depth: int, most: int
+) -> tuple[Any, Any, Any]:
+    """The proposals of :func:`propose` that are kept, best first.
+
+    Args:
+        layer, start, end, score: as :func:`propose` gives them.
+        keep: (N,) which stay.
+        depth: K.
+        most: detections to return, 0 for all.
+    Returns:
+        (M,) int64 rows of curves, (M,) float64 scores, (M, 2) float64 segments in seconds; sorted.
+    """
+    n = len(score)
+    order, buffer = np.empty(n, np.int64), np.empty(n, np.int64)
+    kept = 0
+    for j in range(n):
+        order[kept] = j
+        kept += keep[j]
+    _order(score, order[:kept], buffer)
+    if 0 < most < kept:
+        kept = most
+    out_row, out_score, out_segment = np.empty(kept, np.int64), np.empty(kept), np.empty((kept, 2))
+    row_of = np.empty(n, np.int64)
+    for p in range((len(layer) - 1) // depth):
+        row_of[layer[p * depth] : layer[(p + 1) * depth]] = p
+    for i in range(kept):
+        j = order[i]
+        out_row[i], out_score[i] = row_of[j], score[j]
+        out_segment[i, 0], out_segment[i, 1] = start[j], end[j]
+    return out_row, out_score, out_segment
+
+
+@_kernel
+def decode(
+    curves: Any, bonus: Any, thresholds: Any, upscale: int, outer_ratio: float, seconds: float,
+    mode: int, tiou: float, sigma: float, added: float, floor: float, across: bool, most: int,
+) -> tuple[Any, Any, Any]:  # fmt: skip
+    """Detections of P curves over T segments: :func:`propose`, a compiled mode of NMS, :func:`best`.
+
+    Args:
+        curves, bonus, thresholds, upscale, outer_ratio, seconds: as :func:`propose`.
+        mode: ``DECAY_ONCE``, ``HARD`` or ``GAUSSIAN``.
+        tiou: from where the first two suppress.
+        sigma: σ of the decay.
+        added: seconds added to lengths and intersections.
+        floor: lowest score that ``GAUSSIAN`` keeps.
+        across: one pool for all classes.
+        most: detections to return, 0 for all.
+    Returns:
+        As :func:`best`.
+    """
+    rows, depth = len(curves), len(thresholds)
+    layer, start, end, score, rank, coming = propose(curves, bonus, thresholds, upscale, outer_ratio, seconds)
+    n = len(score)
+    rate = 1.0 / (upscale * seconds)
     # A link to the next box still in the pool, itself for one that is.
     following = np.arange(n + 1)
     keep = np.zeros(n, np.bool_)
@@ -506,20 +556,4 @@ def decode(
                 low, high, layer, start, end, score, keep, part, following, rank, coming, rate,
                 mode, tiou, sigma, added,
             )  # fmt: skip
-
-    kept = 0
-    for j in range(n):
-        order[kept] = j
-        kept += keep[j]
-    _order(score, order[:kept], buffer)
-    if 0 < most < kept:
-        kept = most
-    out_row, out_score, out_segment = np.empty(kept, np.int64), np.empty(kept), np.empty((kept, 2))
-    row_of = np.empty(n, np.int64)
-    for p in range(rows):
-        row_of[layer[p * depth] : layer[(p + 1) * depth]] = p
-    for i in range(kept):
-        j = order[i]
-        out_row[i], out_score[i] = row_of[j], score[j]
-        out_segment[i, 0], out_segment[i, 1] = start[j], end[j]
-    return out_row, out_score, out_segment
+    return best(layer, start, end, score, keep, depth, most)

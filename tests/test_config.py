@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from aicl_fast.config import PRESETS, Config, DataConfig, DecodeConfig, LossConfig, TrainConfig, load_config
-from aicl_fast.decode import available_backends, decode, decode_batch, postprocess
+from aicl_fast.data.scores import Scores
+from aicl_fast.decode.decoder import Decoder, available_backends
+from aicl_fast.decode.fusion import postprocess
 from aicl_fast.errors import AiclError, ConfigError, DataError
 
 
@@ -208,22 +210,18 @@ def test_a_setting_of_another_type_is_named(section: Any, name: str, value: obje
 
 @pytest.mark.parametrize("backend", available_backends())
 def test_decoding_takes_whole_floats_and_refuses_other_counts(backend: Any) -> None:
-    arguments: dict[str, Any] = {"classes": ("a",), "backend": backend}
     scores, v = np.array([[0.0], [1.0], [0.0]]), np.ones(1)
-    settings = {"config": DecodeConfig(upscale=8), "data": DataConfig(frames_per_segment=8)}
-    other = {
-        "config": DecodeConfig(upscale=8.0, max_detections=0.0),  # type: ignore[arg-type]
-        "data": DataConfig(frames_per_segment=8.0),  # type: ignore[arg-type]
-    }
-    wanted = decode(scores, v, num_segments=3, **settings, **arguments)
-    assert decode(scores, v, num_segments=3, **other, **arguments) == wanted
+    decoder = Decoder(DecodeConfig(upscale=8), "a", backend)
+    other = Decoder(DecodeConfig(upscale=8.0, max_detections=0.0), "a", backend)  # type: ignore[arg-type]
+    wanted = decoder.decode(scores, v, 3, 25.0, 8)
+    assert other.decode(scores, v, 3, 25, 8.0) == wanted  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"num_segments is 2199023255552; expected .* from 1 to 2\*\*40"):
-        decode(scores, v, num_segments=2**41, **settings, **arguments)
+        decoder.decode(scores, v, 2**41, 25.0, 8)
+    several = [Scores(scores, v, np.empty(0), np.empty(0), 3, 25.0, 8, ("a",))]
     for threads in ("2", 1.5, True):
         with pytest.raises(ConfigError, match="threads: expected at least 1"):
-            decode_batch([scores], [v], num_segments=[3], threads=threads, **settings, **arguments)  # type: ignore[arg-type]
-    several = decode_batch([scores], [v], num_segments=[3], threads=np.int64(2), **settings, **arguments)  # type: ignore[arg-type]
-    assert several[0].segments.tolist() == wanted.segments.tolist()
+            decoder.batch(several, threads)  # type: ignore[arg-type]
+    assert decoder.batch(several, np.int64(2)) == [wanted]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("fps", ["25", float("inf"), 0])

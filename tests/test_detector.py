@@ -83,7 +83,7 @@ def test_scores_agree_with_torch(detector: Detector, tiny_model: Path) -> None:
     np.testing.assert_allclose(curves.fused, outputs.A_score[0].detach().numpy(), atol=1e-5)
     np.testing.assert_allclose(curves.actionness, outputs.A[0].detach().numpy(), atol=1e-5)
     np.testing.assert_allclose(curves.actionness_agnostic, outputs.A_ca[0].detach().numpy(), atol=1e-5)
-    assert curves.video.sum() == pytest.approx(1, abs=1e-5)
+    assert curves.video_scores.sum() == pytest.approx(1, abs=1e-5)
     assert curves.duration == pytest.approx(32 * 16 / 50)
     assert len(curves.times) == config.data.segments
 

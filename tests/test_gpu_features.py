@@ -42,7 +42,7 @@ def _streams(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def _close(ours, theirs) -> None:
     assert ours.num_segments == theirs.num_segments
-    for name in ("fused", "video", "actionness", "actionness_agnostic"):
+    for name in ("fused", "video_scores", "actionness", "actionness_agnostic"):
         np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=0, atol=2e-3)
 
 

@@ -16,7 +16,8 @@ with needs("train"):
 
 from aicl_fast.data.arrays import load_array, open_archive
 from aicl_fast.data.dataset import Dataset, Split
-from aicl_fast.data.features import Floats, sample_indices, sample_indices_random
+from aicl_fast.data.features import Floats
+from aicl_fast.data.sampling import sample_indices, sample_indices_random
 
 Progress = Callable[[int, int], None]
 """Called with (done, all)."""

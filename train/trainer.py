@@ -23,7 +23,7 @@ from aicl_fast.config import Config, TrainConfig
 from aicl_fast.data.dataset import Dataset
 from aicl_fast.data.detections import Detections
 from aicl_fast.data.scores import Scores
-from aicl_fast.decode import decode_batch
+from aicl_fast.decode.decoder import Decoder
 from aicl_fast.devices import torch_device
 from aicl_fast.errors import AiclError, DataError
 from aicl_fast.evaluate import MapResult, SegmentAccuracy, mean_average_precision, segment_accuracy
@@ -43,12 +43,12 @@ from aicl_fast.train.checkpoint import (
 )
 from aicl_fast.train.distributed import Ranks, joined_ranks
 from aicl_fast.train.logs import LOG_EVERY, RunLog
-from aicl_fast.train.losses import LossTerms, aicl_loss
+from aicl_fast.train.losses import TERMS, Losses, aicl_loss
 from aicl_fast.train.sampling import BatchOrder, Progress, Videos
 from aicl_fast.train.schedules import learning_rate, selection_gamma
 from aicl_fast.weights import save_model
 
-Loss = Callable[[Tensor, Tensor, Tensor | None], tuple[Outputs, LossTerms]]
+Loss = Callable[[Tensor, Tensor, Tensor | None], tuple[Outputs, Losses]]
 """(features, labels, γ of the selection) -> outputs and losses."""
 MakeNet = Callable[[Config], TwoBranchNet]
 _RECORDS = ("model.safetensors", "log.csv", "tensorboard")
@@ -202,7 +202,7 @@ def _run(
         optimizer.zero_grad(set_to_none=True)
         # Weighted so, the processes' losses add up to the whole batch's mean. Their gradients are averaged.
         weight = len(mine) / len(batch)
-        (terms.total * (weight * ranks.world)).backward()  # type: ignore[no-untyped-call]
+        (terms["total"] * (weight * ranks.world)).backward()  # type: ignore[no-untyped-call]
         if settings.clip_norm:
             nn.utils.clip_grad_norm_(net.parameters(), settings.clip_norm)
         optimizer.step()
@@ -210,7 +210,7 @@ def _run(
             _average(state, settings.ema_decay)
 
         if logged or evaluated or saved:
-            measured = torch.stack([*terms, _consistent(outputs)]).detach() * weight
+            measured = torch.stack([*terms.values(), _consistent(outputs)]).detach() * weight
             *losses, agree = ranks.sum(measured).tolist()
             _check_finite(net, losses[-1], step, settings)
         if logged:
@@ -259,7 +259,7 @@ class _Step(nn.Module):
         self.device_type = next(net.parameters()).device.type
         self.mixed = config.train.precision == "bf16"
 
-    def forward(self, features: Tensor, labels: Tensor, gamma: Tensor | None) -> tuple[Outputs, LossTerms]:
+    def forward(self, features: Tensor, labels: Tensor, gamma: Tensor | None) -> tuple[Outputs, Losses]:
         with torch.autocast(self.device_type, torch.bfloat16, enabled=self.mixed):
             outputs = self.net(features)
         if self.mixed:
@@ -267,8 +267,8 @@ class _Step(nn.Module):
         terms = aicl_loss(outputs, labels, self.config, selection_gamma=gamma)
         # The total alone keeps its gradient. Copied, since of L_a alone it is L_a itself: compiled, the two
         # would be one tensor, and that without a gradient.
-        shown = LossTerms._make((*torch.stack(terms[:-1]).detach().unbind(), terms.total))
-        return Outputs(*(value.detach() for value in outputs)), shown
+        shown = dict(zip(terms, torch.stack([*terms.values()]).detach().unbind(), strict=True))
+        return Outputs(*(value.detach() for value in outputs)), {**shown, "total": terms["total"]}
 
 
 def make_loss(net: TwoBranchNet, config: Config, ranks: Ranks | None = None) -> Loss:
@@ -281,13 +281,7 @@ def make_loss(net: TwoBranchNet, config: Config, ranks: Ranks | None = None) -> 
     alone = ranks is None or ranks.world == 1
     if not alone:
         device = next(net.parameters()).device
-        losses = config.loss
-        off = 0 in (
-            losses.weight_agnostic,
-            losses.weight_contrast,
-            losses.weight_modality,
-            losses.weight_consistency,
-        )
+        off = any(not term.weight_in(config) for term in TERMS.values())
         step = nn.parallel.DistributedDataParallel(
             step,
             device_ids=[device] if device.type == "cuda" else None,
@@ -313,19 +307,19 @@ def localize(
             value[0].float().cpu().numpy()
             for value in (outputs.A_score, logits.softmax(-1), outputs.A, outputs.A_ca)
         )
-        count = int(videos.counts[index])
-        scores[name] = Scores(fused, video, a, a_ca, count, config.data, config.classes, name)
+        scores[name] = Scores(
+            fused=fused,
+            video_scores=video,
+            actionness=a,
+            actionness_agnostic=a_ca,
+            num_segments=int(videos.counts[index]),
+            fps=config.data.fps,
+            frames_per_segment=config.data.frames_per_segment,
+            classes=config.classes,
+            name=name,
+        )
     net.train(was_training)
-    every = list(scores.values())
-    found = decode_batch(
-        [item.fused for item in every],
-        [item.video for item in every],
-        num_segments=[item.num_segments for item in every],
-        classes=config.classes,
-        config=config.decode,
-        data=config.data,
-        videos=videos.names,
-    )
+    found = Decoder(config.decode, config.classes).batch(list(scores.values()))
     return scores, dict(zip(videos.names, found, strict=True))
 
 

@@ -7,16 +7,16 @@ import platform
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from rich.table import Table
+import typer
 
-from aicl_fast.cli.console import out
-from aicl_fast.config import PRESETS, Config, load_config
-from aicl_fast.engines.checksum import mapped
-from aicl_fast.engines.safetensors_file import read_header
+from aicl_fast.cli.console import show, titled_table
 from aicl_fast.files import require_file
-from aicl_fast.metadata import METADATA_KEY, parse_info, parse_metadata, read_document
-from aicl_fast.video.networks import KIND, SegmentInfo, parse_segment_info
+
+if TYPE_CHECKING:
+    from aicl_fast.config import Config
+    from aicl_fast.metadata import SegmentInfo
 
 _PACKAGES = (
     "numpy", "numba", "onnxruntime", "torch", "triton", "safetensors", "onnx", "openvino", "tensorrt",
@@ -24,8 +24,28 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-def run_info(model: Path | None, preset: str | None) -> None:
-    """``aicl-fast info``."""
+def run(
+    model: Annotated[
+        Path | None,
+        typer.Argument(help="A model file; without one, the installation and the presets are shown."),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option("--preset", "-p", help="Show every setting of this preset."),
+    ] = None,
+) -> None:
+    """Show what is installed, what a preset sets, or what a model file holds.
+
+    Examples:
+
+      aicl-fast info
+
+      aicl-fast info --preset thumos14
+
+      aicl-fast info runs/demo/model.onnx
+    """
+    from aicl_fast.config import load_config
+
     if model is not None:
         _print_model(model)
     elif preset is not None:
@@ -36,6 +56,18 @@ def run_info(model: Path | None, preset: str | None) -> None:
 
 def _print_model(path: Path) -> None:
     """What a file says about itself, also where nothing here could run it."""
+    from aicl_fast.engines.checksum import mapped
+    from aicl_fast.engines.safetensors_file import read_header
+    from aicl_fast.metadata import (
+        I3D,
+        METADATA_KEY,
+        SegmentInfo,
+        parse_info,
+        parse_metadata,
+        parse_segment_info,
+        read_document,
+    )
+
     if path.suffix == ".safetensors":
         with mapped(require_file(path, "model file")) as data:
             metadata = read_header(data, path)[0]
@@ -51,7 +83,7 @@ def _print_model(path: Path) -> None:
         return
     text = _read_metadata(path)
     kind, _ = read_document(text, path)
-    if kind == KIND:
+    if kind == I3D:
         _print_network(path, parse_segment_info(text, path))
         return
     info = parse_info(text, path)
@@ -66,7 +98,7 @@ def _print_model(path: Path) -> None:
 
 
 def _print_network(path: Path, info: SegmentInfo) -> None:
-    table = Table(title=str(path), title_justify="left", title_style="bold", show_header=False)
+    table = titled_table(str(path), show_header=False)
     table.add_column()
     table.add_column(overflow="fold")
     table.add_row("network", info.name)
@@ -77,7 +109,7 @@ def _print_network(path: Path, info: SegmentInfo) -> None:
         table.add_row("precision", info.precision)
         table.add_row("batch", str(info.batch))
         table.add_row("written by", f"aicl_fast {info.version}")
-    out.print(table)
+    show(table)
 
 
 def _read_metadata(path: Path) -> str | None:
@@ -91,7 +123,7 @@ def _read_metadata(path: Path) -> str | None:
 
 
 def _print_config(title: str, config: Config, more: Mapping[str, str] | None = None) -> None:
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = titled_table(title)
     table.add_column("setting")
     table.add_column("value")
     for name, text in (more or {}).items():
@@ -105,13 +137,14 @@ def _print_config(title: str, config: Config, more: Mapping[str, str] | None = N
             value = getattr(values, field.name)
             text = ", ".join(f"{item:g}" for item in value) if isinstance(value, tuple) else str(value)
             table.add_row(f"{section}.{field.name}", text)
-    out.print(table)
+    show(table)
 
 
 def _print_installation() -> None:
-    from aicl_fast.decode import available_backends
+    from aicl_fast.config import PRESETS
+    from aicl_fast.decode.decoder import available_backends
 
-    table = Table(title="aicl_fast", title_justify="left", title_style="bold", show_header=False)
+    table = titled_table("aicl_fast", show_header=False)
     table.add_row("aicl-fast", importlib.metadata.version("aicl-fast"))
     table.add_row("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     table.add_row("decode backends", ", ".join(available_backends()))
@@ -123,4 +156,4 @@ def _print_installation() -> None:
         except importlib.metadata.PackageNotFoundError:
             version = "not installed"
         table.add_row(name, version)
-    out.print(table)
+    show(table)

@@ -45,6 +45,19 @@ class Range:
         return f"{low} {self.low:g}, {high} {self.high:g}"
 
 
+@dataclass(frozen=True)
+class OneOf:
+    """The names of a table, which may grow: ``nms: Annotated[str, OneOf(NMS_MODES)]``."""
+
+    table: Mapping[str, Any]
+
+    def __contains__(self, value: str) -> bool:
+        return value in self.table
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(self.table)}"
+
+
 POSITIVE = Range(0, open_low=True)
 NOT_NEGATIVE = Range(0)
 COUNT = Range(1)

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
-from aicl_fast.config.fields import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range, Section, coerce, hints
+from aicl_fast.config.fields import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, OneOf, Range, Section, coerce, hints
+from aicl_fast.decode.nms import NMS_MODES
 from aicl_fast.errors import ConfigError
 from aicl_fast.text import require_label
 
 Variant = Literal["released", "paper"]
-NmsMode = Literal["decay_once", "hard", "gaussian"]
 Keep = Literal["last", "val", "test"]
 Modal = Literal["both", "rgb", "flow"]
 Schedule = Literal["constant", "cosine"]
@@ -185,7 +185,7 @@ class DecodeConfig(Section):
     0.25; the released program runs with 0.2."""
     video_score_weight: Annotated[float, Range(-1e100, 1e100)] = 0.2
     """How much of the class's video score is added to a proposal's score."""
-    nms: NmsMode = "decay_once"
+    nms: Annotated[str, OneOf(NMS_MODES)] = "decay_once"
     """``decay_once`` and ``hard``: the released program's two. ``gaussian``: Bodla et al. 2017."""
     nms_tiou: Annotated[float, SHARE] = 0.4
     """tIoU from which ``decay_once`` and ``hard`` suppress."""

@@ -155,25 +155,3 @@ def check_lengths(*streams: Sized, name: str) -> None:
             f"{name}: rgb has {counts[0]} segments and flow {counts[1]}; expected the same number. "
             "Extract both streams from the same frames, or cut the longer one if it only has a tail more."
         )
-
-
-def sample_indices(num_segments: int, length: int) -> npt.NDArray[np.int64]:
-    """The ``length`` segments that stand for a recording of ``num_segments`` when testing.
-
-    ``floor(i·n/T)`` for i in 0 … T-1 (the released program's test sampling), in exact integers.
-    """
-    return np.arange(length, dtype=np.int64) * num_segments // length
-
-
-def sample_indices_random(num_segments: int, length: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """The same for training: one segment drawn from each of ``length`` equal parts.
-
-    With ``s_i = i·n/T``: a uniform integer in ``[int(s_i), int(s_{i+1})]`` where the two differ, else
-    ``int(s_i)``; the last part ends at n-1. A recording of exactly T segments is taken as it is.
-    """
-    low = sample_indices(num_segments, length)
-    if num_segments == length:
-        return low
-    high = np.append(low[1:], num_segments - 1)
-    high = np.maximum(low, high)
-    return rng.integers(low, high, endpoint=True)

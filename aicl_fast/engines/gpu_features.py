@@ -1,12 +1,10 @@
-"""Recordings whose features lie on a GPU: checked, and sampled to the model's T, without leaving it."""
+"""Recordings whose features are in GPU memory: read and checked without a copy."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache, reduce
 from typing import TYPE_CHECKING, Any
 
-from aicl_fast.data.features import check_rows, sample_indices
+from aicl_fast.data.features import check_rows
 from aicl_fast.errors import DataError
 from aicl_fast.extras import needs
 
@@ -57,48 +55,8 @@ def check_on_gpu(array: Any, name: str, *, width: int | None = None) -> torch.Te
     return tensor
 
 
-def sample_on_gpu(recordings: Sequence[Sequence[torch.Tensor]], length: int) -> torch.Tensor:
-    """Recordings of any lengths as one batch.
-
-    Args:
-        recordings: the streams of each, (n, D) tensors with one n a recording.
-        length: T.
-    Returns:
-        (B, T, sum of D), of the type that holds all of theirs; float8 as float32.
-    Raises:
-        DataError: they lie on several devices.
-    """
-    import torch
-
-    first = recordings[0][0]
-    devices = {str(stream.device) for streams in recordings for stream in streams}
-    if len(devices) > 1:
-        raise DataError(f"features: expected one device, got {', '.join(sorted(devices))}. Copy them to one.")
-    kinds = {stream.dtype for streams in recordings for stream in streams}
-    dtype = reduce(torch.promote_types, (torch.float32 if kind.itemsize == 1 else kind for kind in kinds))
-    width = sum(stream.shape[1] for stream in recordings[0])
-    batch = first.new_empty((len(recordings), length, width), dtype=dtype)
-    for row, streams in zip(batch, recordings, strict=True):
-        indices = _indices(len(streams[0]), length, str(first.device))
-        start = 0
-        for stream in streams:
-            row[:, start : start + stream.shape[1]] = torch.index_select(stream, 0, indices)
-            start += stream.shape[1]
-        if indices.is_cuda:  # its memory is not given away while this stream reads it
-            indices.record_stream(torch.cuda.current_stream(indices.device))
-    return batch
-
-
 def filled_on_gpu(features: torch.Tensor, count: int) -> torch.Tensor:
     """(B, T, D) features with so many empty videos after them."""
     import torch
 
     return torch.cat([features, features.new_zeros((count, *features.shape[1:]))])
-
-
-@lru_cache(maxsize=256)
-def _indices(num_segments: int, length: int, device: str) -> torch.Tensor:
-    """The sampled segments, kept on the device: sending them costs more than reading them."""
-    import torch
-
-    return torch.from_numpy(sample_indices(num_segments, length)).to(device)

@@ -43,6 +43,12 @@ class Plan {
   // Empty if the settings can be used, else what is wrong. The text is static.
   static const char* check(const aicl_decode_settings& settings) noexcept;
 
+  // What turns segments into seconds from now on. Both must be as check() wants them.
+  void set_times(double fps, std::int32_t frames_per_segment) noexcept {
+    settings_.fps = fps;
+    settings_.frames_per_segment = frames_per_segment;
+  }
+
   // Decode one video. After AICL_DECODE_OK its detections are at hand until the next call.
   template <class Scalar>
   aicl_decode_status run(const Scalar* scores, const Scalar* video_scores, std::int64_t length,

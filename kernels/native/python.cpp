@@ -25,12 +25,17 @@ namespace py = pybind11;
 
 namespace {
 
+// Frames a second.
+constexpr double kLeastRate = 1e-30, kMostRate = 1e30;
+
 // One video's arrays, held by Python while the interpreter lock is released.
 struct Input {
   bool is_float;
   const void* scores;
   const void* video_scores;
   std::int64_t length, width, num_segments;
+  double fps;
+  std::int32_t frames_per_segment;
 };
 
 struct Output {
@@ -81,9 +86,19 @@ py::array empty(const py::dtype& type, py::ssize_t n, py::ssize_t width = 0) {
   return py::reinterpret_steal<py::array>(array);
 }
 
-// Fills `in` from (T, C) and (C,) scores of one float type and a whole number; false if they are anything else.
-bool read(const py::handle& scores, const py::handle& video_scores, const py::handle& num_segments, Input& in) {
-  if (!is_plain(scores, 2) || !is_plain(video_scores, 1) || !PyLong_Check(num_segments.ptr())) return false;
+// A whole number from 1 to `most`; 0 if it is anything else.
+std::int64_t read_count(const py::handle& number, std::int64_t most) {
+  if (!PyLong_Check(number.ptr())) return 0;
+  int overflow = 0;
+  const std::int64_t value = PyLong_AsLongLongAndOverflow(number.ptr(), &overflow);
+  return overflow == 0 && value >= 1 && value <= most ? value : 0;
+}
+
+// Fills `in` from (T, C) and (C,) scores of one float type, two whole numbers and a float; false if they are
+// anything else.
+bool read(const py::handle& scores, const py::handle& video_scores, const py::handle& num_segments,
+          const py::handle& fps, const py::handle& frames_per_segment, Input& in) {
+  if (!is_plain(scores, 2) || !is_plain(video_scores, 1) || !PyFloat_Check(fps.ptr())) return false;
   const auto a_score = py::reinterpret_borrow<py::array>(scores);
   const auto v = py::reinterpret_borrow<py::array>(video_scores);
   in.is_float = holds<float>(a_score) && holds<float>(v);
@@ -91,9 +106,12 @@ bool read(const py::handle& scores, const py::handle& video_scores, const py::ha
       a_score.shape(1) != v.shape(0)) {
     return false;
   }
-  int overflow = 0;
-  in.num_segments = PyLong_AsLongLongAndOverflow(num_segments.ptr(), &overflow);
-  if (overflow != 0 || in.num_segments < 1 || in.num_segments > aicl::kMostSegments) return false;
+  in.num_segments = read_count(num_segments, aicl::kMostSegments);
+  in.frames_per_segment = static_cast<std::int32_t>(read_count(frames_per_segment, INT32_MAX));
+  in.fps = PyFloat_AS_DOUBLE(fps.ptr());
+  if (in.num_segments == 0 || in.frames_per_segment == 0 || !(in.fps >= kLeastRate && in.fps <= kMostRate)) {
+    return false;
+  }
   in.scores = a_score.data();
   in.video_scores = v.data();
   in.length = a_score.shape(0);
@@ -104,12 +122,13 @@ bool read(const py::handle& scores, const py::handle& video_scores, const py::ha
 // Class names, all of them texts of as many bytes.
 class Names {
  public:
-  // False if it is not an array of `width` names.
-  bool read(const py::handle& names, std::int64_t width) {
-    if (!is_plain(names, 1)) return false;
+  explicit Names(const py::object& names) {
+    if (!is_plain(names, 1)) throw std::invalid_argument("classes: expected an array of names.");
     array_ = py::reinterpret_borrow<py::array>(names);
-    return array_.shape(0) == width && array_.dtype().kind() == 'U';
+    if (array_.dtype().kind() != 'U') throw std::invalid_argument("classes: expected an array of names.");
+    width_ = array_.shape(0);
   }
+  std::int64_t width() const noexcept { return width_; }
 
   // (n,) the names of `label(i)`, which is the same for all of `one_class`.
   template <class Label>
@@ -143,6 +162,7 @@ class Names {
   static constexpr std::size_t kStep = 16;
   // Nothing yet: py::array() would be a new array.
   py::array array_ = py::reinterpret_steal<py::array>(py::handle());
+  std::int64_t width_ = 0;
 };
 
 // The class of results, filled as its own __init__ would, whose conversions would take a quarter of a call.
@@ -184,8 +204,8 @@ class Decoder {
   explicit Decoder(const std::vector<double>& thresholds, double class_threshold, int upscale,
                    double outer_ratio, double video_score_weight, int nms, double nms_tiou, double nms_sigma,
                    double nms_added_seconds, bool nms_across_classes, double min_score, int max_detections,
-                   double fps, int frames_per_segment, py::type result)
-      : result_(std::move(result)), thresholds_(thresholds) {
+                   const py::object& classes, py::type result)
+      : result_(std::move(result)), names_(classes), thresholds_(thresholds) {
     aicl_decode_settings_init(&settings_);
     settings_.thresholds = thresholds_.data();
     settings_.num_thresholds = static_cast<std::int32_t>(thresholds_.size());
@@ -200,10 +220,8 @@ class Decoder {
     settings_.nms_across_classes = nms_across_classes ? 1 : 0;
     settings_.min_score = min_score;
     settings_.max_detections = max_detections;
-    settings_.fps = fps;
-    settings_.frames_per_segment = frames_per_segment;
     settings_.max_segments = 1;
-    settings_.max_classes = 1;
+    settings_.max_classes = static_cast<std::int32_t>(std::min<std::int64_t>(names_.width(), INT32_MAX));
     settings_.max_proposals = kProposals;
     // Giving a plan back must not fail.
     idle_.reserve(kIdle);
@@ -211,13 +229,10 @@ class Decoder {
   }
 
   py::object decode(const py::handle& scores, const py::handle& video_scores, const py::handle& num_segments,
-                    const py::handle& class_names, const py::handle& video) {
+                    const py::handle& fps, const py::handle& frames_per_segment, const py::handle& video) {
     Input in;
-    Names names;
-    if (!read(scores, video_scores, num_segments, in) || !names.read(class_names, in.width) || !holds(in)) {
-      return py::none();
-    }
-    Lease lease(*this, in.length, in.width);
+    if (!read(scores, video_scores, num_segments, fps, frames_per_segment, in) || !holds(in)) return py::none();
+    Lease lease(*this, in.length);
     // Nothing in between throws, so the lock needs no guard, which would take as long as the lock itself.
     PyThreadState* const state = PyEval_SaveThread();
     aicl_decode_status status = lease.run(in);
@@ -232,29 +247,26 @@ class Decoder {
     const std::int32_t n = plan.count();
     py::array values = empty(numpy().float64, n), segments = empty(numpy().float64, n, 2);
     plan.write(n, static_cast<double*>(values.mutable_data()), static_cast<double*>(segments.mutable_data()));
-    const py::array labels = names.of(n, plan.one_class(), [&](std::int32_t i) { return plan.label(i); });
+    const py::array labels = names_.of(n, plan.one_class(), [&](std::int32_t i) { return plan.label(i); });
     return result_.of(labels, values, segments, video);
   }
 
   py::list decode_batch(const py::sequence& videos, int threads) {
     std::vector<Input> inputs;
-    std::vector<Names> names;
-    std::int64_t length = 1, width = 1;
+    std::int64_t length = 1;
     for (const py::handle& item : videos) {
       const auto video = py::reinterpret_borrow<py::tuple>(item);
       Input in;
-      names.emplace_back();
-      if (!read(video[0], video[1], video[2], in) || !names.back().read(video[3], in.width)) {
-        throw std::invalid_argument("expected C-contiguous (T, C) scores, (C,) video scores and C names");
+      if (!read(video[0], video[1], video[2], video[3], video[4], in) || !holds(in)) {
+        throw std::invalid_argument("expected C-contiguous (T, C) scores and (C,) video scores, and usable numbers");
       }
       inputs.push_back(in);
       length = std::max(length, in.length);
-      width = std::max(width, in.width);
     }
     std::vector<Output> outputs(inputs.size());
     {
       py::gil_scoped_release unlocked;
-      run_all(inputs, outputs, length, width, threads);
+      run_all(inputs, outputs, length, threads);
     }
     py::list results;
     for (std::size_t b = 0; b < outputs.size(); ++b) {
@@ -268,26 +280,28 @@ class Decoder {
       py::array values = empty(numpy().float64, n), segments = empty(numpy().float64, n, 2);
       std::copy(out.values.begin(), out.values.end(), static_cast<double*>(values.mutable_data()));
       std::copy(out.segments.begin(), out.segments.end(), static_cast<double*>(segments.mutable_data()));
-      const py::array labels = names[b].of(n, out.one_class, [&](std::int32_t i) { return out.labels[i]; });
-      results.append(result_.of(labels, values, segments, py::reinterpret_borrow<py::tuple>(videos[b])[4]));
+      const py::array labels = names_.of(n, out.one_class, [&](std::int32_t i) { return out.labels[i]; });
+      results.append(result_.of(labels, values, segments, py::reinterpret_borrow<py::tuple>(videos[b])[5]));
     }
     return results;
   }
 
  private:
-  // Whether a grid of so many segments can be counted.
-  bool holds(const Input& in) const { return in.length <= aicl::kMostPoints / settings_.upscale; }
+  // Whether there is a name for each class, and a grid of so many segments can be counted.
+  bool holds(const Input& in) const {
+    return in.width == names_.width() && in.length <= aicl::kMostPoints / settings_.upscale;
+  }
 
   // A plan large enough, taken from the idle ones or made, and given back at the end.
   class Lease {
    public:
-    Lease(Decoder& owner, std::int64_t length, std::int64_t width)
-        : owner_(owner), plan_(owner.take(length, width)) {}
+    Lease(Decoder& owner, std::int64_t length) : owner_(owner), plan_(owner.take(length)) {}
     ~Lease() { owner_.give_back(std::move(plan_)); }
     Lease(const Lease&) = delete;
     Lease& operator=(const Lease&) = delete;
     aicl::Plan& plan() { return *plan_; }
     aicl_decode_status run(const Input& in) noexcept {
+      plan_->set_times(in.fps, in.frames_per_segment);
       return in.is_float ? plan_->run(static_cast<const float*>(in.scores),
                                       static_cast<const float*>(in.video_scores), in.length, in.width,
                                       in.num_segments)
@@ -297,7 +311,7 @@ class Decoder {
     }
     // The same by plans with room for more proposals, until one has enough.
     aicl_decode_status run_larger(const Input& in) {
-      aicl_decode_settings settings = owner_.settings_for(in.length, in.width);
+      aicl_decode_settings settings = owner_.settings_for(in.length);
       aicl_decode_status status = AICL_DECODE_TOO_LARGE;
       for (std::int64_t room = kProposals; status == AICL_DECODE_TOO_LARGE && room < aicl::kMostPoints;) {
         room = std::min<std::int64_t>(room * 8, aicl::kMostPoints);
@@ -314,22 +328,20 @@ class Decoder {
     std::unique_ptr<aicl::Plan> plan_;
   };
 
-  // Settings of a plan for videos up to this size.
-  aicl_decode_settings settings_for(std::int64_t length, std::int64_t width) const {
+  // Settings of a plan for videos up to this length.
+  aicl_decode_settings settings_for(std::int64_t length) const {
     aicl_decode_settings settings = settings_;
     settings.max_segments = static_cast<std::int32_t>(std::min<std::int64_t>(length, INT32_MAX));
-    settings.max_classes = static_cast<std::int32_t>(std::min<std::int64_t>(width, INT32_MAX));
     if (const char* wrong = aicl::Plan::check(settings)) throw std::invalid_argument(wrong);
     return settings;
   }
 
-  std::unique_ptr<aicl::Plan> take(std::int64_t length, std::int64_t width) {
-    std::int64_t longest, widest;
+  std::unique_ptr<aicl::Plan> take(std::int64_t length) {
+    std::int64_t longest;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       longest = std::max(length, longest_);
-      widest = std::max(width, widest_);
-      if (longest == longest_ && widest == widest_ && !idle_.empty()) {
+      if (longest == longest_ && !idle_.empty()) {
         auto plan = std::move(idle_.back());
         idle_.pop_back();
         return plan;
@@ -337,33 +349,30 @@ class Decoder {
     }
     std::unique_ptr<aicl::Plan> plan;
     try {
-      plan = std::make_unique<aicl::Plan>(settings_for(longest, widest));
-    } catch (const std::exception&) {
-      // Too much for the longest video that has as many classes as the widest, perhaps not for this one.
-      return std::make_unique<aicl::Plan>(settings_for(length, width));
+      plan = std::make_unique<aicl::Plan>(settings_for(longest));
+    } catch (const std::bad_alloc&) {
+      // Too much for another one as long as the longest, perhaps not for this one.
+      return std::make_unique<aicl::Plan>(settings_for(length));
     }
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (longest < longest_ || widest < widest_) return plan;  // another thread took a larger one meanwhile
-    if (longest > longest_ || widest > widest_) idle_.clear();
-    longest_ = longest;
-    widest_ = widest;
+    if (longest > longest_) idle_.clear();
+    longest_ = std::max(longest, longest_);
     return plan;
   }
 
   void give_back(std::unique_ptr<aicl::Plan> plan) {
     const std::lock_guard<std::mutex> lock(mutex_);
     // One that was made for smaller videos would fail the next.
-    if (plan != nullptr && plan->fits(longest_, widest_) && idle_.size() < kIdle) idle_.push_back(std::move(plan));
+    if (plan != nullptr && plan->fits(longest_, names_.width()) && idle_.size() < kIdle) idle_.push_back(std::move(plan));
   }
 
-  void run_all(const std::vector<Input>& inputs, std::vector<Output>& outputs, std::int64_t length,
-               std::int64_t width, int threads) {
+  void run_all(const std::vector<Input>& inputs, std::vector<Output>& outputs, std::int64_t length, int threads) {
     std::atomic<std::size_t> next{0};
     std::exception_ptr thrown;
     std::mutex thrown_mutex;
     const auto work = [&]() noexcept {
       try {
-        Lease lease(*this, length, width);
+        Lease lease(*this, length);
         for (std::size_t i = next++; i < inputs.size(); i = next++) {
           Output& out = outputs[i];
           out.status = lease.run(inputs[i]);
@@ -401,11 +410,12 @@ class Decoder {
   static constexpr std::int32_t kProposals = 1 << 20;
 
   Result result_;
+  Names names_;
   std::vector<double> thresholds_;
   aicl_decode_settings settings_;
   std::mutex mutex_;
-  // The most segments and classes there were yet; every idle plan holds as many.
-  std::int64_t longest_ = 1, widest_ = 1;
+  // The most segments there were yet; every idle plan holds as many.
+  std::int64_t longest_ = 1;
   std::vector<std::unique_ptr<aicl::Plan>> idle_;
 };
 
@@ -418,9 +428,13 @@ constexpr const char* kNoMemory =
 // what, takes as long as a sixth of a small video.
 PyObject* decode_quickly(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
   try {
-    if (count != 5) throw std::invalid_argument("expected scores, video_scores, num_segments, names, video");
+    if (count != 6) {
+      throw std::invalid_argument("expected scores, video_scores, num_segments, fps, frames_per_segment, video");
+    }
     const auto& decoder = *static_cast<Shared*>(PyCapsule_GetPointer(self, nullptr));
-    return decoder->decode(arguments[0], arguments[1], arguments[2], arguments[3], arguments[4]).release().ptr();
+    return decoder->decode(arguments[0], arguments[1], arguments[2], arguments[3], arguments[4], arguments[5])
+        .release()
+        .ptr();
   } catch (py::error_already_set& error) {
     error.restore();
   } catch (const std::bad_alloc&) {
@@ -433,8 +447,8 @@ PyObject* decode_quickly(PyObject* self, PyObject* const* arguments, Py_ssize_t 
 
 PyMethodDef decode_method = {
     "decode", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&decode_quickly)), METH_FASTCALL,
-    "(scores, video_scores, num_segments, names, video): the result for one video. None for input that is not as it "
-    "has to be, and where a score is not finite."};
+    "(scores, video_scores, num_segments, fps, frames_per_segment, video): the result for one video. None for input "
+    "that is not as it has to be, and where a score is not finite."};
 
 py::object decode_of(const Shared& decoder) {
   const py::capsule self(new Shared(decoder), [](void* shared) { delete static_cast<Shared*>(shared); });
@@ -455,13 +469,12 @@ PYBIND11_MODULE(_native, module) {
   module.def("version", &aicl_decode_version);
   py::class_<Decoder, Shared>(module, "Decoder")
       .def(py::init<const std::vector<double>&, double, int, double, double, int, double, double, double, bool,
-                    double, int, double, int, py::type>(),
+                    double, int, const py::object&, py::type>(),
            py::kw_only(), py::arg("thresholds"), py::arg("class_threshold"), py::arg("upscale"),
            py::arg("outer_ratio"), py::arg("video_score_weight"), py::arg("nms"), py::arg("nms_tiou"),
            py::arg("nms_sigma"), py::arg("nms_added_seconds"), py::arg("nms_across_classes"),
-           py::arg("min_score"), py::arg("max_detections"), py::arg("fps"), py::arg("frames_per_segment"),
-           py::arg("result"))
+           py::arg("min_score"), py::arg("max_detections"), py::arg("classes"), py::arg("result"))
       .def_property_readonly("decode", &decode_of)
       .def("decode_batch", &Decoder::decode_batch,
-           "The same for tuples of these five, on so many threads.");
+           "The same for tuples of these six, on so many threads.");
 }

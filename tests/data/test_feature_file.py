@@ -102,7 +102,7 @@ def test_seconds_are_the_features_own_and_end_with_the_video(tiny_model: Path) -
         found = detect_features(detector, features)
         scores = detector.scores(features.rgb, features.flow, video="clip")
         timed, same = decode_features(detector, scores, features)
-    assert (timed.data.fps, timed.data.frames_per_segment) == (30, 8)
+    assert (timed.fps, timed.frames_per_segment) == (30, 8)
     assert len(found) > 0
     assert found == same
     assert 0.9 * 70 / 30 < found.segments.max() <= 70 / 30 < timed.duration

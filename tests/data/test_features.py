@@ -13,9 +13,8 @@ from aicl_fast.data.features import (
     check_features,
     check_lengths,
     load_features,
-    sample_indices,
-    sample_indices_random,
 )
+from aicl_fast.data.sampling import sample_indices, sample_indices_random
 from aicl_fast.errors import DataError
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aicl_fast.config import DataConfig
 from aicl_fast.data.scores import Scores
 from aicl_fast.errors import DataError
 from aicl_fast.report import load_scores, save_scores
@@ -23,7 +22,8 @@ def some_scores(name: str, seed: int, length: int = 12) -> Scores:
         rng.random(length, dtype=np.float32),
         rng.random(length, dtype=np.float32),
         20 + seed,
-        DataConfig(segments=length, fps=30.0 + seed, frames_per_segment=8, rgb_width=5, flow_width=6),
+        30.0 + seed,
+        8,
         ("a", "b", "ç"),
         name,
     )
@@ -41,16 +41,24 @@ def test_round_trip(written: Path) -> None:
     assert list(found) == ["v", "wé"]
     for seed, (name, item) in enumerate(found.items()):
         expected = some_scores(name, seed)
-        for key in ("fused", "video", "actionness", "actionness_agnostic"):
+        for key in ("fused", "video_scores", "actionness", "actionness_agnostic"):
             np.testing.assert_array_equal(getattr(item, key), getattr(expected, key))
             assert getattr(item, key).dtype == np.float32
-        assert (item.num_segments, item.data, item.classes) == (
-            expected.num_segments,
-            expected.data,
-            expected.classes,
-        )
+        for key in ("num_segments", "fps", "frames_per_segment", "classes"):
+            assert getattr(item, key) == getattr(expected, key)
         assert item.duration == expected.duration
     assert [path.name for path in written.parent.iterdir()] == ["scores.npz"]
+
+
+def test_reads_what_version_0_1_0_wrote(written: Path) -> None:
+    wanted = load_scores(written)["v"]
+    with np.load(written) as archive:
+        arrays = dict(archive)
+    arrays |= {"video": arrays.pop("video_scores"), "rgb_width": np.array(5), "flow_width": np.array(6)}
+    np.savez_compressed(written, **arrays)
+    found = load_scores(written)["v"]
+    assert found.video_scores.tolist() == wanted.video_scores.tolist()
+    assert (found.fps, found.frames_per_segment, found.classes) == (30.0, 8, ("a", "b", "ç"))
 
 
 def test_refuses_to_write(tmp_path: Path) -> None:
@@ -80,13 +88,13 @@ def test_refuses_to_read(written: Path, tmp_path: Path) -> None:
     for key, value, message in (
         ("fused", arrays["fused"][:, :5], "shape"),
         ("names", np.array([object()], dtype=object), "pickled"),
-        ("video", np.full_like(arrays["video"], np.nan), "NaN"),
-        ("video", arrays["video"].astype(str), "is an array of <U"),
-        ("fps", arrays["fps"] * 0, "'v': data.fps: expected a positive number"),
-        ("fps", arrays["fps"] * np.inf, "finite number"),
-        ("num_segments", -arrays["num_segments"], "below 1"),
-        ("rgb_width", arrays["num_segments"], "shape"),
-        ("rgb_width", np.array(0), "rgb_width"),
+        ("video_scores", np.full_like(arrays["video_scores"], np.nan), "NaN"),
+        ("video_scores", arrays["video_scores"].astype(str), "is an array of <U"),
+        ("fps", arrays["fps"] * 0, "'v': fps is 0; expected a positive, finite number"),
+        ("fps", arrays["fps"] * np.array([1, np.inf]), "'wé': fps is inf"),
+        ("num_segments", -arrays["num_segments"], "num_segments is -20"),
+        ("frames_per_segment", arrays["fps"], "is an array of float64"),
+        ("frames_per_segment", arrays["frames_per_segment"] * 0, "frames_per_segment is 0"),
         ("actionness", np.float32(1), "shape"),
         ("names", np.array(["v", "v "]), "names a video twice"),
         ("names", np.array(["v", "../w"]), "a part that is empty, . or .."),

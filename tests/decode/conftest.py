@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from aicl_fast.decode import available_backends
+from aicl_fast.decode.decoder import available_backends
 
 
 def _load(name: str, path: Path) -> ModuleType:

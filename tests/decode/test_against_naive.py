@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from aicl_fast.config import PRESETS, DataConfig, DecodeConfig
 from aicl_fast.data.detections import Detections
-from aicl_fast.decode import Backend, available_backends, decode
+from aicl_fast.decode.decoder import Backend, Decoder, available_backends
 
 BACKENDS: tuple[Backend, ...] = tuple(b for b in ("native", "numba") if b in available_backends())
 THUMOS = PRESETS["thumos14"].decode
@@ -126,7 +126,7 @@ def run(
     video: tuple[Curve, Curve], n: int, config: DecodeConfig, data: DataConfig, backend: Backend
 ) -> Detections:
     names = [str(c) for c in range(len(video[1]))]
-    return decode(*video, num_segments=n, classes=names, config=config, data=data, backend=backend)
+    return Decoder(config, names, backend).decode(*video, n, data.fps, data.frames_per_segment)
 
 
 def rows(found: Detections) -> list[tuple[int, float, float, float]]:

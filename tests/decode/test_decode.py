@@ -15,15 +15,39 @@ from typing import Any
 import numpy as np
 import pytest
 
-import aicl_fast.decode as decoding
-from aicl_fast.config import PRESETS, DataConfig, DecodeConfig
+import aicl_fast.decode.decoder as decoding
+from aicl_fast.config import PRESETS, DataConfig, DecodeConfig, load_config
 from aicl_fast.data.detections import Detections
-from aicl_fast.decode import decode, decode_batch, postprocess
+from aicl_fast.data.scores import Scores
+from aicl_fast.decode.decoder import Backend, Decoder
+from aicl_fast.decode.fusion import postprocess
+from aicl_fast.decode.nms import NMS_MODES, register_nms
 from aicl_fast.errors import ConfigError, DataError, UnavailableError
 
 # One segment a second, ten grid points a segment: times can be read off the curve.
 SECONDS = DataConfig(segments=2, frames_per_segment=25, fps=25.0)
 PLAIN = DecodeConfig(upscale=10, nms_added_seconds=0.0, nms="hard", nms_tiou=1.0, thresholds=(0.5,))
+
+
+def decode(
+    scores: Any,
+    v: Any,
+    *,
+    num_segments: Any,
+    classes: Any,
+    config: DecodeConfig,
+    data: DataConfig,
+    backend: Backend = "auto",
+    video: str = "video",
+) -> Detections:
+    """One recording by a Decoder of its own."""
+    decoder = Decoder(config, classes, backend)
+    return decoder.decode(scores, v, num_segments, data.fps, data.frames_per_segment, video)
+
+
+def recording(scores: Any, v: Any, n: int, classes: Any, name: str = "video") -> Scores:
+    none = np.empty(0, np.float32)
+    return Scores(scores, v, none, none, n, SECONDS.fps, SECONDS.frames_per_segment, tuple(classes), name)
 
 
 def run(curve: Any, backend: str, config: DecodeConfig = PLAIN, v: float = 1.0, **more: Any) -> Detections:
@@ -275,10 +299,9 @@ def test_a_score_that_is_not_finite(value: float, dtype: Any, backend: str) -> N
     with pytest.raises(DataError, match=r"v7: video_scores\[1\] is "):
         decode(scores, v, video="v7", **arguments)
     with pytest.raises(DataError, match=r"^b: video_scores\[1\]"):
-        decode_batch(
-            [scores, scores], [np.array([0.9, 0, 0]), v], videos=["a", "b"],
-            **{**arguments, "num_segments": [9, 9]},
-        )  # fmt: skip
+        Decoder(PLAIN, "abc", backend).batch(  # type: ignore[arg-type]
+            [recording(scores, np.array([0.9, 0, 0]), 9, "abc", "a"), recording(scores, v, 9, "abc", "b")]
+        )
 
 
 @pytest.mark.parametrize(
@@ -316,16 +339,8 @@ def test_more_proposals_than_room_was_made_for(several: bool, backend: str) -> N
     curve = np.tile([0.0, 1.0], count // 2)
     config = replace(PLAIN, thresholds=tuple(np.linspace(0.1, 0.9, 32)), nms_tiou=0.1)
     if several:
-        found = decode_batch(
-            [curve[:, None]] * 2,
-            [np.ones(1)] * 2,
-            num_segments=[count] * 2,
-            classes=("a",),
-            config=config,
-            data=SECONDS,
-            backend=backend,  # type: ignore[arg-type]
-            threads=2,
-        )[1]
+        decoder = Decoder(config, ("a",), backend)  # type: ignore[arg-type]
+        found = decoder.batch([recording(curve[:, None], np.ones(1), count, "a")] * 2, threads=2)[1]
     else:
         found = run(curve, backend, config)
     assert len(found) == count // 2
@@ -365,15 +380,24 @@ def test_settings_that_have_no_meaning(name: str, value: float, backend: str) ->
 
 
 def test_batch_arguments(backend: str) -> None:
-    arguments: dict[str, Any] = {"classes": "a", "config": PLAIN, "data": SECONDS, "backend": backend}
-    assert decode_batch([], [], num_segments=[], **arguments) == []
-    one = np.ones((3, 1)), np.ones(1)
-    with pytest.raises(DataError, match="1 scores, 1 video_scores, 2 num_segments"):
-        decode_batch([one[0]], [one[1]], num_segments=[3, 3], **arguments)
+    decoder = Decoder(PLAIN, "a", backend)  # type: ignore[arg-type]
+    assert decoder.batch([]) == []
+    one = recording(np.ones((3, 1)), np.ones(1), 3, "a", "video0")
     with pytest.raises(ConfigError, match="threads: expected at least 1"):
-        decode_batch([one[0]], [one[1]], num_segments=[3], threads=0, **arguments)
-    found = decode_batch(one[0][None], one[1][None], num_segments=[3], **arguments)
+        decoder.batch([one], threads=0)
+    found = decoder.batch([one])
     assert [len(found[0]), found[0].video] == [1, "video0"]
+    assert decoder(one) == found[0]
+    with pytest.raises(
+        DataError, match=r"^video0: expected scores of this decoder's 1 classes, got .* 1 others"
+    ):
+        decoder(replace(one, classes=("b",)))
+    for change, message in (
+        ({"fps": 0.0}, "fps: expected 1e-30 to"),
+        ({"frames_per_segment": 2.5}, "a whole"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            decoder(replace(one, **change))  # type: ignore[arg-type]
 
 
 def test_postprocess_errors() -> None:
@@ -436,6 +460,32 @@ def test_postprocess_follows_the_preset(backend: str) -> None:
     assert slow.segments.max() == pytest.approx(2 * found.segments.max())
 
 
+def test_a_mode_from_outside(monkeypatch: pytest.MonkeyPatch, backend: str, naive: ModuleType) -> None:
+    def one_of_each_pool(start: Any, end: Any, score: Any, config: DecodeConfig) -> Any:
+        score *= config.nms_sigma
+        return np.arange(len(score)) == (np.argmax(score) if len(score) else -1)
+
+    monkeypatch.setitem(NMS_MODES, "one_of_each_pool", 0)  # so that it is taken out again at the end
+    del NMS_MODES["one_of_each_pool"]
+    register_nms("one_of_each_pool", one_of_each_pool)
+    register_nms("one_of_each_pool", one_of_each_pool)
+    for name, function in (("hard", one_of_each_pool), ("two words", one_of_each_pool), ("number", 3)):
+        with pytest.raises(ConfigError, match="register_nms: "):
+            register_nms(name, function)  # type: ignore[arg-type]
+    rng = np.random.default_rng(0)
+    scores, v = rng.random((40, 3)), np.array([0.5, 0.1, 0.4])
+    config = load_config("thumos14", overrides=["nms=one_of_each_pool", "nms_sigma=0.5"]).decode
+    wanted = naive.proposals(scores, v, 900, config, SECONDS)
+    best = {label: max(p.score for p in wanted if p.label == label) for label in {p.label for p in wanted}}
+    arguments: dict[str, Any] = {"num_segments": 900, "classes": "abc", "data": SECONDS, "backend": backend}
+    found = decode(scores, v, config=config, **arguments)
+    assert found.scores.tolist() == pytest.approx(sorted((0.5 * s for s in best.values()), reverse=True))
+    assert sorted("abc".index(label) for label in found.labels) == sorted(best)
+    together = replace(config, nms_across_classes=True)
+    assert decode(scores, v, config=together, **arguments) == found[:1]
+    assert decode(scores, v, config=replace(config, max_detections=1), **arguments) == found[:1]
+
+
 # ---- backends -------------------------------------------------------------------------------------------
 
 
@@ -443,10 +493,7 @@ def test_names_the_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     assert decoding.default_backend() == decoding.available_backends()[0]
     with pytest.raises(ConfigError, match="backend: expected auto, native or numba, got 'cuda'"):
         run([0.0, 1.0], "cuda")
-    monkeypatch.setattr(decoding, "_native", lambda: None)
-    monkeypatch.setattr(decoding, "_engines", {})
-    monkeypatch.setattr(decoding, "_setups", {})
-    monkeypatch.setattr(decoding, "_last", None)
+    monkeypatch.setattr(decoding, "native_module", lambda: None)
     assert decoding.available_backends() == ("numba",)
     assert decoding.default_backend() == "numba"
     assert len(run([0.0, 1.0], "auto")) == 1
@@ -458,7 +505,7 @@ def test_names_the_backends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_settings_are_not_confused(backend: str, naive: ModuleType) -> None:
-    # Engines are found by the identity of their settings: settings that come and go must not be mixed up.
+    # Settings come and go, and so does the memory of a Decoder.
     curve = np.random.default_rng(5).random(20)
     for step in range(100):
         config = replace(PLAIN, thresholds=(0.2 + step / 200,))
@@ -469,7 +516,7 @@ def test_settings_are_not_confused(backend: str, naive: ModuleType) -> None:
 
 def test_nothing_is_loaded_before_it_is_used() -> None:
     script = (
-        "import sys, aicl_fast.decode\n"
+        "import sys, aicl_fast.decode.decoder\n"
         "assert not {'numba', 'torch', 'onnxruntime', 'aicl_fast.kernels.decode_numba',"
         " 'aicl_fast.kernels._native'} & set(sys.modules)"
     )

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from aicl_fast.config import PRESETS
-from aicl_fast.decode import available_backends, decode
+from aicl_fast.decode.decoder import Decoder, available_backends
 
 ROOT = Path(__file__).resolve().parents[2]
 NATIVE = ROOT / "kernels" / "native"
@@ -101,9 +101,8 @@ def test_the_example_gives_pythons_detections(cmake: str, installed: Path, tmp_p
     lines = ["120 20 431", *(" ".join(f"{x:.9g}" for x in row) for row in [*scores, v])]
     text = tmp_path / "scores.txt"
     text.write_text("\n".join(lines) + "\n", encoding="ascii")
-    found = decode(
-        scores, v, num_segments=431, classes=PRESET.classes, config=PRESET.decode, data=PRESET.data
-    )
+    decoder = Decoder(PRESET.decode, PRESET.classes)
+    found = decoder.decode(scores, v, 431, PRESET.data.fps, PRESET.data.frames_per_segment)
     assert len(found) > 50
     for kind in ("static", "shared"):
         rows = [line.split() for line in run([build / f"decode_file_{kind}", text]).splitlines()]
@@ -173,7 +172,7 @@ def test_a_wheel_without_native_code(tmp_path: Path) -> None:
         f"sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
         # An editable installation of the same package would answer first.
         "sys.meta_path[:] = [f for f in sys.meta_path if 'ScikitBuild' not in type(f).__name__]\n"
-        "import aicl_fast.decode as d\n"
+        "import aicl_fast.decode.decoder as d\n"
         "print(d.__file__, d.default_backend(), d.available_backends())\n"
     )
     told = run([sys.executable, "-c", script])

@@ -1,4 +1,4 @@
-"""decode_batch: the same whatever the threads, and several callers at once."""
+"""Decoder.batch: the same whatever the threads, and several callers at once."""
 
 from __future__ import annotations
 
@@ -13,28 +13,35 @@ import pytest
 
 from aicl_fast.config import PRESETS
 from aicl_fast.data.detections import Detections
-from aicl_fast.decode import decode, decode_batch
+from aicl_fast.data.scores import Scores
+from aicl_fast.decode.decoder import Decoder
 
 PRESET = PRESETS["thumos14"]
 
 
-def make(seed: int, count: int) -> dict[str, Any]:
+def make(seed: int, count: int) -> list[Scores]:
+    """Of several lengths and, since a Decoder is told with each, several frame rates."""
     rng = np.random.default_rng(seed)
-    lengths = rng.integers(1, 400, count).tolist()
-    return {
-        "scores": [rng.random((length, 20), np.float32) for length in lengths],
-        "video_scores": [rng.dirichlet(np.ones(20) * 0.1).astype(np.float32) for _ in lengths],
-        "num_segments": rng.integers(1, 3000, count).tolist(),
-        "classes": PRESET.classes,
-        "data": PRESET.data,
-    }
-
-
-def one_by_one(batch: dict[str, Any], config: Any, backend: Any) -> list[Detections]:
+    none = np.empty(0, np.float32)
     return [
-        decode(s, v, num_segments=n, classes=PRESET.classes, config=config, data=PRESET.data, backend=backend)
-        for s, v, n in zip(batch["scores"], batch["video_scores"], batch["num_segments"], strict=True)
+        Scores(
+            rng.random((int(length), 20), np.float32),
+            rng.dirichlet(np.ones(20) * 0.1).astype(np.float32),
+            none,
+            none,
+            int(rng.integers(1, 3000)),
+            float(rng.choice([25.0, 29.97])),
+            int(rng.choice([8, 16])),
+            PRESET.classes,
+            f"video{number}",
+        )
+        for number, length in enumerate(rng.integers(1, 400, count))
     ]
+
+
+def one_by_one(batch: list[Scores], config: Any, backend: Any) -> list[Detections]:
+    decoder = Decoder(config, PRESET.classes, backend)
+    return [decoder(scores) for scores in batch]
 
 
 @pytest.mark.parametrize("nms", ["decay_once", "gaussian"])
@@ -42,15 +49,16 @@ def test_any_number_of_threads(backend: str, nms: Any) -> None:
     config, batch = replace(PRESET.decode, nms=nms), make(0, 23)
     wanted = one_by_one(batch, config, backend)
     assert sum(map(len, wanted)) > 1000
+    decoder = Decoder(config, PRESET.classes, backend)  # type: ignore[arg-type]
     for threads in (1, 2, 3, 8, 100, None):
-        assert decode_batch(**batch, config=config, backend=backend, threads=threads) == wanted  # type: ignore[arg-type]
+        assert decoder.batch(batch, threads) == wanted
 
 
 def test_eight_callers_at_once(backend: str) -> None:
-    # Settings are shared by all callers, and not in use before: they also race to be the first.
-    config = replace(PRESET.decode)
+    # The decoder is shared by all callers, and not in use before: they also race to be the first.
+    decoder = Decoder(PRESET.decode, PRESET.classes, backend)  # type: ignore[arg-type]
     batches = [make(seed, 12) for seed in range(8)]
-    wanted = [one_by_one(batch, replace(PRESET.decode), backend) for batch in batches]
+    wanted = [one_by_one(batch, PRESET.decode, backend) for batch in batches]
     together = threading.Barrier(8)
 
     def call(number: int) -> bool:
@@ -59,11 +67,9 @@ def test_eight_callers_at_once(backend: str) -> None:
         for turn in range(10):
             batch, expected = batches[(number + turn) % 8], wanted[(number + turn) % 8]
             if turn % 2:
-                same &= one_by_one(batch, config, backend) == expected
+                same &= [decoder(scores) for scores in batch] == expected
             else:
-                same &= (
-                    decode_batch(**batch, config=config, backend=backend, threads=1 + number % 3) == expected
-                )  # type: ignore[arg-type]
+                same &= decoder.batch(batch, threads=1 + number % 3) == expected
         return same
 
     with ThreadPoolExecutor(8) as pool:
@@ -75,17 +81,15 @@ def test_the_interpreter_lock_is_released(backend: str) -> None:
     # only if that one gives the lock up.
     rng = np.random.default_rng(0)
     scores, v = rng.random((1500, 50)), np.full(50, 0.9)
-    arguments: dict[str, Any] = {
-        "num_segments": 3000, "classes": [str(c) for c in range(50)], "data": PRESET.data, "backend": backend,
-        "config": replace(PRESET.decode, nms_across_classes=True, nms="hard", nms_tiou=0.9),
-    }  # fmt: skip
-    decode(scores[:100], v, **arguments)
+    config = replace(PRESET.decode, nms_across_classes=True, nms="hard", nms_tiou=0.9)
+    decoder = Decoder(config, [str(c) for c in range(50)], backend)  # type: ignore[arg-type]
+    decoder.decode(scores[:100], v, 3000, 25.0, 16)
     events: list[str] = []
     started = threading.Event()
 
     def work() -> None:
         started.set()
-        decode(scores, v, **arguments)
+        decoder.decode(scores, v, 3000, 25.0, 16)
         events.append("decoded")
 
     interval = sys.getswitchinterval()

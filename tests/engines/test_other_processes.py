@@ -102,7 +102,7 @@ def test_one_on_a_gpu_says_that_it_cannot(tiny_model: Path, monkeypatch: pytest.
 def test_frame_rates_of_any_kind(tiny_model: Path, fps: Any) -> None:
     detector = Detector(tiny_model.with_suffix(".onnx"), threads=1)
     assert list(detector(RECORDING, fps=fps)) == list(detector(RECORDING, fps=25.0))
-    assert type(detector.scores(RECORDING, fps=fps).data.fps) is float
+    assert type(detector.scores(RECORDING, fps=fps).fps) is float
 
 
 @pytest.mark.parametrize("fps", ["25", b"25", True, 1j, [25], Decimal("NaN"), 10**400, -1, Fraction(0)])

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aicl_fast.config import DataConfig
 from aicl_fast.data.annotations import GroundTruth, VideoAnnotation
 from aicl_fast.data.scores import Scores
 from aicl_fast.errors import ConfigError, DataError
@@ -57,7 +56,8 @@ def scores_of(aware: list[float], agnostic: list[float], num_segments: int) -> S
         np.array(aware, np.float32),
         np.array(agnostic, np.float32),
         num_segments,
-        DataConfig(segments=length, frames_per_segment=25, fps=25.0),
+        25.0,
+        25,
         ("a",),
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from aicl_fast.config import load_config
-from aicl_fast.decode import decode
+from aicl_fast.decode.decoder import Decoder
 from aicl_fast.engines.container import write_container
 from aicl_fast.metadata import ModelInfo
 
@@ -77,9 +77,8 @@ def test_the_example_finds_what_python_finds(
     done = subprocess.run([program, path, *map(str, lengths)], capture_output=True, text=True, check=True)
     for n, lines in zip(lengths, done.stdout.rstrip("\n").split("\n\n"), strict=True):
         found = np.array([line.split() for line in lines.split("\n")], np.float64)
-        wanted = decode(
-            scores, video, num_segments=n, classes=config.classes, config=config.decode, data=config.data
-        )
+        decoder = Decoder(config.decode, config.classes)
+        wanted = decoder.decode(scores, video, n, config.data.fps, config.data.frames_per_segment)
         assert len(found) == len(wanted) > 0
         names = np.array(config.classes)[found[:, 0].astype(int)]
         np.testing.assert_array_equal(names, wanted.labels)

@@ -157,8 +157,8 @@ def _scores(folder: Path) -> None:
 
     half = np.full((4, 2), 0.5, np.float32)
     scores = Scores(
-        fused=half, video=half[0], actionness=half[:, 0], actionness_agnostic=half[:, 1], num_segments=9,
-        data=_config().data, classes=tuple(CLASSES), name="v",
+        fused=half, video_scores=half[0], actionness=half[:, 0], actionness_agnostic=half[:, 1],
+        num_segments=9, fps=25.0, frames_per_segment=16, classes=tuple(CLASSES), name="v",
     )  # fmt: skip
     save_scores(folder / "scores.npz", {"v": scores, "w": scores})
 
@@ -297,8 +297,7 @@ def _read_split(path: Path) -> None:
 
 def _read_metadata(path: Path) -> None:
     from aicl_fast.files import read_text
-    from aicl_fast.metadata import parse_info
-    from aicl_fast.video.networks import parse_segment_info
+    from aicl_fast.metadata import parse_info, parse_segment_info
 
     text = read_text(path, "metadata")
     _each(lambda: parse_info(text, path), lambda: parse_segment_info(text, path))
@@ -358,7 +357,8 @@ def _read_onnx_openvino(path: Path) -> None:
 
 
 def _container(folder: Path) -> None:
-    from aicl_fast.export.formats import ExportOptions, export_model
+    from aicl_fast.export.export import export_model
+    from aicl_fast.export.options import ExportOptions
 
     (folder.parent / "scratch").mkdir(exist_ok=True)
     _safetensors(folder.parent / "scratch")

@@ -11,7 +11,6 @@ import pytest
 
 matplotlib = pytest.importorskip("matplotlib")
 
-from aicl_fast.config import DataConfig  # noqa: E402
 from aicl_fast.data.detections import Detections  # noqa: E402
 from aicl_fast.data.scores import Scores  # noqa: E402
 from aicl_fast.errors import AiclWarning  # noqa: E402
@@ -25,11 +24,12 @@ def draw(path: Path, label: str, name: str = "video", title: str | None = None) 
     row = np.linspace(0, 1, 20, dtype=np.float32)
     scores = Scores(
         fused=row[:, None],
-        video=row[-1:],
+        video_scores=row[-1:],
         actionness=row,
         actionness_agnostic=row,
         num_segments=20,
-        data=DataConfig(segments=20),
+        fps=25.0,
+        frames_per_segment=16,
         classes=(label,),
         name=name,
     )

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aicl_fast.config import DataConfig
 from aicl_fast.data.annotations import VideoAnnotation
 from aicl_fast.data.detections import Detections
 from aicl_fast.data.scores import Scores
@@ -36,11 +35,12 @@ def scores() -> Scores:
     rng = np.random.default_rng(3)
     return Scores(
         fused=rng.random((100, 3), dtype=np.float32),
-        video=np.array([0.8, 0.15, 0.05], np.float32),
+        video_scores=np.array([0.8, 0.15, 0.05], np.float32),
         actionness=rng.random(100, dtype=np.float32),
         actionness_agnostic=rng.random(100, dtype=np.float32),
         num_segments=200,
-        data=DataConfig(segments=100),
+        fps=25.0,
+        frames_per_segment=16,
         classes=CLASSES,
         name="video_1",
     )

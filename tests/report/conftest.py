@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aicl_fast.config import DataConfig
 from aicl_fast.data.detections import Detections, save_detections
 from aicl_fast.data.scores import Scores
 from aicl_fast.report import save_scores
@@ -103,7 +102,8 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
                 curve,
                 1 - curve,
                 100,
-                DataConfig(segments=length, frames_per_segment=25, fps=25.0),
+                25.0,
+                25,
                 CLASSES,
                 video,
             )

@@ -16,12 +16,12 @@ import pytest
 av = pytest.importorskip("av")
 pytest.importorskip("cv2")
 
-from aicl_fast.cli import main, video  # noqa: E402
 from aicl_fast.config import Config  # noqa: E402
 from aicl_fast.data.detections import load_detections  # noqa: E402
 from aicl_fast.data.feature_file import load_video_features  # noqa: E402
 from aicl_fast.errors import DataError  # noqa: E402
 from aicl_fast.report import load_scores  # noqa: E402
+from aicl_fast.video.extract import Extraction  # noqa: E402
 
 MakeClip = Callable[..., Path]
 
@@ -39,35 +39,19 @@ def opened(monkeypatch: pytest.MonkeyPatch, fake_network: Any) -> list[tuple[str
         network.precision = options["precision"] or "fp32"
         return network
 
-    monkeypatch.setattr(video, "open_network", open_network)
+    monkeypatch.setattr("aicl_fast.video.open_network", open_network)
     return calls
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
-    """``run("features", …, expect=0)`` calls the command in this process and returns what it printed."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object, expect: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["aicl-fast", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as leaving:
-            code = int(leaving.code or 0)
-        captured = capsys.readouterr()
-        text = " ".join((captured.out + captured.err).split())
-        assert code == expect, text
-        return text
-
-    return call
 
 
 _BEGIN = """
 import sys, time
+from pathlib import Path
 import numpy as np
-from aicl_fast.cli import main, video
+from aicl_fast import video
+from aicl_fast.cli import main
 from aicl_fast.cli.ending import exit_code
+from aicl_fast.cli.video import render_detections
+from aicl_fast.data import feature_file
 from aicl_fast.data.detections import Detections
 from aicl_fast.files import atomic_path
 from aicl_fast.video import render
@@ -91,7 +75,7 @@ def save(path, features):
         wait()
 
 video.open_network = lambda *_, **options: Network()
-video.save_video_features = save
+feature_file.save_video_features = save
 sys.argv = ["aicl-fast", "features", sys.argv[1], "-o", sys.argv[2], "--rgb-weights", "x.npz"]
 main()
 """,
@@ -99,8 +83,8 @@ main()
     + """
 render._Canvas.draw = wait
 target = sys.argv[2] + "/seen.mp4"
-sys.exit(exit_code(lambda: video.render(
-    video.Path(sys.argv[1]), Detections.empty(), target, allow_damaged=False)))
+sys.exit(exit_code(lambda: render_detections(
+    Path(sys.argv[1]), Detections.empty(), target, allow_damaged=False)))
 """,
 }
 
@@ -175,14 +159,14 @@ def test_a_folder_resumes_and_goes_on_after_bad_videos(
 @pytest.fixture
 def fails_at_b(monkeypatch: pytest.MonkeyPatch) -> None:
     """A library's own error in the middle of videos whose name begins with b."""
-    whole = video.Extraction.__call__
+    whole = Extraction.__call__
 
     def extract(self: Any, path: Path, **options: Any) -> Any:
         if path.name.startswith("b"):
             raise FAILURES[path.stem](1, "conversion failed")
         return whole(self, path, **options)
 
-    monkeypatch.setattr(video.Extraction, "__call__", extract)
+    monkeypatch.setattr(Extraction, "__call__", extract)
 
 
 FAILURES: dict[str, Any] = {
@@ -439,7 +423,7 @@ def test_detect_on_a_video_is_features_and_detect(
         assert load_detections(tmp_path / f"{name}.json") == found
     scores = load_scores(tmp_path / "scores.npz")["clip"]
     assert scores.num_segments == 8
-    assert scores.data.fps == 50
+    assert scores.fps == 50
 
 
 @pytest.fixture
@@ -500,7 +484,7 @@ def test_the_recorded_rate_is_used_for_seconds(
         run("features", clip, "-o", folder, *WEIGHTS[:4], "--flow", "dis", "--fps", fps, "--stride", stride)
         run("detect", model, f"{folder}/clip.npz", "-o", "d.json", "--scores", "s.npz")
         scores = load_scores(tmp_path / "s.npz")["clip"]
-        assert (scores.data.fps, scores.data.frames_per_segment) == (fps, stride)
+        assert (scores.fps, scores.frames_per_segment) == (fps, stride)
         ends[stride] = load_detections(tmp_path / "d.json")["clip"].segments.max()
     # Three seconds; the model itself believes in 50 frames a second, so in half of them or less.
     assert 2 < ends[16] <= 3
