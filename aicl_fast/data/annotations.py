@@ -68,8 +68,11 @@ class GroundTruth:
                 without label or segment, a time that is not a finite number, a segment that ends before it
                 starts, or a duration that is no number of seconds. The recording and annotation are named.
         """
-        source = str(Path(path))
-        document = read_json(path, "annotation file")
+        return cls.parse(read_json(path, "annotation file"), str(Path(path)))
+
+    @classmethod
+    def parse(cls, document: Any, source: str) -> GroundTruth:
+        """The same of what was read from a file already; ``source`` is its name, for messages."""
         database = document.get("database") if isinstance(document, dict) else None
         if not isinstance(database, dict):
             raise DataError(

@@ -11,7 +11,7 @@ Ties = Literal["activitynet", "file"]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-_BLOCK = 1 << 16
+_BLOCK = 1 << 15
 """Detections matched at a time: bounds memory, and later ones meet fewer free annotations."""
 _CHUNK = 1 << 21
 """Pairs whose tIoU is computed at a time: bounds memory where one video has very many detections."""

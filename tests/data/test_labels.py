@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,7 @@ good,run,3,4,train
 b,jump,,,test
 c,jump,3,9,train
 """
-    monkeypatch.setattr(labels, "_SHOWN", 12)
+    monkeypatch.setattr("aicl_fast.data.labels.label._SHOWN", 12)
     with pytest.raises(DataError) as caught:
         read_labels(table(tmp_path, text), duration={"c": 5.0}.get)
     said = str(caught.value)
@@ -244,3 +245,47 @@ def test_labels_that_are_nearly_alike_are_named(tmp_path: Path) -> None:
     written = (tmp_path / "data" / "gt.json").read_text()
     assert "Ambiguous" in written
     assert "someone" not in written
+
+
+@pytest.mark.parametrize(
+    ("subset", "splits"),
+    [
+        ("training", ["train", "test", "test"]),
+        ("train", ["train", "test", "test"]),
+        ("", [None, "train", "test"]),
+    ],
+)
+def test_an_activitynet_document_is_told_by_its_content(
+    tmp_path: Path, subset: str, splits: list[str | None]
+) -> None:
+    """Its subsets are the splits, and its durations count where nothing else is known."""
+    span = {"label": "jump", "segment": ["1", 2.5]}
+    database: dict[str, Any] = {
+        name: {"subset": each, "annotations": [span], "duration": 9}
+        for name, each in {"a": subset, "b": "validation", "c": "test"}.items()
+    }
+    rows = read_labels(table(tmp_path, json.dumps({"database": database})))
+    assert [(row.video, row.label, row.segment) for row in rows] == [(v, "jump", (1, 2.5)) for v in "abc"]
+    assert [row.split for row in rows] == splits
+    assert write_annotations(rows, tmp_path / "data").without_duration == ()
+    assert GroundTruth.load(tmp_path / "data/gt.json").videos["b"].duration == 9
+    database["c"]["annotations"] = [span, {"label": "run", "segment": [5, 20]}]
+    with pytest.raises(DataError, match=r"annotation 4: ends at 20 s, and 'c' is 9\.0 s long"):
+        read_labels(table(tmp_path, json.dumps({"database": database})))
+    with pytest.raises(DataError, match="expected an ActivityNet annotation document"):
+        read_labels(table(tmp_path, '{"results": {}}'))
+
+
+def test_another_package_adds_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``video label`` lines after a first line that says so, as a package might register them."""
+
+    def rows(text: str, source: str) -> list[labels.Row]:
+        return [labels.Row(n, *line.split()[:2]) for n, line in enumerate(text.splitlines()[1:], 2)]
+
+    reader = labels.Reader(lambda text: text.startswith("#toy"), rows, "entry")
+    monkeypatch.setattr("aicl_fast.plugins.load", {labels.GROUP: {"toy": reader}}.__getitem__)
+    (row,) = read_labels(table(tmp_path, "#toy,1\na.mp4 jump"))
+    assert (row.video, row.label, row.segment) == ("a", "jump", None)
+    with pytest.raises(DataError, match="entry 3: repeats entry 2"):
+        read_labels(table(tmp_path, "#toy\na jump\na jump"))
+    assert read_labels(table(tmp_path, "a,jump"))[0].label == "jump"
