@@ -19,7 +19,8 @@ from aicl_fast.errors import AiclError
 
 if TYPE_CHECKING:
     from aicl_fast.config import Config, load_config
-    from aicl_fast.data.detections import Detection, Detections, load_detections, save_detections
+    from aicl_fast.data.detections import Detection, Detections, load_detections
+    from aicl_fast.data.writers import save_detections
     from aicl_fast.decode.fusion import postprocess
     from aicl_fast.detector import Detector
 
@@ -47,7 +48,7 @@ _HOME = {
     "load_config": "config",
     "load_detections": "data.detections",
     "postprocess": "decode.fusion",
-    "save_detections": "data.detections",
+    "save_detections": "data.writers",
 }
 
 

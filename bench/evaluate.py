@@ -35,7 +35,8 @@ from aicl_fast.bench.measure import median_interval
 from aicl_fast.bench.models import subject
 from aicl_fast.bench.record import write_result
 from aicl_fast.data.annotations import GroundTruth
-from aicl_fast.data.detections import load_detections, save_detections
+from aicl_fast.data.detections import load_detections
+from aicl_fast.data.writers import save_detections
 from aicl_fast.detector import Detector
 from aicl_fast.errors import AiclError
 from aicl_fast.evaluate import TIOUS, average_recall, compare, diagnose, mean_average_precision

@@ -15,8 +15,9 @@ from aicl_fast.cli.console import err, map_table, out, progress
 from aicl_fast.cli.detect import BATCH
 from aicl_fast.config import Config, load_config
 from aicl_fast.data.dataset import Dataset
-from aicl_fast.data.detections import Detections, save_detections
+from aicl_fast.data.detections import Detections
 from aicl_fast.data.scores import Scores
+from aicl_fast.data.writers import save_detections
 from aicl_fast.detector import Detector
 from aicl_fast.evaluate import MapResult, mean_average_precision
 from aicl_fast.files import write_json

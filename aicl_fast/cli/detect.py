@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aicl_fast.cli.recordings import Inputs, Load, Recording
 from aicl_fast.config import DecodeConfig, locate_setting, parse_overrides
-from aicl_fast.data.detections import Detections, save_detections
+from aicl_fast.data.detections import Detections
 from aicl_fast.data.features import Floats
 from aicl_fast.data.scores import Scores
+from aicl_fast.data.writers import save_detections
 from aicl_fast.detect_features import decode_features
 from aicl_fast.detector import Detector
 from aicl_fast.errors import AiclError, ConfigError, DataError

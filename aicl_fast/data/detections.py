@@ -133,9 +133,11 @@ class Detections:
         Raises:
             DataError: a score or time is NaN or infinite, or ``path`` cannot be written.
         """
+        check_detections({self.video: self})
+        document = activitynet_document({self.video: self})
         if path is not None:
-            save_detections(path, {self.video: self})
-        return json.dumps(_document({self.video: self}), allow_nan=False)
+            write_json(path, document)
+        return json.dumps(document, allow_nan=False)
 
     @classmethod
     def from_json(cls, source: str | os.PathLike[str], video: str | None = None) -> Detections:
@@ -168,18 +170,6 @@ class Detections:
         return cls(np.empty(0, np.str_), np.empty(0), np.empty((0, 2)), video)
 
 
-def save_detections(path: str | os.PathLike[str], detections: Mapping[str, Detections]) -> None:
-    """Write many recordings' detections as one ActivityNet document, whole or not at all.
-
-    Args:
-        path: the file; folders on the way to it are made.
-        detections: by the recordings' names.
-    Raises:
-        DataError: not such a mapping, a score or time is NaN or infinite, or ``path`` cannot be written.
-    """
-    write_json(path, _document(detections))
-
-
 def load_detections(path: str | os.PathLike[str]) -> dict[str, Detections]:
     """Read an ActivityNet document; ``score300`` (the released program's field) is read as ``score``.
 
@@ -189,19 +179,27 @@ def load_detections(path: str | os.PathLike[str]) -> dict[str, Detections]:
     return _parse(read_json(path, "detection file"), str(Path(path)))
 
 
-def _document(detections: Mapping[str, Detections]) -> dict[str, Any]:
+def activitynet_document(detections: Mapping[str, Detections]) -> dict[str, Any]:
+    """The detections as ActivityNet's JSON value."""
+    results = {video: found.to_list() for video, found in detections.items()}
+    return {"version": FORMAT_VERSION, "results": results, "external_data": {}}
+
+
+def check_detections(detections: Mapping[str, Detections]) -> None:
+    """Refuse what cannot be written to a file.
+
+    Raises:
+        DataError: no mapping of names to Detections, or a score or time that is NaN or infinite.
+    """
     if not isinstance(detections, Mapping):
         raise DataError(
             f"detections: expected a mapping of names to Detections, got {type(detections).__name__}. Write "
             "{each.video: each for each in detections}."
         )
-    results = {}
     for video, found in detections.items():
         if not isinstance(found, Detections):
             raise DataError(f"detections: expected Detections of '{video}', got {type(found).__name__}.")
         _check_finite(found, f"detections: '{video}'")
-        results[video] = found.to_list()
-    return {"version": FORMAT_VERSION, "results": results, "external_data": {}}
 
 
 def _parse(document: Any, source: str) -> dict[str, Detections]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from aicl_fast import Detection, Detections, load_detections, save_detections
+from aicl_fast.data import writers
 from aicl_fast.errors import DataError
 
 
@@ -105,11 +106,12 @@ def test_what_json_has_no_number_for_is_refused(found: Detections, tmp_path: Pat
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_saved_is_named(found: Detections, tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".json", ".csv"])
+def test_what_is_saved_is_named(found: Detections, tmp_path: Path, suffix: str) -> None:
     with pytest.raises(DataError, match=r"expected a mapping of names to Detections, got list\. Write"):
-        save_detections(tmp_path / "d.json", [found])
+        save_detections(tmp_path / f"d{suffix}", [found])
     with pytest.raises(DataError, match="expected Detections of 'clip', got list"):
-        save_detections(tmp_path / "d.json", {"clip": list(found)})
+        save_detections(tmp_path / f"d{suffix}", {"clip": list(found)})
 
 
 def test_a_real_file_reads(shared_data: Path) -> None:
@@ -174,3 +176,21 @@ def test_labels_are_text(label: object) -> None:
 def test_names_that_no_video_has(names: list[str]) -> None:
     with pytest.raises(DataError, match="detections: "):
         Detections.from_json(json.dumps({"results": {name: [] for name in names}}))
+
+
+def test_the_ending_decides_the_format(
+    found: Detections, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = {writers.GROUP: {"toy": lambda detections: " ".join(detections)}}
+    monkeypatch.setattr("aicl_fast.plugins.load", toy.__getitem__)
+    both = {"clip": found, 'a "b", c': Detections(["Run"], [1e-7], [[0, 0.1]])}
+    for name in ("d.json", "d.CSV", "d.toy", "d.other", "d"):
+        save_detections(tmp_path / name, both)
+    assert (tmp_path / "d.CSV").read_text() == (
+        "video,label,start,end,score\nclip,Jump,0.0,1.5,0.9\nclip,Run,2.0,4.0,0.1\n"
+        '"a ""b"", c",Run,0.0,0.1,1e-07\n'
+    )
+    assert (tmp_path / "d.toy").read_text() == 'clip a "b", c'
+    assert load_detections(tmp_path / "d.json") == both
+    for name in ("d.other", "d"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "d.json").read_bytes()

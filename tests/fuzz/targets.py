@@ -232,7 +232,8 @@ def _read_annotations(path: Path) -> None:
 
 def _read_detections(path: Path) -> None:
     from aicl_fast.data.annotations import GroundTruth
-    from aicl_fast.data.detections import load_detections, save_detections
+    from aicl_fast.data.detections import load_detections
+    from aicl_fast.data.writers import save_detections
     from aicl_fast.evaluate import mean_average_precision
 
     found = load_detections(path)

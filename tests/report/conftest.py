@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aicl_fast.data.detections import Detections, save_detections
+from aicl_fast.data.detections import Detections
 from aicl_fast.data.scores import Scores
+from aicl_fast.data.writers import save_detections
 from aicl_fast.report import save_scores
 
 CLASSES = ("CliffDiving", "Diving", "High jump")
