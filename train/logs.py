@@ -22,7 +22,7 @@ from aicl_fast.evaluate import MapResult, SegmentAccuracy
 from aicl_fast.files import atomic_path
 from aicl_fast.limits import reading
 from aicl_fast.train.events import EventFile
-from aicl_fast.train.losses import LossTerms
+from aicl_fast.train.losses import loss_names
 
 LOG_EVERY = 10
 """Steps between two points of the curves."""
@@ -59,7 +59,7 @@ class RunLog:
         self._folder = folder
         with self._writing():
             self.events = EventFile(folder / "tensorboard", after)
-        columns = ["step", *(f"loss_{name}" for name in LossTerms._fields)]
+        columns = ["step", *(f"loss_{name}" for name in loss_names())]
         columns += ["lr", "selection_gamma", "consistent", "inconsistent", "steps_per_second", "memory_mb"]
         columns += [f"mAP_{tiou:g}" for tiou in tious]
         columns += ["average_mAP", "accuracy_A_bin", "accuracy_A_ca_bin", "eval_consistent"]
@@ -74,10 +74,10 @@ class RunLog:
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
 
     def step(self, step: int, losses: Sequence[float], **values: float | None) -> None:
-        """Note a step's losses, in the order of :class:`LossTerms`, and settings."""
+        """Note a step's losses, in the order of :func:`loss_names`, and settings."""
         if self.events is None:
             return
-        for name, value in zip(LossTerms._fields, losses, strict=True):
+        for name, value in zip(loss_names(), losses, strict=True):
             self._note(step, f"loss/{name}", f"loss_{name}", value)
         for name, number in values.items():
             if number is not None:

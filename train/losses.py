@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from aicl_fast.extras import needs
 
@@ -13,97 +14,148 @@ with needs("train"):
 
 from aicl_fast.config import Config
 from aicl_fast.errors import DataError
-from aicl_fast.kernels import Mining, mine_segments, segment_contrast, topk_pool
+from aicl_fast.kernels import mine_segments, segment_contrast, topk_pool
 from aicl_fast.model import Outputs
 
 _EPS = 1e-7
+Losses = dict[str, Tensor]
+"""Scalars by name, as :func:`loss_names` lists them."""
 
 
-class LossTerms(NamedTuple):
-    """Every term of eq. 16, unweighted, and their weighted sum. A term that is switched off, or that
-    compares with a stream the model does not read, is 0."""
+@dataclass(frozen=True)
+class Batch:
+    """What the terms are computed from, for B videos.
 
-    action: Tensor
-    """L_a (eq. 5)"""
-    agnostic_rgb: Tensor
-    """L_ca of the first stream (eq. 9)"""
-    agnostic_flow: Tensor
-    """L_ca of the second stream (eq. 10)"""
-    contrast_fused: Tensor
-    """L_c of E; in the released program only, the paper's eq. 14 leaves it out"""
-    contrast_rgb: Tensor
-    """L_c of E_rgb"""
-    contrast_flow: Tensor
-    """L_c of E_flow"""
-    modality: Tensor
-    """L_mc (eq. 11)"""
-    consistency: Tensor
-    """L_ac (eq. 15)"""
-    total: Tensor
-    """Eq. 16: the sum, weighted by the config's loss section."""
+    Attributes:
+        outputs: of the network.
+        labels: (B, C), 1 where the video contains the class, else 0.
+        logits: (B, C) video logits: mean CAS of each class's top-k segments.
+        selected: (B, T, C) bool, the top-k segments of each class.
+        config: weights and constants are in its ``loss`` section.
+    """
+
+    outputs: Outputs
+    labels: Tensor
+    logits: Tensor
+    selected: Tensor
+    config: Config
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The streams that the model reads."""
+        return ("rgb", "flow") if self.config.data.modal == "both" else (self.config.data.modal,)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term of eq. 16.
+
+    Attributes:
+        parts: names of what it is the sum of, as ``log.csv`` has them.
+        weight: the field of the ``loss`` section that is its weight, or the weight itself.
+        compute: gives its parts by name. A part that it leaves out is 0.
+    """
+
+    parts: tuple[str, ...]
+    weight: str | float
+    compute: Callable[[Batch], Losses]
+
+    def weight_in(self, config: Config) -> float:
+        """Its weight with these settings. With 0 it is switched off, and not computed."""
+        return float(getattr(config.loss, self.weight)) if isinstance(self.weight, str) else self.weight
 
 
 def aicl_loss(
     outputs: Outputs, labels: Tensor, config: Config, *, selection_gamma: float | Tensor | None = None
-) -> LossTerms:
+) -> Losses:
     """All losses of one batch.
 
     Args:
         outputs: what :class:`aicl_fast.model.TwoBranchNet` returned for B videos.
         labels: (B, C) of any dtype, 1 or true where the video contains the class.
         config: weights and constants of its ``loss`` section; k and K follow from T.
-        selection_gamma: γ of the scores that select the top-k segments; None selects by A_score, as
-            released. 1 selects by softmax(CAS) alone, which is the warm-up.
+        selection_gamma: γ of the scores that select the top-k segments; None selects by A_score, as in the
+            authors' code. 1 selects by softmax(CAS) alone, which is the warm-up.
+    Returns:
+        Scalars by the names of :func:`loss_names`: every part of every term, unweighted, and ``total``, their
+        weighted sum. A part is 0 if its term is switched off, or needs a stream that the model does not read.
     Raises:
         DataError: labels or outputs of shapes that do not fit each other.
-    Source: eq. 5 to 16, and the authors' program where ``loss.variant`` is ``released``.
+    Source: eq. 5 to 16, and the authors' code where ``loss.variant`` is ``released``; docs/method.md,
+        section 4.
     """
     _check_shapes(outputs, labels)
     labels = labels.to(outputs.CAS.dtype)
-    loss = config.loss
-    modal = config.data.modal
-    length = outputs.CAS.shape[1]
-    zero = outputs.CAS.new_zeros(())
     selection = outputs.A_score if selection_gamma is None else _selection_scores(outputs, selection_gamma)
-    logits, selected = topk_pool(outputs.CAS, selection, config.model.topk(length))
+    logits, selected = topk_pool(outputs.CAS, selection, config.model.topk(outputs.CAS.shape[1]))
+    batch = Batch(outputs, labels, logits, selected, config)
+    zero = total = outputs.CAS.new_zeros(())
+    losses: Losses = {}
+    for term in TERMS.values():
+        weight = term.weight_in(config)
+        found = term.compute(batch) if weight else {}
+        parts = {name: found.get(name, zero) for name in term.parts}
+        losses.update(parts)
+        if weight:
+            total = total + weight * sum(parts.values(), zero)
+    return {**losses, "total": total}
 
-    target = labels / labels.sum(dim=1, keepdim=True).clamp_min(1)
-    action = -(target * functional.log_softmax(logits, dim=1)).sum(dim=1).mean()
 
-    agnostic_rgb = agnostic_flow = zero
-    if loss.weight_agnostic:
-        pseudo = pseudo_labels(selected, labels)
-        if modal != "flow":
-            agnostic_rgb = generalized_cross_entropy(outputs.A_rgb, pseudo, loss.gce_q)
-        if modal != "rgb":
-            agnostic_flow = generalized_cross_entropy(outputs.A_flow, pseudo, loss.gce_q)
+def loss_names() -> list[str]:
+    """What :func:`aicl_loss` returns, in its order."""
+    return [*(part for term in TERMS.values() for part in term.parts), "total"]
 
-    fused = rgb = flow = zero
-    if loss.weight_contrast:
-        mining = mine_segments(outputs.A, outputs.A_ca, max(1, length // loss.mining_divisor))
-        embeddings = {"rgb": outputs.E_rgb, "flow": outputs.E_flow, "fused": outputs.E}
-        if modal != "both":
-            del embeddings["flow" if modal == "rgb" else "rgb"]
-        if loss.variant == "paper":
-            del embeddings["fused"]
-        contrast = segment_contrast(list(embeddings.values()), mining, loss.temperature)
-        losses = dict(zip(embeddings, contrast.unbind(), strict=True))
-        fused, rgb, flow = (losses.get(name, zero) for name in ("fused", "rgb", "flow"))
 
-    modality = consistency = zero
-    if loss.weight_modality and modal == "both":
-        modality = _agreement(outputs.A_rgb, outputs.A_flow, loss.variant == "paper")
-    if loss.weight_consistency:
-        consistency = _agreement(outputs.A, outputs.A_ca, loss.variant == "paper")
+def only(*names: str) -> dict[str, float]:
+    """Settings under which these terms of :data:`TERMS` are all that is trained with."""
+    others = [term.weight for name, term in TERMS.items() if name not in names]
+    return {f"loss.{weight}": 0.0 for weight in others if isinstance(weight, str)}
 
-    total = (
-        action
-        + loss.weight_agnostic * (agnostic_rgb + agnostic_flow)
-        + loss.weight_contrast * (fused + rgb + flow)
-        + loss.weight_modality * modality
-        + loss.weight_consistency * consistency
-    )
-    return LossTerms(action, agnostic_rgb, agnostic_flow, fused, rgb, flow, modality, consistency, total)
+
+def _action(batch: Batch) -> Losses:
+    target = batch.labels / batch.labels.sum(dim=1, keepdim=True).clamp_min(1)
+    return {"action": -(target * functional.log_softmax(batch.logits, dim=1)).sum(dim=1).mean()}
+
+
+def _agnostic(batch: Batch) -> Losses:
+    pseudo = pseudo_labels(batch.selected, batch.labels)
+    return {
+        f"agnostic_{stream}": generalized_cross_entropy(
+            getattr(batch.outputs, f"A_{stream}"), pseudo, batch.config.loss.gce_q
+        )
+        for stream in batch.streams
+    }
+
+
+def _contrast(batch: Batch) -> Losses:
+    outputs, loss = batch.outputs, batch.config.loss
+    mining = mine_segments(outputs.A, outputs.A_ca, max(1, outputs.A.shape[1] // loss.mining_divisor))
+    embeddings = {stream: getattr(outputs, f"E_{stream}") for stream in batch.streams}
+    if loss.variant == "released":
+        embeddings["fused"] = outputs.E
+    values = segment_contrast(list(embeddings.values()), mining, loss.temperature).unbind()
+    return {f"contrast_{name}": value for name, value in zip(embeddings, values, strict=True)}
+
+
+def _modality(batch: Batch) -> Losses:
+    if len(batch.streams) < 2:
+        return {}
+    return {"modality": _agreement(batch.outputs.A_rgb, batch.outputs.A_flow, batch.config)}
+
+
+def _consistency(batch: Batch) -> Losses:
+    return {"consistency": _agreement(batch.outputs.A, batch.outputs.A_ca, batch.config)}
+
+
+TERMS: dict[str, Term] = {
+    "L_a": Term(("action",), 1.0, _action),  # eq. 5
+    "L_ca": Term(("agnostic_rgb", "agnostic_flow"), "weight_agnostic", _agnostic),  # eq. 9, 10
+    # eq. 12 to 14; the paper leaves the fused embedding out
+    "L_c": Term(("contrast_fused", "contrast_rgb", "contrast_flow"), "weight_contrast", _contrast),
+    "L_mc": Term(("modality",), "weight_modality", _modality),  # eq. 11
+    "L_ac": Term(("consistency",), "weight_consistency", _consistency),  # eq. 15
+}
+"""The terms of eq. 16 by the paper's names. Another package adds its own here before it trains."""
 
 
 def pseudo_labels(selected: Tensor, labels: Tensor) -> Tensor:
@@ -132,7 +184,7 @@ def generalized_cross_entropy(actionness: Tensor, pseudo: Tensor, q: float) -> T
 
 
 def _check_shapes(outputs: Outputs, labels: Tensor) -> None:
-    # Shapes are known when a graph is compiled, so nothing of this is left in it.
+    # Shapes are known when a graph is compiled, so the graph holds nothing of this.
     if outputs.CAS.dim() != 3:
         raise DataError(f"outputs.CAS: expected (B, T, C), got {tuple(outputs.CAS.shape)}.")
     videos, length, classes = outputs.CAS.shape
@@ -160,9 +212,9 @@ def _check_shapes(outputs: Outputs, labels: Tensor) -> None:
             )
 
 
-def _agreement(a: Tensor, b: Tensor, stop_gradient: bool) -> Tensor:
+def _agreement(a: Tensor, b: Tensor, config: Config) -> Tensor:
     """MSE(a, b); eq. 11 and 15 stop the gradient in each half: same value, half the gradient."""
-    if not stop_gradient:
+    if config.loss.variant == "released":
         return functional.mse_loss(a, b)
     return (functional.mse_loss(a, b.detach()) + functional.mse_loss(b, a.detach())) / 2
 
@@ -172,4 +224,14 @@ def _selection_scores(outputs: Outputs, gamma: float | Tensor) -> Tensor:
         return gamma * outputs.CAS.softmax(-1) + (1 - gamma) * outputs.A_ca.unsqueeze(-1)
 
 
-__all__ = ["LossTerms", "Mining", "aicl_loss", "generalized_cross_entropy", "pseudo_labels"]
+__all__ = [
+    "TERMS",
+    "Batch",
+    "Losses",
+    "Term",
+    "aicl_loss",
+    "generalized_cross_entropy",
+    "loss_names",
+    "only",
+    "pseudo_labels",
+]

@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from aicl_fast.bench.ablation import main as record  # noqa: E402
-from aicl_fast.cli.training import ablation_table  # noqa: E402
+from aicl_fast.cli.ablate import ablation_table  # noqa: E402
 from aicl_fast.config import Config, load_config  # noqa: E402
 from aicl_fast.data.dataset import Dataset  # noqa: E402
 from aicl_fast.errors import ConfigError, DataError  # noqa: E402
@@ -115,7 +115,7 @@ def test_variants_give_the_methods_outputs(
     fused = gamma * outputs.CAS.softmax(2) + (1 - gamma) * outputs.A_ca.unsqueeze(2)
     torch.testing.assert_close(outputs.A_score, fused)
     terms = aicl_loss(outputs, torch.eye(3)[:2], tiny_config)
-    terms.total.backward()
+    terms["total"].backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
 
 
@@ -146,10 +146,10 @@ def test_an_early_agnostic_branch_hears_each_loss_once(tiny_config: Config) -> N
     only = {"weight_contrast": 0, "weight_modality": 0, "weight_consistency": 0}
     terms = aicl_loss(outputs, labels, tiny_config.with_values(only))
     weight = net.actionness_agnostic.weight
-    (both,) = torch.autograd.grad(terms.total, weight, retain_graph=True)
-    (one,) = torch.autograd.grad(terms.agnostic_rgb, weight, retain_graph=True)
+    (both,) = torch.autograd.grad(terms["total"], weight, retain_graph=True)
+    (one,) = torch.autograd.grad(terms["agnostic_rgb"], weight, retain_graph=True)
     torch.testing.assert_close(both, one)
-    assert aicl_loss(outputs, labels, tiny_config).modality == 0
+    assert aicl_loss(outputs, labels, tiny_config)["modality"] == 0
 
 
 def test_variants_need_both_streams(tiny_config: Config) -> None:
@@ -363,21 +363,13 @@ def test_an_unknown_experiment() -> None:
         find_experiment("loses")
 
 
-def test_the_command(tiny_dataset: Path, tiny_config: Config, tmp_path: Path) -> None:
-    from typer.testing import CliRunner
-
-    from aicl_fast.cli.app import app
-
+def test_the_command(run: Callable[..., str], tiny_dataset: Path, tmp_path: Path) -> None:
     values = ("segments=32", "rgb_width=6", "flow_width=5", "embedding_width=8", "steps=2")
     options = [part for value in values for part in ("--set", value)]
-    out = tmp_path / "out"
-    command = ["ablate", "losses", "-d", str(tiny_dataset), "-p", "demo", "--seeds", "1", "-o", str(out)]
-    done = CliRunner().invoke(app, [*command, *options])
-    assert done.exit_code == 0, (done.output, done.exception)
-    assert "L_a + L_ca + L_c + L_mc" in done.output
-    assert (out / "losses.png").is_file()
-    assert not list((out / "runs").rglob("checkpoints"))
-    done = CliRunner().invoke(app, ["ablate", "losses", "-d", str(tiny_dataset)])
-    assert isinstance(done.exception, ConfigError)
-    done = CliRunner().invoke(app, ["ablate", "losses", "-p", "thumos14"])
-    assert isinstance(done.exception, ConfigError)
+    command = ("ablate", "losses", "-d", tiny_dataset)
+    text = run(*command, "-p", "demo", "--seeds", 1, "-o", "out", *options)
+    assert "L_a + L_ca + L_c + L_mc" in text
+    assert (tmp_path / "out" / "losses.png").is_file()
+    assert not list((tmp_path / "out" / "runs").rglob("checkpoints"))
+    assert "--preset: say which settings fit --data" in run(*command, expect=2)
+    assert "--data: the preset thumos14 needs" in run("ablate", "losses", "-p", "thumos14", expect=2)

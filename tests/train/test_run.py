@@ -20,7 +20,7 @@ from aicl_fast.data.dataset import Dataset  # noqa: E402
 from aicl_fast.errors import ConfigError, DataError, ModelError  # noqa: E402
 from aicl_fast.model import TwoBranchNet  # noqa: E402
 from aicl_fast.train.checkpoint import latest_checkpoint  # noqa: E402
-from aicl_fast.train.losses import LossTerms  # noqa: E402
+from aicl_fast.train.losses import loss_names  # noqa: E402
 from aicl_fast.train.sampling import Videos  # noqa: E402
 from aicl_fast.train.trainer import make_loss, train  # noqa: E402
 from aicl_fast.weights import load_model  # noqa: E402
@@ -167,7 +167,7 @@ def test_two_processes_train_as_one(
         torch.testing.assert_close(two.state_dict()[name], value, rtol=2e-4, atol=2e-5, msg=name)
     expected, rows = (list(csv.DictReader((tmp_path / run / "log.csv").open())) for run in ("one", "two"))
     assert [row["step"] for row in rows] == ["1", "10", "12"]
-    columns = [*(f"loss_{name}" for name in LossTerms._fields), "consistent", "inconsistent"]
+    columns = [*(f"loss_{name}" for name in loss_names()), "consistent", "inconsistent"]
     for name in columns:
         # Rounding may move one segment of a video across the median.
         tolerance = (
@@ -329,7 +329,7 @@ def test_the_log_has_every_curve(
     assert sorted(rows) == [1, 6, 10, 12]
     for step in (1, 10, 12):
         row = rows[step]
-        assert all(np.isfinite(float(row[f"loss_{name}"])) for name in LossTerms._fields)
+        assert all(np.isfinite(float(row[f"loss_{name}"])) for name in loss_names())
         assert float(row["consistent"]) + float(row["inconsistent"]) == pytest.approx(32)
         assert float(row["lr"]) == tiny_config.train.lr
         assert float(row["memory_mb"]) > 0
@@ -358,9 +358,9 @@ def test_the_step_is_one_graph(tiny_config: Config, changes: dict[str, str]) -> 
         graph = torch.compile(loss, fullgraph=True, backend="aot_eager")
         _, compiled = graph(features, labels, gamma)
         _, plain = loss(features, labels, gamma)
-        for name in LossTerms._fields:
-            torch.testing.assert_close(getattr(compiled, name), getattr(plain, name), msg=name)
-        compiled.total.backward()
+        for name in loss_names():
+            torch.testing.assert_close(compiled[name], plain[name], msg=name)
+        compiled["total"].backward()
         assert all(torch.isfinite(p.grad).all() for p in net.parameters())
 
 
@@ -380,10 +380,10 @@ def test_bfloat16_keeps_weights_and_losses_in_float32(
     config = tiny_config.with_values({"precision": "bf16"})
     net, features, labels = _batch(config)
     outputs, terms = make_loss(net, config)(features, labels, None)
-    assert {value.dtype for value in (*outputs, *terms)} == {torch.float32}
+    assert {value.dtype for value in (*outputs, *terms.values())} == {torch.float32}
     _, exact = make_loss(net, tiny_config)(features, labels, None)
-    assert terms.total != exact.total
-    assert terms.total.item() == pytest.approx(exact.total.item(), rel=0.05)
+    assert terms["total"] != exact["total"]
+    assert terms["total"].item() == pytest.approx(exact["total"].item(), rel=0.05)
     result = train(open_tiny(precision="bf16"))
     assert {p.dtype for p in result.net.parameters()} == {torch.float32}
 
@@ -426,13 +426,13 @@ def test_the_step_can_be_captured_in_a_cuda_graph(tiny_config: Config) -> None:
     with torch.cuda.stream(stream):
         for _ in range(3):
             net.zero_grad()
-            loss(features, labels, None)[1].total.backward()
+            loss(features, labels, None)[1]["total"].backward()
     torch.cuda.current_stream().wait_stream(stream)
     expected = [p.grad.clone() for p in net.parameters()]
     net.zero_grad(set_to_none=False)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        loss(features, labels, None)[1].total.backward()
+        loss(features, labels, None)[1]["total"].backward()
     net.zero_grad(set_to_none=False)
     graph.replay()
     for parameter, gradient in zip(net.parameters(), expected, strict=True):

@@ -10,11 +10,10 @@ from typing import Any
 from aicl_fast.config import Config
 from aicl_fast.errors import ConfigError
 from aicl_fast.train.ablate import fusion
+from aicl_fast.train.losses import only
 from aicl_fast.train.trainer import MakeNet
 
 Arms = tuple["Arm", ...]
-_OFF = {"loss.weight_contrast": 0.0, "loss.weight_modality": 0.0, "loss.weight_consistency": 0.0}
-_L_A = {"loss.weight_agnostic": 0.0, **_OFF}
 
 
 @dataclass(frozen=True)
@@ -60,18 +59,15 @@ def _average(percent: float) -> dict[str, float]:
 
 
 def _losses(config: Config) -> Arms:
-    weights = config.loss
-    contrast = {"loss.weight_contrast": weights.weight_contrast}
-    modality = {"loss.weight_modality": weights.weight_modality}
     return (
-        Arm("L_a", _L_A, paper=_average(31.9)),
+        Arm("L_a", only("L_a"), paper=_average(31.9)),
         # The untrained actionness is most of the fused score above, so here L_a localises by its own
         # scores alone. The paper has no such row.
-        Arm("L_a, by softmax(CAS)", {**_L_A, "model.fusion_gamma": 1.0}),
-        Arm("L_a + L_ca", _OFF, paper=_average(43.2)),
-        Arm("L_a + L_ca + L_c", {**_OFF, **contrast}, paper=_average(44.8)),
-        Arm("L_a + L_ca + L_mc", {**_OFF, **modality}, paper=_average(44.6)),
-        Arm("L_a + L_ca + L_c + L_mc", {"loss.weight_consistency": 0.0}, paper=_average(46.0)),
+        Arm("L_a, by softmax(CAS)", {**only("L_a"), "model.fusion_gamma": 1.0}),
+        Arm("L_a + L_ca", only("L_a", "L_ca"), paper=_average(43.2)),
+        Arm("L_a + L_ca + L_c", only("L_a", "L_ca", "L_c"), paper=_average(44.8)),
+        Arm("L_a + L_ca + L_mc", only("L_a", "L_ca", "L_mc"), paper=_average(44.6)),
+        Arm("L_a + L_ca + L_c + L_mc", only("L_a", "L_ca", "L_c", "L_mc"), paper=_average(46.0)),
         Arm("all five", paper=_average(46.4)),
     )
 
@@ -90,14 +86,14 @@ def _accuracy(config: Config) -> Arms:
         return {"accuracy_A_bin": aware / 100, "accuracy_A_ca_bin": agnostic / 100}
 
     return (
-        Arm("baseline (L_a + L_ca)", _OFF, paper=paper(37.3, 65.7)),
+        Arm("baseline (L_a + L_ca)", only("L_a", "L_ca"), paper=paper(37.3, 65.7)),
         Arm("AICL (all five)", paper=paper(60.3, 65.3)),
     )
 
 
 def _consistency(config: Config) -> Arms:
     return (
-        Arm("without L_ac", {"loss.weight_consistency": 0.0}),
+        Arm("without L_ac", only("L_a", "L_ca", "L_c", "L_mc")),
         Arm("with L_ac"),
     )
 

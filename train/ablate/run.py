@@ -267,9 +267,8 @@ def _stored(file: Path, wanted: Config, data_id: str) -> Run | None:
 
 
 def _differing(before: dict[str, Any], wanted: Config) -> list[str]:
-    # Through JSON, as the record went: tuples are lists there.
-    now: dict[str, Any] = json.loads(json.dumps(wanted.to_dict()))
-    before, now = _with_ramp(before), _with_ramp(now)
+    # As settings, since an earlier version may have had other names for the same.
+    before, now = (_with_ramp(config.to_dict()) for config in (Config.from_dict(before), wanted))
     differing: list[str] = []
     for section, values in now.items():
         old = before.get(section)
