@@ -68,6 +68,9 @@ _BACKGROUNDS = 12
 _UNRELATED = 8
 _BACKGROUND_SECONDS = 15.0
 _UNRELATED_SECONDS = 4.0
+# Limits of what may be asked for. The product of two strengths still fits into float16.
+_STRONGEST = 50.0
+_DAY = 86400.0
 
 
 @dataclass(frozen=True)
@@ -105,20 +108,17 @@ class SyntheticConfig:
     def __post_init__(self) -> None:
         for name in ("train_videos", "test_videos", "classes", "width", "frames_per_segment"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        _require(self.fps > 0, "fps", "a positive number", self.fps)
+        _require(1 <= self.fps <= 1000, "fps", "from 1 to 1000", self.fps)
         _require(self.shortest >= 5, "shortest", "at least 5 seconds", self.shortest)
         _require(self.longest > self.shortest, "longest", "more than shortest", self.longest)
+        _require(self.longest <= _DAY, "longest", f"at most {_DAY:g} seconds", self.longest)
         for name in ("two_class_share", "motion_share"):
             _require(0 <= getattr(self, name) <= 1, name, "between 0 and 1", getattr(self, name))
-        for name in (
-            "strength",
-            "scene_confusion",
-            "scene_seconds",
-            "motion_confusion",
-            "background",
-            "seed",
-        ):
-            _require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
+        for name in ("strength", "scene_confusion", "motion_confusion", "background"):
+            value = getattr(self, name)
+            _require(0 <= value <= _STRONGEST, name, f"from 0 to {_STRONGEST:g}", value)
+        _require(0 <= self.scene_seconds <= _DAY, "scene_seconds", f"from 0 to {_DAY:g}", self.scene_seconds)
+        _require(self.seed >= 0, "seed", "at least 0", self.seed)
         _require(self.dtype in ("float32", "float16"), "dtype", "float32 or float16", self.dtype)
 
     @classmethod

@@ -255,7 +255,11 @@ def test_a_cut_off_generation_leaves_nothing(tmp_path: Path) -> None:
     [
         ({"train_video": "3"}, "train_video: there is no such setting. Did you mean train_videos"),
         ({"width": "wide"}, "width: expected a whole number, got 'wide'"),
-        ({"strength": "-1"}, "strength: expected at least 0, got -1.0"),
+        ({"strength": "-1"}, "strength: expected from 0 to 50, got -1.0"),
+        ({"background": "inf"}, "background: expected from 0 to 50, got inf"),
+        ({"scene_seconds": "nan"}, "scene_seconds: expected from 0 to 86400, got nan"),
+        ({"fps": "inf"}, "fps: expected from 1 to 1000, got inf"),
+        ({"longest": "inf"}, "longest: expected at most 86400 seconds, got inf"),
         ({"longest": "20"}, "longest: expected more than shortest"),
         ({"dtype": "int8"}, "dtype: expected float32 or float16"),
         ({"motion_share": "2"}, "motion_share: expected between 0 and 1"),
