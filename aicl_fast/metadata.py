@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 from aicl_fast.config import Config
@@ -18,7 +19,9 @@ METADATA_KEY = "aicl_fast"
 """The header or property that holds our JSON, in every kind of model file."""
 FORMAT = 1
 DETECTOR = "detector"
-"""The kind of a model file that names none."""
+"""The kind of a model file that names none: it reads features and localises actions."""
+I3D = "i3d"
+"""The kind of a segment network, which reads video."""
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
 """What an exported file's products are computed in; sums, softmax and sigmoids are float32 in all."""
@@ -44,8 +47,15 @@ class Range(NamedTuple):
 BATCH = Range(1, 8, 64)
 """The batch sizes of an exported network for which none were asked."""
 
+Stream = Literal["rgb", "flow"]
+FRAMES = 16
+"""Of a segment."""
+SIZE = 224
+WIDTH = 1024
+
 _UNSET = Range(0, 0, 0)
 _LARGEST = 2**31 - 1
+_LARGEST_SIZE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,13 @@ class ModelInfo:
             length = self.config.data.segments
             object.__setattr__(self, "segments", Range(length, length, length))
 
+    @property
+    def run_size(self) -> int:
+        """Bytes that running and decoding the smallest batch takes at least."""
+        data, segments, classes = self.config.data, self.segments.opt, self.config.model.num_classes
+        values = self.batch.min * segments * (data.input_width + classes)
+        return 4 * values + 8 * segments * self.config.decode.upscale * classes
+
     def to_json(self) -> str:
         """What a file carries under :data:`METADATA_KEY`."""
         return model_metadata(
@@ -84,6 +101,61 @@ class ModelInfo:
             weights_sha256=self.weights,
             normalisation="in the graph" if self.config.model.standardize_input else "none",
         )
+
+
+@dataclass(frozen=True)
+class SegmentInfo:
+    """What an exported segment network says about itself.
+
+    Attributes:
+        stream: ``rgb`` or ``flow``.
+        weights: SHA-256 of the weights in hexadecimal, the same for every file made of them.
+        precision: what its convolutions are computed in.
+        batch: segments a run.
+        classes: of the head.
+        frames: of a segment.
+        size: height and width of a frame.
+        width: features a segment.
+        version: the aicl_fast that wrote it.
+    """
+
+    stream: Stream
+    weights: str
+    precision: Precision = "fp32"
+    batch: Range = BATCH
+    classes: int = 400
+    frames: int = FRAMES
+    size: int = SIZE
+    width: int = WIDTH
+    version: str = ""
+
+    @property
+    def channels(self) -> int:
+        """Of a frame."""
+        return 3 if self.stream == "rgb" else 2
+
+    @property
+    def clip_shape(self) -> tuple[int, int, int, int]:
+        """Of one segment: frames, height, width, channels."""
+        return self.frames, self.size, self.size, self.channels
+
+    @property
+    def name(self) -> str:
+        """Of the network, as ``aicl-fast export --model`` has it."""
+        return f"{I3D}-{self.stream}"
+
+    @property
+    def run_size(self) -> int:
+        """Bytes that running the smallest batch takes at least."""
+        return 4 * self.batch.min * (math.prod(self.clip_shape) + self.width + self.classes)
+
+    def to_json(self) -> str:
+        """What a file carries under :data:`METADATA_KEY`."""
+        from aicl_fast import __version__
+
+        document = {"format": FORMAT, "kind": I3D, **asdict(self), "version": __version__}
+        document["weights_sha256"] = document.pop("weights")
+        return json.dumps(document)
 
 
 def model_metadata(config: Config, **more: Any) -> str:
@@ -98,25 +170,56 @@ def parse_metadata(text: str | None, source: str | os.PathLike[str]) -> Config:
     """The settings in a model file's metadata.
 
     Raises:
-        ModelError: there is none (the file is not ours), or a newer version wrote it.
+        ModelError: there is none (the file is not an aicl_fast model), or a newer version wrote it.
     """
     return parse_info(text, source).config
 
 
 def parse_info(text: str | None, source: str | os.PathLike[str]) -> ModelInfo:
-    """All that a model file's metadata says. What a file of an older version leaves out has its default.
+    """All that a detector's metadata says. What a file of an older version leaves out has its default.
 
     Raises:
-        ModelError: there is none (the file is not ours), or a newer version wrote it.
+        ModelError: there is none (the file is not an aicl_fast model), a segment network's, or a newer
+            version wrote it.
     """
-    kind, document = read_document(text, source)
-    if kind != DETECTOR:
+    info = read_info(text, source)
+    assert isinstance(info, ModelInfo)
+    return info
+
+
+def parse_segment_info(text: str | None, source: str | os.PathLike[str]) -> SegmentInfo:
+    """What a segment network's metadata says.
+
+    Raises:
+        ModelError: there is none, it is a detector's, or a newer version wrote it.
+    """
+    info = read_info(text, source, I3D)
+    assert isinstance(info, SegmentInfo)
+    return info
+
+
+def read_info(
+    text: str | None, source: str | os.PathLike[str], kind: str = DETECTOR
+) -> ModelInfo | SegmentInfo:
+    """All that a model file's metadata says, if the model is of this kind.
+
+    Raises:
+        ModelError: there is none (the file is not an aicl_fast model), it is of another kind, or a newer
+            version wrote it.
+    """
+    found, document = read_document(text, source)
+    if found != kind and kind == DETECTOR:
         raise ModelError(
-            f"{source}: is a network of kind {kind!r}, which reads video; expected a detector's model, which "
-            "reads features. Open it with aicl_fast.video.open_network."
+            f"{source}: is a network of kind {found!r}, which reads video; expected a detector's model, "
+            "which reads features. Open it with aicl_fast.video.open_network."
+        )
+    if found != kind:
+        raise ModelError(
+            f"{source}: is a detector's model, which reads features; expected a network that reads video, as "
+            "`aicl-fast export --model i3d-rgb` writes. Open it with aicl_fast.Detector."
         )
     with reading_settings(source):
-        return _info(document, source)
+        return _info(document, source) if kind == DETECTOR else _segment_info(document)
 
 
 @contextlib.contextmanager
@@ -137,7 +240,8 @@ def read_document(text: str | None, source: str | os.PathLike[str]) -> tuple[str
     Every text in it is clean.
 
     Raises:
-        ModelError: there is none (the file is not ours), it is damaged, or a newer version wrote it.
+        ModelError: there is none (the file is not an aicl_fast model), it is damaged, or a newer version
+            wrote it.
     """
     if text is None:
         raise ModelError(
@@ -179,7 +283,11 @@ def read_choice(value: Any, possible: Any, name: str) -> Any:
 
 
 def require_sizes(
-    info: ModelInfo, on_disk: int, source: str | os.PathLike[str], *, error: type[AiclError] = ModelError
+    info: ModelInfo | SegmentInfo,
+    on_disk: int,
+    source: str | os.PathLike[str],
+    *,
+    error: type[AiclError] = ModelError,
 ) -> None:
     """Compare what settings make us allocate with the size of the file that they are in.
 
@@ -187,11 +295,7 @@ def require_sizes(
         AiclError: ``error``: much more memory than the file warrants, see
             :func:`aicl_fast.limits.require_size`.
     """
-    config, segments = info.config, info.segments.opt
-    values = info.batch.min * segments * (config.data.input_width + config.model.num_classes)
-    grid = segments * config.decode.upscale * config.model.num_classes
-    needed = 4 * values + 8 * grid
-    require_size(needed, on_disk, source, "a run with its settings of sizes", error=error)
+    require_size(info.run_size, on_disk, source, "a run with its settings of sizes", error=error)
 
 
 def _info(document: Mapping[str, Any], source: str | os.PathLike[str]) -> ModelInfo:
@@ -202,4 +306,18 @@ def _info(document: Mapping[str, Any], source: str | os.PathLike[str]) -> ModelI
         segments=read_range(document["segments"], "segments") if "segments" in document else _UNSET,
         weights=str(document.get("weights_sha256", "")),
         version=str(document.get("version", "")),
+    )
+
+
+def _segment_info(document: Mapping[str, Any]) -> SegmentInfo:
+    return SegmentInfo(
+        stream=read_choice(document["stream"], Stream, "stream"),
+        weights=str(document["weights_sha256"]),
+        precision=read_choice(document["precision"], Precision, "precision"),
+        batch=read_range(document["batch"], "batch"),
+        **{
+            name: read_range([1, document[name], _LARGEST_SIZE], name).opt
+            for name in ("classes", "frames", "size", "width")
+        },
+        version=str(document["version"]),
     )

@@ -34,9 +34,10 @@ from aicl_fast.data.features import Floats
 from aicl_fast.errors import AiclError, ModelError, UnavailableError
 from aicl_fast.export.formats import ExportOptions
 from aicl_fast.export.i3d import TOLERANCES, export_i3d, random_clips
+from aicl_fast.metadata import FRAMES, Stream
 from aicl_fast.video.i3d import FLOW_BOUND, I3D, DeployedI3D
 from aicl_fast.video.i3d_weights import load_i3d
-from aicl_fast.video.networks import FRAMES, SegmentNetwork, Stream, open_network
+from aicl_fast.video.networks import SegmentNetwork, open_network
 
 BASELINE = "torch eager, fp32"
 STREAMS: tuple[Stream, ...] = ("rgb", "flow")

@@ -23,9 +23,9 @@ import numpy as np
 from aicl_fast.bench.measure import take_turns
 from aicl_fast.data.features import Floats
 from aicl_fast.errors import AiclError
+from aicl_fast.metadata import FRAMES
 from aicl_fast.video.extract import Extraction, Network
 from aicl_fast.video.flow import Flow, FlowAlgorithm, Gray, gray
-from aicl_fast.video.networks import FRAMES
 from aicl_fast.video.reader import Image, read_frames
 from aicl_fast.video.transform import Array, Transform
 

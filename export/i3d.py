@@ -25,17 +25,11 @@ from aicl_fast.export.onnx import (
     traced,
 )
 from aicl_fast.export.tensorrt import interface
-from aicl_fast.metadata import BATCH, METADATA_KEY, Precision, Range
+from aicl_fast.metadata import BATCH, METADATA_KEY, Precision, Range, SegmentInfo, require_sizes
+from aicl_fast.signature import SegmentOutputs
 from aicl_fast.video.i3d import I3D, DeployedI3D
 from aicl_fast.video.i3d_weights import i3d_hash, load_i3d
-from aicl_fast.video.networks import (
-    INPUT,
-    SegmentInfo,
-    SegmentNetwork,
-    SegmentOutputs,
-    open_network,
-    require_segment_sizes,
-)
+from aicl_fast.video.networks import SegmentNetwork, open_network
 
 NETWORKS = ("i3d-rgb", "i3d-flow")
 """What ``aicl-fast export --model`` takes beside a detector's weights."""
@@ -118,7 +112,7 @@ def i3d_info(net: I3D, *, precision: Precision = "fp32", batch: Range | None = N
     classes = net.logits.conv3d.out_channels
     info = SegmentInfo(net.stream, i3d_hash(net), precision, sizes, classes, version=__version__)
     size = sum(each.nbytes for each in net.state_dict().values())
-    require_segment_sizes(info, size, f"a file of batch {sizes}", error=ConfigError)
+    require_sizes(info, size, f"a file of batch {sizes}", error=ConfigError)
     return info
 
 
@@ -144,7 +138,7 @@ def build_i3d_onnx(net: I3D, info: SegmentInfo, *, opset: int | None = None) -> 
     example = torch.zeros(count, *info.clip_shape, dtype=dtype)
     shapes = {} if info.batch.fixed else {0: torch.export.Dim("batch", min=1)}
     traced_in = default_opset(info.precision)
-    model = traced(module, example, INPUT, SegmentOutputs._fields, shapes, opset=traced_in)
+    model = traced(module, example, "clips", SegmentOutputs._fields, shapes, opset=traced_in)
     model = in_opset(model, traced_in if opset is None else opset)
     set_i3d_metadata(model, info)
     onnx.checker.check_model(model, full_check=True)

@@ -22,9 +22,8 @@ from aicl_fast.errors import ConfigError, DataError, ModelError, UnavailableErro
 from aicl_fast.export.onnx import INPUT, OUTPUTS
 from aicl_fast.files import atomic_path, require_file, require_place
 from aicl_fast.limits import reading
-from aicl_fast.metadata import ModelInfo, Range
-from aicl_fast.video import networks as segments
-from aicl_fast.video.networks import SegmentInfo
+from aicl_fast.metadata import ModelInfo, Range, SegmentInfo
+from aicl_fast.signature import SegmentOutputs
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,7 @@ def interface(info: ModelInfo | SegmentInfo) -> tuple[dict[str, Tensor], dict[st
     if isinstance(info, SegmentInfo):
         clips = tensor(info.batch, *info.clip_shape, of="UINT8" if info.stream == "rgb" else "FLOAT")
         found = (tensor(info.batch, info.width), tensor(info.batch, info.classes))
-        return {segments.INPUT: clips}, dict(zip(segments.SegmentOutputs._fields, found, strict=True))
+        return {"clips": clips}, dict(zip(SegmentOutputs._fields, found, strict=True))
     classes = info.config.model.num_classes
     curve = tensor(info.batch, info.segments)
     outputs = (tensor(info.batch, info.segments, classes), tensor(info.batch, classes), curve, curve)

@@ -34,7 +34,7 @@ from aicl_fast.cli.app import app
 from aicl_fast.export import formats
 from aicl_fast.export.i3d import set_i3d_metadata
 from aicl_fast.export.onnx import save_onnx, traced
-from aicl_fast.video.networks import SegmentInfo
+from aicl_fast.metadata import SegmentInfo
 data, model, out = map(Path, sys.argv[1:])
 def run(*words):
     app([str(word) for word in words], standalone_mode=False)

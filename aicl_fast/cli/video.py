@@ -11,12 +11,12 @@ from aicl_fast.cli.console import err, out, print_failures, progress
 from aicl_fast.data.feature_file import VideoFeatures, read_header, save_video_features
 from aicl_fast.errors import AiclError, ConfigError, DataError
 from aicl_fast.files import VIDEO_SUFFIXES, is_video, require_place, video_name, visible
+from aicl_fast.metadata import FRAMES
 from aicl_fast.text import require_name
 from aicl_fast.video import SegmentNetwork, open_network, probe
 from aicl_fast.video.extract import Extraction, check_settings
 from aicl_fast.video.failures import named_failure
 from aicl_fast.video.flow import FlowAlgorithm
-from aicl_fast.video.networks import FRAMES
 from aicl_fast.video.render import check_target, render_video
 
 __all__ = [

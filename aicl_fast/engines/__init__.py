@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aicl_fast.engines.base import Engine, EngineOutputs
+from aicl_fast.engines.base import Engine
 from aicl_fast.engines.container import is_container, read_container
 from aicl_fast.engines.ort import Provider
 from aicl_fast.errors import ModelError
@@ -27,7 +27,7 @@ from aicl_fast.files import require_file
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ENGINES", "Engine", "EngineOutputs", "Provider", "open_engine"]
+__all__ = ["ENGINES", "Engine", "Provider", "open_engine"]
 
 ENGINES = ("onnxruntime", "openvino", "tensorrt", "torch")
 

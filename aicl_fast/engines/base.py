@@ -9,31 +9,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from aicl_fast.config import Config
-from aicl_fast.data.features import Floats
 from aicl_fast.engines.gpu_array import is_gpu_array
 from aicl_fast.errors import AiclError, DataError, ModelError, UnavailableError
 from aicl_fast.metadata import ModelInfo
+from aicl_fast.signature import NetworkOutputs, Signature, signature_of
 from aicl_fast.text import error_text
-
-
-class EngineOutputs(NamedTuple):
-    """What every engine returns for B videos, float32."""
-
-    scores: Floats
-    """(B, T, C) fused A_score"""
-    video_scores: Floats
-    """(B, C) softmax of the video logits"""
-    actionness: Floats
-    """(B, T) class-aware A"""
-    actionness_agnostic: Floats
-    """(B, T) class-agnostic A_ca"""
-
 
 Outputs = TypeVar("Outputs", bound=tuple[Any, ...])
 """A NamedTuple of arrays, a row a video."""
@@ -123,11 +109,16 @@ class Engine(ABC):
         """The model's settings."""
         return self.info.config
 
+    @property
+    def signature(self) -> Signature:
+        """The model's inputs and outputs."""
+        return signature_of(self.info)
+
     @abstractmethod
-    def run(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
+    def run(self, features: npt.NDArray[np.float32]) -> NetworkOutputs:
         """Run (B, T, D) contiguous float32 features whose shape the file allows."""
 
-    def __call__(self, features: Any) -> EngineOutputs:
+    def __call__(self, features: Any) -> NetworkOutputs:
         """Run any number of videos.
 
         A file for at most M videos a run gets them M at a time; one for at least N gets empty videos to make
@@ -150,19 +141,13 @@ class Engine(ABC):
         low, _, high = self.info.batch
         return run_in_parts(self._run_checked, features, low, high, filled_with_zeros)
 
-    def _run_checked(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
+    def _run_checked(self, features: npt.NDArray[np.float32]) -> NetworkOutputs:
         """Run, and see that the outputs are what the settings say."""
         with running(self.path):
             outputs = self.run(features)
-        count, length, _ = features.shape
-        classes = self.config.model.num_classes
-        expected = ((count, length, classes), (count, classes), (count, length), (count, length))
-        for name, output, shape in zip(EngineOutputs._fields, outputs, expected, strict=True):
-            if output.shape != shape or output.dtype != np.float32:
-                raise ModelError(
-                    f"{self.path}: gives {name} of shape {output.shape}, {output.dtype}; its settings say "
-                    f"{shape}, float32. Export the weights again."
-                )
+        wrong = self.signature.differences(outputs, features.shape)
+        if wrong:
+            raise ModelError(f"{self.path}: {wrong}. Export the weights again.")
         return outputs
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
@@ -171,14 +156,7 @@ class Engine(ABC):
         Raises:
             DataError: another number of dimensions, no video, or a T or D that the file does not allow.
         """
-        low, _, high = self.info.segments
-        width = self.config.data.input_width
-        if len(shape) != 3 or shape[0] < 1 or not low <= shape[1] <= high or shape[2] != width:
-            length = str(low) if low == high else f"{low} to {high}"
-            raise DataError(
-                f"features: {self.path} takes (B, T, D) with B at least 1, T {length} and D {width}; got "
-                f"{shape}. Sample the recording to T segments, or export with another --segments."
-            )
+        self.signature.check(shape, self.path)
 
     def close(self) -> None:
         """Give back what the engine holds. It cannot run afterwards; closing twice does no harm.

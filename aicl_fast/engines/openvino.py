@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.engines.base import Engine, EngineOutputs, leave_after_fork, running
+from aicl_fast.engines.base import Engine, leave_after_fork, running
 from aicl_fast.engines.container import is_container, read_container
 from aicl_fast.engines.ir_file import check_ir
 from aicl_fast.engines.onnx_file import read_onnx
@@ -19,6 +19,7 @@ from aicl_fast.errors import ModelError
 from aicl_fast.files import require_file
 from aicl_fast.metadata import parse_info, require_sizes
 from aicl_fast.processors import processor_count, processor_quota
+from aicl_fast.signature import NetworkOutputs
 from aicl_fast.text import clean_text
 
 # Left to itself OpenVINO computes float32 files in bfloat16 wherever the processor can, so the type is
@@ -72,7 +73,7 @@ class OpenVinoEngine(Engine):
         self._lock = threading.Lock()
         self._compiled_for((self.info.batch.min, self.info.segments.opt, self.config.data.input_width))
 
-    def run(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
+    def run(self, features: npt.NDArray[np.float32]) -> NetworkOutputs:
         """Run (B, T, D) float32 features. Safe to call from several threads."""
         return self._compiled_for(features.shape).run(features)
 
@@ -111,17 +112,17 @@ class _Compiled:
     def __init__(self, compiled: Any) -> None:
         self.compiled = compiled
         leave_after_fork(self)
-        self.outputs = [compiled.output(name) for name in EngineOutputs._fields]
+        self.outputs = [compiled.output(name) for name in NetworkOutputs._fields]
         self.idle: list[Any] = []
 
-    def run(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
+    def run(self, features: npt.NDArray[np.float32]) -> NetworkOutputs:
         """Run features of a shape that it is for."""
         try:
             request = self.idle.pop()
         except IndexError:
             request = self.compiled.create_infer_request()
         found = request.infer({"features": features}, share_inputs=True, share_outputs=False)
-        outputs = EngineOutputs(*(found[output] for output in self.outputs))
+        outputs = NetworkOutputs(*(found[output] for output in self.outputs))
         self.idle.append(request)
         return outputs
 

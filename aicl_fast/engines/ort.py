@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.engines.base import Engine, EngineOutputs, leave_after_fork
+from aicl_fast.engines.base import Engine, leave_after_fork
 from aicl_fast.engines.onnx_file import read_onnx
 from aicl_fast.engines.ort_import import import_onnxruntime
 from aicl_fast.errors import ModelError, UnavailableError
 from aicl_fast.files import require_file
 from aicl_fast.metadata import parse_info, require_sizes
 from aicl_fast.processors import processor_count, processor_quota, usable_processors
+from aicl_fast.signature import NetworkOutputs
 from aicl_fast.text import error_text
 
 Provider = str | tuple[str, dict[str, Any]]
@@ -61,13 +62,13 @@ class OnnxRuntimeEngine(Engine):
         self._process = os.getpid()
         self._session = open_session(self.path, **self._settings)
 
-    def run(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
+    def run(self, features: npt.NDArray[np.float32]) -> NetworkOutputs:
         """Run (B, T, D) float32 features. Safe to call from several threads."""
         self._check_open()
         session = self._session
         if session is None:  # another thread closed the engine just now
             self._check_open()
-        return EngineOutputs(*session.run(EngineOutputs._fields, {"features": features}))
+        return NetworkOutputs(*session.run(NetworkOutputs._fields, {"features": features}))
 
     def _after_fork(self) -> None:
         if any(provider != "CPUExecutionProvider" for provider in self._session.get_providers()):

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.engines.base import Engine, EngineOutputs
+from aicl_fast.engines.base import Engine
 from aicl_fast.engines.container import Container, read_container
 from aicl_fast.engines.cuda import Cuda
 from aicl_fast.engines.gpu_array import is_gpu_array
@@ -25,6 +25,7 @@ from aicl_fast.engines.tensorrt_plan import Plan, check_builder, check_card
 from aicl_fast.engines.tensorrt_slot import Slot, Tensors
 from aicl_fast.errors import DataError, ModelError, UnavailableError
 from aicl_fast.metadata import require_sizes
+from aicl_fast.signature import NetworkOutputs
 
 __all__ = ["Cuda", "Pending", "TensorRTEngine", "Tensors", "check_builder", "check_card"]
 
@@ -43,7 +44,7 @@ class Pending:
         self._dropped.atexit = False
 
     def result(self) -> Any:
-        """Wait for the GPU and return the :class:`EngineOutputs`.
+        """Wait for the GPU and return the :class:`NetworkOutputs`.
 
         Raises:
             RuntimeError: asked for a second time.
@@ -81,7 +82,7 @@ class TensorRTEngine(Engine):
 
     name = "tensorrt"
     # A subclass runs plans of another network.
-    _tensors = Tensors("features", np.float32, EngineOutputs)
+    _tensors = Tensors("features", np.float32, NetworkOutputs)
 
     def __init__(
         self,
@@ -116,7 +117,7 @@ class TensorRTEngine(Engine):
         with contextlib.suppress(Exception):  # it may not have got as far as to hold anything
             self.close()
 
-    def __call__(self, features: Any) -> EngineOutputs:
+    def __call__(self, features: Any) -> NetworkOutputs:
         """Run any number of videos from the host, or one batch that lies on the GPU.
 
         Args:
@@ -129,9 +130,9 @@ class TensorRTEngine(Engine):
             return super().__call__(features)
         return self._run_on_gpu(features)
 
-    def run(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
+    def run(self, features: npt.NDArray[np.float32]) -> NetworkOutputs:
         """Run (B, T, D) contiguous float32 features whose shape the file allows, and wait."""
-        outputs: EngineOutputs = self.submit(features).result()
+        outputs: NetworkOutputs = self.submit(features).result()
         return outputs
 
     def submit(self, features: npt.NDArray[Any]) -> Pending:
@@ -196,7 +197,7 @@ class TensorRTEngine(Engine):
                 "batch, or export with another --batch."
             )
 
-    def _run_on_gpu(self, features: Any) -> EngineOutputs:
+    def _run_on_gpu(self, features: Any) -> NetworkOutputs:
         # The stream must exist before the producer can make it wait, the shape be known before there is one.
         self._check_open()
         shape = tuple(features.shape)
@@ -205,7 +206,7 @@ class TensorRTEngine(Engine):
         slot = self._acquire(shape)
         try:
             array = slot.launch_on(features)
-            outputs: EngineOutputs = slot.finish()
+            outputs: NetworkOutputs = slot.finish()
             del array  # until here the GPU may have read it
             return outputs
         finally:

@@ -16,13 +16,14 @@ with needs("train"):
     import torch
 
 from aicl_fast.devices import torch_device
-from aicl_fast.engines.base import Engine, EngineOutputs, run_in_parts
+from aicl_fast.engines.base import Engine, run_in_parts
 from aicl_fast.engines.gpu_array import is_gpu_array
 from aicl_fast.engines.gpu_features import as_tensor, filled_on_gpu
 from aicl_fast.errors import DataError, ModelError
 from aicl_fast.kernels import pack_two_branch, topk_pool
 from aicl_fast.kernels._triton_graph import TwoBranchRunner
 from aicl_fast.metadata import ModelInfo, Range
+from aicl_fast.signature import NetworkOutputs
 from aicl_fast.weights import load_model, weights_hash
 
 _DTYPES = {
@@ -106,7 +107,7 @@ class TorchEngine(Engine):
             self._net = net.to(self._device)
         self._lock = threading.Lock()  # a batch size has one set of staging buffers
 
-    def __call__(self, features: Any) -> EngineOutputs:
+    def __call__(self, features: Any) -> NetworkOutputs:
         """Run any number of videos.
 
         Args:
@@ -129,30 +130,30 @@ class TorchEngine(Engine):
         low, _, high = self.info.batch
         return run_in_parts(self._run_there, tensor, low, high, filled_on_gpu)
 
-    def _run_there(self, features: torch.Tensor) -> EngineOutputs:
+    def _run_there(self, features: torch.Tensor) -> NetworkOutputs:
         with self._lock:
             self._check_open()
             if self._runner is None:
                 return self._plain(features.float())
             with torch.cuda.device(self._device):
-                return EngineOutputs(*self._runner(features))
+                return NetworkOutputs(*self._runner(features))
 
-    def run(self, features: npt.NDArray[np.float32]) -> EngineOutputs:
+    def run(self, features: npt.NDArray[np.float32]) -> NetworkOutputs:
         """Run (B, T, D) float32 features. Calls from several threads take turns."""
         self._check_open()
         with self._lock:
             self._check_open()
             if self._runner is not None:
                 with torch.cuda.device(self._device):
-                    return EngineOutputs(*self._runner(features))
+                    return NetworkOutputs(*self._runner(features))
             return self._plain(torch.from_numpy(features).to(self._device))
 
     @torch.inference_mode()
-    def _plain(self, features: torch.Tensor) -> EngineOutputs:
+    def _plain(self, features: torch.Tensor) -> NetworkOutputs:
         outputs = self._net(features)
         pooled, _ = topk_pool(outputs.CAS, outputs.A_score, self.config.model.topk(features.shape[1]))
         found = (outputs.A_score, pooled.softmax(1), outputs.A, outputs.A_ca)
-        return EngineOutputs(*(output.contiguous().cpu().numpy() for output in found))
+        return NetworkOutputs(*(output.contiguous().cpu().numpy() for output in found))
 
     def _after_fork(self) -> None:
         if self._device.type != "cpu":

@@ -30,9 +30,9 @@ from aicl_fast.data.feature_file import Recipe, VideoFeatures
 from aicl_fast.data.features import Floats
 from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.files import video_name
+from aicl_fast.metadata import FRAMES
 from aicl_fast.processors import processor_count
 from aicl_fast.video.flow import Flow, FlowAlgorithm, Gray, gray
-from aicl_fast.video.networks import FRAMES
 from aicl_fast.video.reader import Image, read_frames
 from aicl_fast.video.transform import Transform
 

@@ -18,7 +18,7 @@ with needs("train"):
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from aicl_fast.errors import DataError
-from aicl_fast.video.networks import Stream
+from aicl_fast.metadata import Stream
 
 CHANNELS: dict[Stream, int] = {"rgb": 3, "flow": 2}
 FLOW_BOUND = 20.0

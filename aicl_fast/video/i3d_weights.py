@@ -20,10 +20,10 @@ from aicl_fast.data.arrays import open_archive
 from aicl_fast.errors import ModelError
 from aicl_fast.files import require_file
 from aicl_fast.limits import reading, require_size
-from aicl_fast.metadata import METADATA_KEY
+from aicl_fast.metadata import METADATA_KEY, Stream
 from aicl_fast.torch_file import load_state_dict, without_prefix
 from aicl_fast.video.i3d import I3D
-from aicl_fast.video.networks import PICKLED, TORCH_SUFFIXES, Stream
+from aicl_fast.video.networks import PICKLED, TORCH_SUFFIXES
 from aicl_fast.weights import weights_hash
 
 _WHAT = "weights of I3D"

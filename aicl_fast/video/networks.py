@@ -12,15 +12,11 @@ files                                 run by
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -30,130 +26,15 @@ from aicl_fast.engines.base import filled_with_zeros, run_in_parts, running
 from aicl_fast.engines.container import Container
 from aicl_fast.engines.onnx_file import read_onnx
 from aicl_fast.engines.tensorrt import TensorRTEngine, Tensors
-from aicl_fast.errors import AiclError, DataError, ModelError, UnavailableError
+from aicl_fast.errors import DataError, ModelError, UnavailableError
 from aicl_fast.extras import needs
 from aicl_fast.files import require_file
-from aicl_fast.limits import require_size
-from aicl_fast.metadata import (
-    BATCH,
-    FORMAT,
-    Precision,
-    Range,
-    read_choice,
-    read_document,
-    read_range,
-    reading_settings,
-)
+from aicl_fast.metadata import Range, SegmentInfo, Stream, parse_segment_info, require_sizes
+from aicl_fast.signature import SegmentOutputs
 
-Stream = Literal["rgb", "flow"]
-KIND = "i3d"
-FRAMES = 16
-"""Of a segment."""
-SIZE = 224
-WIDTH = 1024
-_LARGEST = 1_000_000
-INPUT = "clips"
 PICKLED = (".pt", ".pth", ".ckpt", ".tar")
 TORCH_SUFFIXES = (".npz", *PICKLED, ".safetensors")
 """Of weights of I3D, in any case. torch.save's have several, ``.pth.tar`` among them."""
-
-
-class SegmentOutputs(NamedTuple):
-    """What a segment network gives for N clips, float32."""
-
-    features: Floats
-    """(N, 1024)"""
-    logits: Floats
-    """(N, classes), before softmax"""
-
-
-@dataclass(frozen=True)
-class SegmentInfo:
-    """What an exported segment network says about itself.
-
-    Attributes:
-        stream: ``rgb`` or ``flow``.
-        weights: SHA-256 of the weights in hexadecimal, the same for every file made of them.
-        precision: what its convolutions are computed in.
-        batch: segments a run.
-        classes: of the head.
-        frames: of a segment.
-        size: height and width of a frame.
-        width: features a segment.
-        version: the aicl_fast that wrote it.
-    """
-
-    stream: Stream
-    weights: str
-    precision: Precision = "fp32"
-    batch: Range = BATCH
-    classes: int = 400
-    frames: int = FRAMES
-    size: int = SIZE
-    width: int = WIDTH
-    version: str = ""
-
-    @property
-    def channels(self) -> int:
-        """Of a frame."""
-        return 3 if self.stream == "rgb" else 2
-
-    @property
-    def clip_shape(self) -> tuple[int, int, int, int]:
-        """Of one segment: frames, height, width, channels."""
-        return self.frames, self.size, self.size, self.channels
-
-    @property
-    def name(self) -> str:
-        """Of the network, as ``aicl-fast export --model`` has it."""
-        return f"{KIND}-{self.stream}"
-
-    def to_json(self) -> str:
-        """What a file carries under :data:`aicl_fast.metadata.METADATA_KEY`."""
-        from aicl_fast import __version__
-
-        document = {"format": FORMAT, "kind": KIND, **asdict(self), "version": __version__}
-        document["weights_sha256"] = document.pop("weights")
-        return json.dumps(document)
-
-
-def parse_segment_info(text: str | None, source: str | os.PathLike[str]) -> SegmentInfo:
-    """What a segment network's metadata says.
-
-    Raises:
-        ModelError: there is none, it is a detector's, or a newer version wrote it.
-    """
-    kind, document = read_document(text, source)
-    if kind != KIND:
-        raise ModelError(
-            f"{source}: is a detector's model, which reads features; expected a network that reads video, as "
-            "`aicl-fast export --model i3d-rgb` writes. Open it with aicl_fast.Detector."
-        )
-    with reading_settings(source):
-        return SegmentInfo(
-            stream=read_choice(document["stream"], Stream, "stream"),
-            weights=str(document["weights_sha256"]),
-            precision=read_choice(document["precision"], Precision, "precision"),
-            batch=read_range(document["batch"], "batch"),
-            **{name: _size(document, name) for name in ("classes", "frames", "size", "width")},
-            version=str(document["version"]),
-        )
-
-
-def _size(document: Mapping[str, Any], name: str) -> int:
-    return read_range([1, document[name], _LARGEST], name).opt
-
-
-def require_segment_sizes(
-    info: SegmentInfo, on_disk: int, source: object, *, error: type[AiclError] = ModelError
-) -> None:
-    """Compare what a run of the fewest segments takes with the size of the file that says how many.
-
-    Raises:
-        AiclError: ``error``: much more memory than the file warrants.
-    """
-    needed = 4 * info.batch.min * (math.prod(info.clip_shape) + info.width + info.classes)
-    require_size(needed, on_disk, source, "a run with its settings of sizes", error=error)
 
 
 class SegmentNetwork(ABC):
@@ -333,12 +214,12 @@ class OnnxRuntimeNetwork(SegmentNetwork):
             number = int(device.partition(":")[2] or 0)
             providers.insert(0, ("CUDAExecutionProvider", {"device_id": number}))
         super().__init__(path, parse_segment_info(read_onnx(path), path))
-        require_segment_sizes(self.info, path.stat().st_size, path)
+        require_sizes(self.info, path.stat().st_size, path)
         self._session = open_session(path, threads=threads, providers=providers)
 
     def run(self, clips: npt.NDArray[Any]) -> SegmentOutputs:
         """Run N clips."""
-        return SegmentOutputs(*self._session.run(SegmentOutputs._fields, {INPUT: clips}))
+        return SegmentOutputs(*self._session.run(SegmentOutputs._fields, {"clips": clips}))
 
 
 class OpenVinoNetwork(SegmentNetwork):
@@ -349,7 +230,7 @@ class OpenVinoNetwork(SegmentNetwork):
 
         file = open_model(path)
         super().__init__(path, parse_segment_info(file.metadata, path))
-        require_segment_sizes(self.info, path.stat().st_size, path)
+        require_sizes(self.info, path.stat().st_size, path)
         self._compiled = compile_model(file.read(), path, self.precision, precision, threads=threads)
         self.precision = precision or self.precision
         with running(path):
@@ -357,7 +238,7 @@ class OpenVinoNetwork(SegmentNetwork):
 
     def run(self, clips: npt.NDArray[Any]) -> SegmentOutputs:
         """Run N clips."""
-        found = self._compiled.create_infer_request().infer({INPUT: clips}, share_inputs=True)
+        found = self._compiled.create_infer_request().infer({"clips": clips}, share_inputs=True)
         return SegmentOutputs(*(np.array(found[output]) for output in self._results))
 
 
@@ -385,11 +266,11 @@ class _ClipEngine(TensorRTEngine):
 
     def _read_info(self, container: Container) -> SegmentInfo:
         info = parse_segment_info(container.metadata, container.path)
-        self._tensors = Tensors(INPUT, np.uint8 if info.stream == "rgb" else np.float32, SegmentOutputs)
+        self._tensors = Tensors("clips", np.uint8 if info.stream == "rgb" else np.float32, SegmentOutputs)
         return info
 
     def _require_sizes(self) -> None:
-        require_segment_sizes(self.info, self.path.stat().st_size, self.path)
+        require_sizes(self.info, self.path.stat().st_size, self.path)
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """The network has seen to it."""

@@ -19,8 +19,9 @@ import pytest
 from aicl_fast import detector as detector_module
 from aicl_fast.config import load_config
 from aicl_fast.detector import Detector
-from aicl_fast.engines import Engine, EngineOutputs
+from aicl_fast.engines import Engine
 from aicl_fast.metadata import ModelInfo
+from aicl_fast.signature import NetworkOutputs
 
 HERE = Path(__file__).resolve().parent
 NATIVE = HERE.parents[1] / "kernels" / "native"
@@ -114,13 +115,13 @@ class Constant(Engine):
         self.path, self.info = Path(path), ModelInfo(config)
         length, classes = config.data.segments, config.model.num_classes
         rng = np.random.default_rng(0)
-        self.outputs = EngineOutputs(
+        self.outputs = NetworkOutputs(
             rng.random((1, length, classes), np.float32),
             np.eye(1, classes, dtype=np.float32),
             *rng.random((2, 1, length), np.float32),
         )
 
-    def run(self, features: Any) -> EngineOutputs:
+    def run(self, features: Any) -> NetworkOutputs:
         return self.outputs
 
 

@@ -14,7 +14,9 @@ pytest.importorskip("onnx")
 
 from aicl_fast.bench import video
 from aicl_fast.errors import AiclError, ConfigError, UnavailableError
-from aicl_fast.video.networks import SegmentInfo, SegmentNetwork, SegmentOutputs
+from aicl_fast.metadata import SegmentInfo
+from aicl_fast.signature import SegmentOutputs
+from aicl_fast.video.networks import SegmentNetwork
 
 
 class Half(SegmentNetwork):

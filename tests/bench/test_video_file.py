@@ -13,7 +13,9 @@ pytest.importorskip("cv2")
 from aicl_fast.bench import video_file
 from aicl_fast.bench.quote import TABLES
 from aicl_fast.errors import AiclError
-from aicl_fast.video.networks import SegmentInfo, SegmentNetwork, SegmentOutputs, Stream
+from aicl_fast.metadata import SegmentInfo, Stream
+from aicl_fast.signature import SegmentOutputs
+from aicl_fast.video.networks import SegmentNetwork
 
 
 def test_decoding() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aicl_fast.engines import EngineOutputs
+from aicl_fast.signature import NetworkOutputs
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,7 +47,7 @@ def batch() -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def expected(tiny_model: Path, batch: np.ndarray) -> EngineOutputs:
+def expected(tiny_model: Path, batch: np.ndarray) -> NetworkOutputs:
     """What torch says of them in float32."""
     from aicl_fast.engines.torch import TorchEngine
 

@@ -21,7 +21,6 @@ from aicl_fast import Detector
 from aicl_fast.config import load_config
 from aicl_fast.data.dataset import Dataset
 from aicl_fast.data.detections import Detection, Detections
-from aicl_fast.engines import EngineOutputs
 from aicl_fast.errors import AiclError, ConfigError, DataError, ModelError, UnavailableError
 from aicl_fast.evaluate import mean_average_precision
 from aicl_fast.export.formats import (
@@ -38,6 +37,7 @@ from aicl_fast.export.quantize import calibration_features, quantize_onnx
 from aicl_fast.export.tensorrt import BuildOptions
 from aicl_fast.export.triton_repository import ServerOptions, check_config
 from aicl_fast.metadata import Range
+from aicl_fast.signature import NetworkOutputs
 
 ENGINE_OF = {"onnx": "onnxruntime", "openvino": "openvino", "triton-repository": "onnxruntime"}
 RUNS_HERE = [
@@ -177,7 +177,7 @@ def test_what_an_exported_network_computes(
     tiny_model: Path,
     tiny_dataset: Path,
     batch: np.ndarray,
-    expected: EngineOutputs,
+    expected: NetworkOutputs,
     format_: str,
     precision: str,
     engine: str,
@@ -191,7 +191,7 @@ def test_what_an_exported_network_computes(
         (out,) = out.rglob("model.onnx")
     with Detector(out, engine=engine, threads=1) as detector:
         actual = detector.engine(batch)
-    for name, a, b in zip(EngineOutputs._fields, actual, expected, strict=True):
+    for name, a, b in zip(NetworkOutputs._fields, actual, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=TOLERANCES[precision].absolute, rtol=0, err_msg=name)
 
 
@@ -283,7 +283,7 @@ def test_on_cuda_without_a_gpu(tiny_model: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_on_cuda(tiny_model: Path, batch: np.ndarray, expected: EngineOutputs, precision: str) -> None:
+def test_on_cuda(tiny_model: Path, batch: np.ndarray, expected: NetworkOutputs, precision: str) -> None:
     import torch
 
     if not torch.cuda.is_available():
@@ -558,7 +558,7 @@ def test_only_the_embeddings_are_quantised(
 
 @pytest.mark.parametrize("precision", FORMATS["onnx"])
 def test_narrow_graphs_in_a_second_consumer(
-    tiny_model: Path, tiny_dataset: Path, batch: np.ndarray, expected: EngineOutputs, precision: str
+    tiny_model: Path, tiny_dataset: Path, batch: np.ndarray, expected: NetworkOutputs, precision: str
 ) -> None:
     """onnx's own evaluator, which rounds for itself."""
     import onnxruntime
@@ -571,7 +571,7 @@ def test_narrow_graphs_in_a_second_consumer(
     options = ExportOptions("onnx", precision, calibrate=calibrate)
     model = exported_onnx(*load_model(tiny_model), options)[0]
     found = ReferenceEvaluator(model).run(None, {"features": batch})
-    for name, a, b in zip(EngineOutputs._fields, found, expected, strict=True):
+    for name, a, b in zip(NetworkOutputs._fields, found, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=TOLERANCES[precision].absolute, rtol=0, err_msg=name)
     if precision == "bf16":
         return  # ONNX Runtime has no such convolution
@@ -837,8 +837,8 @@ def test_the_table_shows_the_tolerance_that_holds(precision: str) -> None:
     assert float(str(shown).removeprefix("≤ ")) == TOLERANCES[precision].absolute
 
 
-def test_differences_say_where(expected: EngineOutputs) -> None:
-    other = EngineOutputs(*(each.copy() for each in expected))
+def test_differences_say_where(expected: NetworkOutputs) -> None:
+    other = NetworkOutputs(*(each.copy() for each in expected))
     other.scores[3, 17, 2] += 0.25
     other.actionness[1, 5] = np.nan
     scores, video, actionness, agnostic = differences(expected, other)

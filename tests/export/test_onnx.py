@@ -15,7 +15,6 @@ onnx = pytest.importorskip("onnx")
 
 from aicl_fast import Detector  # noqa: E402
 from aicl_fast.config import Config, load_config  # noqa: E402
-from aicl_fast.engines import EngineOutputs  # noqa: E402
 from aicl_fast.engines.ort import OnnxRuntimeEngine  # noqa: E402
 from aicl_fast.errors import ConfigError, DataError, ModelError  # noqa: E402
 from aicl_fast.export.onnx import (  # noqa: E402
@@ -35,20 +34,21 @@ from aicl_fast.export.quantize import quantize_onnx  # noqa: E402
 from aicl_fast.kernels import topk_pool  # noqa: E402
 from aicl_fast.metadata import METADATA_KEY, Range  # noqa: E402
 from aicl_fast.model import TwoBranchNet  # noqa: E402
+from aicl_fast.signature import NetworkOutputs  # noqa: E402
 from aicl_fast.weights import load_model, weights_hash  # noqa: E402
 
 
-def reference(net: TwoBranchNet, features: np.ndarray, k: int) -> EngineOutputs:
+def reference(net: TwoBranchNet, features: np.ndarray, k: int) -> NetworkOutputs:
     """What torch says in float32."""
     with torch.no_grad():
         outputs = net(torch.from_numpy(features))
         logits, _ = topk_pool(outputs.CAS, outputs.A_score, k)
     found = (outputs.A_score, logits.softmax(1), outputs.A, outputs.A_ca)
-    return EngineOutputs(*(output.numpy() for output in found))
+    return NetworkOutputs(*(output.numpy() for output in found))
 
 
-def assert_close(actual: EngineOutputs, expected: EngineOutputs, atol: float) -> None:
-    for name, a, b in zip(EngineOutputs._fields, actual, expected, strict=True):
+def assert_close(actual: NetworkOutputs, expected: NetworkOutputs, atol: float) -> None:
+    for name, a, b in zip(NetworkOutputs._fields, actual, expected, strict=True):
         assert a.dtype == np.float32
         np.testing.assert_allclose(a, b, atol=atol, rtol=0, err_msg=name)
 
@@ -169,7 +169,7 @@ def test_a_second_consumer_reads_it(tiny_model: Path) -> None:
     features = np.random.default_rng(0).random((2, 32, 11), dtype=np.float32)
     expected = reference(net, features, config.topk)
     plain = ReferenceEvaluator(str(tiny_model.with_suffix(".onnx")))
-    assert_close(EngineOutputs(*plain.run(None, {INPUT: features})), expected, 1e-6)
+    assert_close(NetworkOutputs(*plain.run(None, {INPUT: features})), expected, 1e-6)
 
 
 def test_any_length_in_the_range(tmp_path: Path, tiny_model: Path) -> None:

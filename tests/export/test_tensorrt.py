@@ -24,7 +24,6 @@ pytest.importorskip("onnx")
 import aicl_fast.engines.tensorrt as runtime
 import aicl_fast.engines.tensorrt_plan as plans
 from aicl_fast import Detector
-from aicl_fast.engines import EngineOutputs
 from aicl_fast.engines.container import KINDS, MAGIC, read_container, write_container
 from aicl_fast.engines.gpu_array import gpu_array, is_gpu_array, read_capsule
 from aicl_fast.engines.tensorrt import TensorRTEngine, check_builder, check_card
@@ -42,8 +41,9 @@ from aicl_fast.export.tensorrt import (
     parse_capabilities,
     refit_tensorrt,
 )
-from aicl_fast.metadata import ModelInfo, Range
-from aicl_fast.video.networks import SegmentInfo, open_network
+from aicl_fast.metadata import ModelInfo, Range, SegmentInfo
+from aicl_fast.signature import NetworkOutputs
+from aicl_fast.video.networks import open_network
 from aicl_fast.weights import load_model
 
 
@@ -461,7 +461,7 @@ class MakeBelieveContext:
             count = int(np.prod(self.shape))
             features = np.ctypeslib.as_array((ctypes.c_float * count).from_address(addresses["features"]))
             outputs = self.reference(features.reshape(self.shape).copy())
-            for name, output in zip(EngineOutputs._fields, outputs, strict=True):
+            for name, output in zip(NetworkOutputs._fields, outputs, strict=True):
                 output = np.ascontiguousarray(output)
                 ctypes.memmove(addresses[name], output.ctypes.data, output.nbytes)
 
@@ -495,26 +495,26 @@ def engine(tiny_model: Path, tmp_path: Path, graph: Any, monkeypatch: pytest.Mon
     opened.close()
 
 
-def close_to(actual: EngineOutputs, expected: EngineOutputs) -> None:
+def close_to(actual: NetworkOutputs, expected: NetworkOutputs) -> None:
     for a, b in zip(actual, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-def test_one_graph_a_shape(engine: Any, batch: np.ndarray, expected: EngineOutputs) -> None:
+def test_one_graph_a_shape(engine: Any, batch: np.ndarray, expected: NetworkOutputs) -> None:
     for _ in range(4):
         close_to(engine(batch), expected)
     assert (engine.cuda.captures, engine.cuda.launches) == (1, 3)  # the first run prepares
     engine(batch[:2])
     assert len(engine._slots) == 2
     many = np.concatenate([batch] * 20)
-    close_to(EngineOutputs(*(each[60:65] for each in engine(many))), expected)  # 64 and 36
+    close_to(NetworkOutputs(*(each[60:65] for each in engine(many))), expected)  # 64 and 36
 
 
-def test_submitting(engine: Any, batch: np.ndarray, expected: EngineOutputs) -> None:
+def test_submitting(engine: Any, batch: np.ndarray, expected: NetworkOutputs) -> None:
     features = batch.copy()
     first, second = engine.submit(features), engine.submit(features[::-1].copy())
     features[:] = 0  # staged already
-    close_to(second.result(), EngineOutputs(*(each[::-1] for each in expected)))
+    close_to(second.result(), NetworkOutputs(*(each[::-1] for each in expected)))
     close_to(first.result(), expected)
     with pytest.raises(RuntimeError, match="taken already"):
         first.result()
@@ -524,7 +524,7 @@ def test_submitting(engine: Any, batch: np.ndarray, expected: EngineOutputs) -> 
         engine.submit(np.zeros((1, 33, 11), np.float32))
 
 
-def test_threads_share_the_pool(engine: Any, batch: np.ndarray, expected: EngineOutputs) -> None:
+def test_threads_share_the_pool(engine: Any, batch: np.ndarray, expected: NetworkOutputs) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(6) as pool:
@@ -549,7 +549,7 @@ class OnGpu:
         }
 
 
-def test_arrays_on_the_gpu_are_read_in_place(engine: Any, batch, expected: EngineOutputs) -> None:
+def test_arrays_on_the_gpu_are_read_in_place(engine: Any, batch, expected: NetworkOutputs) -> None:
     close_to(engine(OnGpu(batch)), expected)
     close_to(engine(batch), expected)  # the slot reads its own buffer again
     close_to(engine(OnGpu(batch, stream=77)), expected)
@@ -562,7 +562,7 @@ def test_arrays_on_the_gpu_are_read_in_place(engine: Any, batch, expected: Engin
     close_to(engine(batch), expected)
 
 
-def test_addresses_that_tensorrt_takes(engine: Any, batch: np.ndarray, expected: EngineOutputs) -> None:
+def test_addresses_that_tensorrt_takes(engine: Any, batch: np.ndarray, expected: NetworkOutputs) -> None:
     room = np.zeros(batch.nbytes + 512, np.uint8)
     start = -room.ctypes.data % 256
     for offset, in_place in ((0, True), (64, False), (256, True), (4, False)):
@@ -580,7 +580,7 @@ def test_addresses_that_tensorrt_takes(engine: Any, batch: np.ndarray, expected:
         engine(OnGpu(batch))
 
 
-def test_a_result_that_nobody_asks_for(engine: Any, batch: np.ndarray, expected: EngineOutputs) -> None:
+def test_a_result_that_nobody_asks_for(engine: Any, batch: np.ndarray, expected: NetworkOutputs) -> None:
     dropped = [engine.submit(batch[::-1].copy()) for _ in range(2)]
     dropped.clear()
     gc.collect()
@@ -635,7 +635,7 @@ def test_idle_slots_are_few(engine: Any, batch: np.ndarray) -> None:
     assert len(engine.cuda.memory) == held
 
 
-def test_memory_is_that_of_the_shape(engine: Any, batch: np.ndarray, expected: EngineOutputs) -> None:
+def test_memory_is_that_of_the_shape(engine: Any, batch: np.ndarray, expected: NetworkOutputs) -> None:
     engine._plan.api.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="mine")
     create, asked = engine._plan.engine.create_execution_context, []
     engine._plan.engine.create_execution_context = lambda *how: (asked.append(how), create())[1]
@@ -645,7 +645,7 @@ def test_memory_is_that_of_the_shape(engine: Any, batch: np.ndarray, expected: E
     assert [slot.context.scratch for slot in engine._slots] == [5000, 1000]
 
 
-def test_what_cannot_be_captured_runs(engine: Any, batch, expected: EngineOutputs, monkeypatch) -> None:
+def test_what_cannot_be_captured_runs(engine: Any, batch, expected: NetworkOutputs, monkeypatch) -> None:
     execute = MakeBelieveContext.execute_async_v3
 
     def refuse(self: Any, stream: int) -> bool:

@@ -17,7 +17,6 @@ pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
 from aicl_fast import Detector
-from aicl_fast.engines import EngineOutputs
 from aicl_fast.engines.tensorrt import Cuda, TensorRTEngine
 from aicl_fast.engines.tensorrt_api import load_tensorrt
 from aicl_fast.errors import DataError, UnavailableError
@@ -25,6 +24,7 @@ from aicl_fast.export.formats import ExportOptions, export_model
 from aicl_fast.export.parity import TOLERANCES
 from aicl_fast.export.tensorrt import BuildOptions, refit_tensorrt
 from aicl_fast.metadata import Range
+from aicl_fast.signature import NetworkOutputs
 
 # --- without a GPU: the driver's own signatures, on memory of the host
 
@@ -206,8 +206,8 @@ def engine(engine_file: Path, tmp_path: Path) -> Iterator[TensorRTEngine]:
         yield opened
 
 
-def close_to(actual: EngineOutputs, expected: EngineOutputs, precision: str = "fp32") -> None:
-    for name, a, b in zip(EngineOutputs._fields, actual, expected, strict=True):
+def close_to(actual: NetworkOutputs, expected: NetworkOutputs, precision: str = "fp32") -> None:
+    for name, a, b in zip(NetworkOutputs._fields, actual, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=TOLERANCES[precision].absolute, rtol=0, err_msg=name)
 
 
@@ -248,7 +248,7 @@ def test_any_shape_in_the_profile(kind: str, tiny_model: Path, tmp_path: Path) -
 
 @pytest.mark.gpu
 def test_a_graph_is_replayed(
-    engine: TensorRTEngine, batch: np.ndarray, expected: EngineOutputs, monkeypatch: pytest.MonkeyPatch
+    engine: TensorRTEngine, batch: np.ndarray, expected: NetworkOutputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launched = []
     launch = engine.cuda.launch
@@ -258,28 +258,28 @@ def test_a_graph_is_replayed(
     assert len(engine._slots) == 1
     assert engine._slots[0].graph is not None
     assert len(launched) >= 3
-    close_to(engine(batch[::-1].copy()), EngineOutputs(*(each[::-1] for each in expected)))
+    close_to(engine(batch[::-1].copy()), NetworkOutputs(*(each[::-1] for each in expected)))
 
 
 @pytest.mark.gpu
-def test_batches_in_flight(engine: TensorRTEngine, batch: np.ndarray, expected: EngineOutputs) -> None:
+def test_batches_in_flight(engine: TensorRTEngine, batch: np.ndarray, expected: NetworkOutputs) -> None:
     features = batch.copy()
     first, second = engine.submit(features), engine.submit(features[::-1].copy())
     features[:] = 0
-    close_to(second.result(), EngineOutputs(*(each[::-1] for each in expected)))
+    close_to(second.result(), NetworkOutputs(*(each[::-1] for each in expected)))
     close_to(first.result(), expected)
 
 
 @pytest.mark.gpu
-def test_several_threads(engine: TensorRTEngine, batch: np.ndarray, expected: EngineOutputs) -> None:
+def test_several_threads(engine: TensorRTEngine, batch: np.ndarray, expected: NetworkOutputs) -> None:
     with ThreadPoolExecutor(6) as pool:
         for number, outputs in enumerate(pool.map(lambda n: engine(batch[n % 5][None]), range(120))):
-            close_to(outputs, EngineOutputs(*(each[number % 5][None] for each in expected)))
+            close_to(outputs, NetworkOutputs(*(each[number % 5][None] for each in expected)))
     assert len(engine._slots) == 2
 
 
 @pytest.mark.gpu
-def test_arrays_on_the_gpu(engine: TensorRTEngine, batch: np.ndarray, expected: EngineOutputs) -> None:
+def test_arrays_on_the_gpu(engine: TensorRTEngine, batch: np.ndarray, expected: NetworkOutputs) -> None:
     import torch
 
     if not torch.cuda.is_available():
@@ -322,7 +322,7 @@ def test_many_shapes_take_little_memory(kind: str, tiny_model: Path, tmp_path: P
 
 
 @pytest.mark.gpu
-def test_dropped_and_not_closed(engine_file: Path, batch: np.ndarray, expected: EngineOutputs) -> None:
+def test_dropped_and_not_closed(engine_file: Path, batch: np.ndarray, expected: NetworkOutputs) -> None:
     opened = TensorRTEngine(engine_file, pool=2)
     for _ in range(6):
         opened.submit(batch[::-1].copy())

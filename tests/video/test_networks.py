@@ -12,15 +12,9 @@ import numpy as np
 import pytest
 
 from aicl_fast.errors import DataError, ModelError, UnavailableError
-from aicl_fast.metadata import FORMAT, Range
-from aicl_fast.video.networks import (
-    SegmentInfo,
-    SegmentNetwork,
-    SegmentOutputs,
-    kinetics_classes,
-    open_network,
-    parse_segment_info,
-)
+from aicl_fast.metadata import FORMAT, Range, SegmentInfo, parse_segment_info
+from aicl_fast.signature import SegmentOutputs
+from aicl_fast.video.networks import SegmentNetwork, kinetics_classes, open_network
 
 SHAPES = {"rgb": (16, 224, 224, 3), "flow": (16, 224, 224, 2)}
 DTYPES = {"rgb": np.uint8, "flow": np.float32}
