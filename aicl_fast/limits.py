@@ -35,14 +35,24 @@ def parse_size(text: str, name: str = MAX_UNPACKED) -> int:
     return int(match[1]) << _UNITS[match[2].lower()]
 
 
-def allowed_size(on_disk: int) -> int:
-    """Bytes of memory that a file of so many bytes may ask for: 64 MiB, 16 times the file, or the user's."""
+def allowed_size(on_disk: int, times: int = 1) -> int:
+    """Bytes of memory that a file of so many bytes may ask for: 64 MiB, 16 times the file, or the user's.
+
+    Args:
+        times: how many times more than that it may be, but for the user's.
+    """
     own = os.environ.get(MAX_UNPACKED)
-    return max(_ALWAYS, _TIMES * on_disk, parse_size(own) if own else 0)
+    return max(times * _ALWAYS, times * _TIMES * on_disk, parse_size(own) if own else 0)
 
 
 def require_size(
-    needed: int, on_disk: int, source: object, what: str, *, error: type[AiclError] = DataError
+    needed: int,
+    on_disk: int,
+    source: object,
+    what: str,
+    *,
+    error: type[AiclError] = DataError,
+    times: int = 1,
 ) -> None:
     """Refuse what would need much more memory than its file's size warrants.
 
@@ -52,10 +62,11 @@ def require_size(
         source: the file, for the message.
         what: what in it needs them, as a noun phrase.
         error: what is raised.
+        times: as :func:`allowed_size`.
     Raises:
         AiclError: more than 64 MiB, more than 16 times the file, and more than the user allows.
     """
-    if needed <= allowed_size(on_disk):
+    if needed <= allowed_size(on_disk, times):
         return
     raise error(
         f"{source}: {what} would take {needed / 2**20:,.0f} MiB of memory, and the file has "

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import zip_longest
 
+from aicl_fast.engines.shapes import Settings, Value, result, value_of
 from aicl_fast.errors import ModelError
 from aicl_fast.limits import reading, require_size
 
-_VALUE = 8
-"""Bytes that a value may take."""
-_LARGEST_PAD = 64
+_CONSTANT, _RESULT = 8, 4
+"""Bytes of a value that is computed once, and of one that is computed in every run."""
 _MOST_NODES = 20_000
-_SAME = (
-    "Cast", "Clip", "Constant", "Convert", "DequantizeLinear", "Flatten", "Identity", "QuantizeLinear",
-    "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Shape", "ShapeOf", "Sigmoid", "Slice",
-    "Softmax", "Split", "Squeeze", "StridedSlice", "TopK", "Transpose", "Unsqueeze", "VariadicSplit",
-)  # fmt: skip
-"""Operators that leave at most as many values as their largest input has."""
-_EACH = ("Cast", "Clip", "Convert", "DequantizeLinear", "Identity", "QuantizeLinear", "Relu", "Sigmoid")
-"""Those of them whose result has the shape of the first input."""
-_BROADCAST = (
-    "Add", "Div", "Divide", "FakeConvert", "FakeQuantize", "Max", "Maximum", "Min", "Minimum", "Mul",
-    "Multiply", "Sub", "Subtract",
-)  # fmt: skip
-"""Operators whose inputs are stretched to one shape."""
+_RUNNING = 32
+"""A network may take so many times more while it runs than its constants may."""
+_SMALL = 4 << 20
+"""Files and inputs of fewer bytes are all allowed the same, which is more than this."""
+_OPEN = ((1, 1_000), (1_000, 1_000_000))
+"""Videos and segments for which a network is looked at that leaves these open: usual ones, and many."""
 
 
 class UnlikeExportError(Exception):
@@ -54,102 +45,83 @@ def checking(path: object, what: str) -> Iterator[None]:
             ) from error
 
 
-class Constants:
-    """Upper bounds of what can be computed without an input of the network."""
+class Graph:
+    """A network's operators, and what they compute at most."""
 
     def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
-        self._shapes: dict[str, Sequence[int]] = {}
-        self._computed = 0
+        self._inputs: dict[str, Sequence[int | None]] = {}
+        self._constants: dict[str, Value] = {}
         self._known: set[str] = set()
-        self._nodes = 0
+        self._nodes: list[tuple[str, list[str], Sequence[str], Settings]] = []
 
-    def add_input(self, name: str) -> None:
-        """An input of the network."""
+    def add_input(self, name: str, shape: Sequence[int | None]) -> None:
+        """An input of the network.
+
+        Args:
+            shape: None are sizes that the file leaves open.
+        """
+        self._inputs[name] = shape
         self._known.add(name)
 
-    def add(self, name: str, shape: Sequence[int]) -> None:
-        """A constant of this shape."""
+    def add(self, name: str, shape: Sequence[int], whole: Sequence[int] | None = None) -> None:
+        """A constant.
+
+        Args:
+            whole: the whole numbers that it holds, if these are known.
+        """
         if name in self._known:
             raise ValueError("two constants of one name")
-        self._counts[name] = math.prod(shape)
-        self._shapes[name] = shape
+        self._constants[name] = value_of(shape, whole, fixed=True)
         self._known.add(name)
 
-    def require_values(self, name: str, values: Sequence[int]) -> None:
-        """Refuse to pad by what is computed without an input, whose values are not known here.
+    def add_node(self, kind: str, inputs: Sequence[str], outputs: Sequence[str], settings: Settings) -> None:
+        """An operator, by ONNX's name.
 
-        Args:
-            values: of the constant, as far as they are known.
-        Raises:
-            UnlikeExportError: they are not known.
-        """
-        if name in self._counts and len(values) != self._counts[name]:
-            raise UnlikeExportError("padding that is computed from constants")
-
-    def add_node(
-        self, kind: str, inputs: Sequence[str], outputs: Sequence[str], own: int = 0, growth: int = 1
-    ) -> None:
-        """An operator.
-
-        Args:
-            own: values that it holds itself.
-            growth: how many times more values its padding makes, from :func:`require_padding`.
         Raises:
             ValueError: one of its inputs does not come before it.
             UnlikeExportError: it is one too many.
         """
-        self._nodes += 1
-        if self._nodes > _MOST_NODES:
-            raise UnlikeExportError(f"more than {_MOST_NODES} operators")
         names = [name for name in inputs if name]
         if not self._known.issuperset(names):
             raise ValueError(f"{kind} reads what does not come before it")
+        if len(self._nodes) >= _MOST_NODES:
+            raise UnlikeExportError(f"more than {_MOST_NODES} operators")
+        self._nodes.append((kind, names, outputs, settings))
         self._known.update(outputs)
-        if not all(name in self._counts for name in names):
-            return
-        counts = [max(1, self._counts[name]) for name in names]
-        if own or not counts:
-            count = own
-        elif kind in _SAME:
-            count = max(counts)
-        elif kind == "Concat":
-            count = sum(counts)
-        elif kind in _BROADCAST and all(name in self._shapes for name in names):
-            shape = _broadcast([self._shapes[name] for name in names])
-            count = math.prod(shape)
-            self._shapes.update(dict.fromkeys(outputs, shape))
-        else:
-            count = math.prod(counts) * growth
-        if kind in _EACH and names and names[0] in self._shapes:
-            self._shapes.update(dict.fromkeys(outputs, self._shapes[names[0]]))
-        for name in outputs:
-            self._counts[name] = count
-        self._computed += count
 
     def check(self, on_disk: int, source: object) -> None:
-        """Compare with what the file's size warrants.
+        """Compare what it computes with what the file's size and that of its input warrant.
+
+        Sizes that the file leaves open are tried twice: for many segments it may take more than for few, but
+        not more for each.
 
         Raises:
             ModelError: it is much more.
         """
-        require_size(self._computed * _VALUE, on_disk, source, "computing its constants", error=ModelError)
+        usual = self._check(_OPEN[0], 0, on_disk, source)
+        if any(None in shape for shape in self._inputs.values()):
+            self._check(_OPEN[1], usual, on_disk, source)
 
-
-def _broadcast(shapes: Iterable[Sequence[int]]) -> list[int]:
-    """The shape to which all are stretched; if they fit together, it is no smaller than the engine's."""
-    backwards = zip_longest(*(reversed(shape) for shape in shapes), fillvalue=1)
-    return [max(sizes) for sizes in backwards][::-1]
-
-
-def require_padding(sizes: Sequence[int]) -> int:
-    """Refuse to pad by more than a network of ours may.
-
-    Returns:
-        The most times that the number of values grows.
-    Raises:
-        UnlikeExportError: more.
-    """
-    if any(abs(size) > _LARGEST_PAD for size in sizes):
-        raise UnlikeExportError(f"padding by more than {_LARGEST_PAD}")
-    return math.prod(1 + abs(size) for size in sizes)
+    def _check(self, sizes: tuple[int, int], usual: int, on_disk: int, source: object) -> int:
+        """The check for one size of the input. Returns its number of values."""
+        values = dict(self._constants)
+        for name, shape in self._inputs.items():
+            filled = [sizes[axis > 0] if size is None else size for axis, size in enumerate(shape)]
+            values[name] = value_of(filled)
+        given = sum(values[name].count for name in self._inputs)
+        more = max(1, given // usual) if usual else 1
+        times = _RUNNING * max(1, given * _RESULT // more // max(_SMALL, on_disk))
+        constant, running = 0, 0
+        for kind, inputs, outputs, settings in self._nodes:
+            found = result(kind, [values[name] for name in inputs], settings)
+            values.update(dict.fromkeys(outputs, found))
+            if found.fixed:
+                constant += found.count
+            else:
+                running += found.count
+            if max(constant, running) * _CONSTANT > _SMALL:
+                needed = constant * _CONSTANT
+                require_size(needed, on_disk, source, "computing its constants", error=ModelError)
+                needed = running * _RESULT // more
+                require_size(needed, on_disk, source, "running it", error=ModelError, times=times)
+        return given

@@ -10,18 +10,26 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from aicl_fast.engines.graph import Constants, UnlikeExportError, checking, require_padding
+from aicl_fast.engines.graph import Graph, UnlikeExportError, checking
 from aicl_fast.metadata import METADATA_KEY
 from aicl_fast.text import clean_text
 
-LAYERS = (
-    "Add", "AvgPool", "Clamp", "Concat", "Const", "Convert", "Convolution", "Divide", "FakeConvert",
-    "FakeQuantize", "Gather", "GatherElements", "MatMul", "MaxPool", "Maximum", "Minimum",
-    "Multiply", "Pad", "Parameter", "ReLU", "ReduceMax", "ReduceMean", "ReduceSum", "Reshape", "Result",
-    "ShapeOf", "Sigmoid", "Slice", "SoftMax", "Split", "Squeeze", "StridedSlice", "Subtract", "TopK",
-    "Transpose", "Unsqueeze", "VariadicSplit",
-)  # fmt: skip
-"""What exports of any version hold, and their like."""
+LAYERS = {
+    **{name: name for name in (
+        "Add", "Concat", "Const", "FakeQuantize", "Gather", "GatherElements", "MatMul", "MaxPool", "Pad",
+        "Parameter", "ReduceMax", "ReduceMean", "ReduceSum", "Reshape", "Sigmoid", "Slice", "Split",
+        "Squeeze", "TopK", "Transpose", "Unsqueeze",
+    )},
+    "AvgPool": "AveragePool", "Clamp": "Clip", "Convert": "Cast", "Convolution": "Conv", "Divide": "Div",
+    "FakeConvert": "FakeQuantize", "Maximum": "Max", "Minimum": "Min", "Multiply": "Mul", "ReLU": "Relu",
+    "Result": "Identity", "ShapeOf": "Shape", "SoftMax": "Softmax", "StridedSlice": "Slice",
+    "Subtract": "Sub", "VariadicSplit": "Split",
+}  # fmt: skip
+"""What exports of any version hold, and their like, with ONNX's names."""
+_NAMES = {
+    "axis": "axis", "batch_dims": "batch_dims", "kernel": "kernel_shape", "num_splits": "num_outputs",
+    "pads_begin": "pads_begin", "pads_end": "pads_end", "strides": "strides",
+}  # fmt: skip
 _BITS = {
     "boolean": 8, "i8": 8, "u8": 8, "f8e4m3": 8, "f8e5m2": 8, "i16": 16, "u16": 16, "f16": 16, "bf16": 16,
     "i32": 32, "u32": 32, "f32": 32, "i64": 64, "u64": 64, "f64": 64,
@@ -51,49 +59,58 @@ def check_ir(xml: bytes, weights: bytes | memoryview, path: Path) -> str | None:
         sources = defaultdict[str, list[tuple[int, str]]](list)
         for edge in edges:
             sources[edge.attrib["to-layer"]].append((int(edge.attrib["to-port"]), edge.attrib["from-layer"]))
-        constants, values = Constants(), dict[str, memoryview]()
+        graph = Graph()
         for layer in layers:
-            _check_layer(
-                layer, [name for _, name in sorted(sources[layer.attrib["id"]])], constants, values, weights
-            )
-        constants.check(len(xml) + len(weights), path)
+            inputs = [name for _, name in sorted(sources[layer.attrib["id"]])]
+            _check_layer(layer, inputs, graph, weights)
+        graph.check(len(xml) + len(weights), path)
         ours = net.find(f"rt_info/framework/{METADATA_KEY}")
         return None if ours is None else ours.get("value")
 
 
 def _check_layer(
-    layer: ElementTree.Element,
-    inputs: list[str],
-    constants: Constants,
-    values: dict[str, memoryview],
-    weights: bytes | memoryview,
+    layer: ElementTree.Element, inputs: list[str], graph: Graph, weights: bytes | memoryview
 ) -> None:
     name, kind = layer.attrib["id"], layer.attrib["type"]
     version = layer.attrib.get("version", "")
     if kind not in LAYERS or not version.startswith("opset") or layer.find("body") is not None:
         raise UnlikeExportError(f"the layer {clean_text(f'{kind} of {version}')[:40]!r}")
     data = layer.find("data")
-    settings: Mapping[str, str] = {} if data is None else data.attrib
-    growth = 1
-    for side in ("pads_begin", "pads_end"):
-        growth *= require_padding([int(size) for size in settings.get(side, "").split(",") if size.strip()])
+    found: Mapping[str, str] = {} if data is None else data.attrib
     if kind == "Parameter":
-        constants.add_input(name)
+        sizes = [size.strip() for size in found["shape"].split(",") if size.strip()]
+        graph.add_input(name, [int(size) if size.isdecimal() else None for size in sizes])
     elif kind == "Const":
-        dims = [int(size) for size in settings.get("shape", "").split(",") if size.strip()]
-        offset, size = int(settings["offset"]), int(settings["size"])
-        bits = _BITS.get(settings["element_type"])
+        dims = _integers(found.get("shape", ""))
+        offset, size = int(found["offset"]), int(found["size"])
+        bits = _BITS.get(found["element_type"])
         if bits is None or min((*dims, offset, size)) < 0:
-            raise UnlikeExportError(f"a constant of type {clean_text(settings['element_type'])[:40]!r}")
+            raise UnlikeExportError(f"a constant of type {clean_text(found['element_type'])[:40]!r}")
         count = math.prod(dims)
         if count * bits != 8 * size or offset + size > len(weights):
             raise ValueError(f"a constant of shape {dims[:8]} has {size} bytes")
-        constants.add(name, dims)
-        values[name] = memoryview(weights)[offset : offset + size]
+        whole = None
+        if found["element_type"] in ("i32", "i64") and size <= 512:
+            whole = np.frombuffer(weights, f"<i{bits // 8}", count, offset).tolist()
+        graph.add(name, dims, whole)
     else:
-        if kind == "Pad":
-            for each in inputs[1:3]:
-                pads = np.frombuffer(values.get(each, b""), np.int64).tolist()
-                constants.require_values(each, pads)
-                growth *= require_padding(pads)
-        constants.add_node(kind, inputs, [name], growth=growth)
+        masks = [text for key, text in found.items() if key.endswith("_mask") and key[0] in "nse"]
+        plain = kind != "StridedSlice" or "1" not in "".join(masks)
+        graph.add_node(LAYERS[kind] if plain else "Flatten", inputs, [name], _settings(found))
+
+
+def _settings(found: Mapping[str, str]) -> dict[str, list[int]]:
+    """A layer's whole numbers by ONNX's names."""
+    settings = {ours: _integers(found[theirs]) for theirs, ours in _NAMES.items() if theirs in found}
+    settings["pads"] = [*settings.pop("pads_begin", []), *settings.pop("pads_end", [])]
+    if not settings["pads"]:
+        del settings["pads"]
+    if found.get("auto_pad", "explicit") not in ("explicit", "valid"):
+        settings["auto_pad"] = []
+    for theirs, ours in (("keep_dims", "keepdims"), ("transpose_a", "transA"), ("transpose_b", "transB")):
+        settings[ours] = [int(found.get(theirs) in ("true", "1"))]
+    return settings
+
+
+def _integers(text: str) -> list[int]:
+    return [int(each) for each in text.split(",") if each.strip()]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aicl_fast.engines.checksum import NAME, check_checksum, mapped
-from aicl_fast.engines.graph import Constants, UnlikeExportError, checking, require_padding
+from aicl_fast.engines.graph import Graph, UnlikeExportError, checking
 from aicl_fast.errors import ModelError
 from aicl_fast.metadata import METADATA_KEY
 from aicl_fast.text import clean_text
@@ -116,28 +116,36 @@ def _metadata(data: memoryview, path: Path) -> str:
     return text
 
 
-def _check_graph(graph: Buffer) -> Constants:
-    constants, whole = Constants(), dict[str, list[int]]()
-    nodes = []
-    for field in _fields(graph, _GRAPH):
+def _check_graph(message: Buffer) -> Graph:
+    graph, nodes = Graph(), []
+    for field in _fields(message, _GRAPH):
         if field.number == 5:
-            name, shape, values = _tensor(field.value)
-            constants.add(name, shape)
-            whole[name] = values
+            graph.add(*_tensor(field.value))
         elif field.number == 1:
             nodes.append(bytes(field.value))
         elif field.number == 11:
-            constants.add_input(
-                _text(next(each.value for each in _fields(field.value, _VALUE) if each.number == 1))
-            )
+            found = {each.number: each.value for each in _fields(field.value, _VALUE)}
+            graph.add_input(_text(found[1]), _input_shape(found[2]))
     for node in nodes:
-        _check_node(node, constants, whole)
-    return constants
+        _check_node(node, graph)
+    return graph
 
 
-def _check_node(node: bytes, constants: Constants, whole: dict[str, list[int]]) -> None:
-    inputs, outputs, kind, own, growth = [], [], "", 0, 1
-    values: list[int] = []
+def _input_shape(type_: Buffer) -> list[int | None]:
+    """The sizes of an input; None are open."""
+    ((_, _, tensor, _),) = _fields(type_, {1: _BYTES})
+    shapes = [each.value for each in _fields(tensor, {1: _VARINT, 2: _BYTES}) if each.number == 2]
+    sizes: list[int | None] = []
+    for field in _fields(shapes[0], {1: _BYTES}):
+        size = {each.number: each.value for each in _fields(field.value, {1: _VARINT, 2: _BYTES})}
+        sizes.append(size.get(1))
+    return sizes
+
+
+def _check_node(node: bytes, graph: Graph) -> None:
+    inputs, outputs, kind = [], [], ""
+    settings: dict[str, list[int]] = {}
+    constant: tuple[list[int], list[int] | None] = [], None
     for number, _, value, _ in _fields(node, _NODE):
         if number == 1:
             inputs.append(_text(value))
@@ -146,37 +154,34 @@ def _check_node(node: bytes, constants: Constants, whole: dict[str, list[int]]) 
         elif number == 4:
             kind = _text(value)
         elif number == 5:
-            count, values, times = _attribute(value)
-            own, growth = own + count, growth * times
+            name, whole, tensor = _attribute(value)
+            if name.startswith("value"):
+                constant = tensor or ([len(whole)] if name == "value_ints" else [], whole or None)
+            settings[name] = whole
         elif number == 7:
             _check_domain(value)
     if kind not in OPERATORS:
         raise UnlikeExportError(f"the operator {clean_text(kind)[:40]!r}")
-    if kind == "Pad" and len(inputs) > 1:
-        pads = whole.get(inputs[1], [])
-        constants.require_values(inputs[1], pads)
-        growth *= require_padding(pads)
     if kind == "Constant":
-        whole.update(dict.fromkeys(outputs, values))
-    constants.add_node(kind, inputs, outputs, own if kind == "Constant" else 0, growth)
+        for name in outputs:
+            graph.add(name, *constant)
+    else:
+        graph.add_node(kind, inputs, outputs, settings)
 
 
-def _attribute(attribute: Buffer) -> tuple[int, list[int], int]:
-    """Look through an attribute: how many values its tensor has, these where they are few, and its growth."""
-    name, count, whole, values = "", 0, list[int](), list[int]()
+def _attribute(attribute: Buffer) -> tuple[str, list[int], tuple[list[int], list[int] | None] | None]:
+    """Look through an attribute: its name, its whole numbers, and the shape and values of its tensor."""
+    name, whole, tensor = "", list[int](), None
     for field in _fields(attribute, _ATTRIBUTE, _ATTRIBUTE_LISTS):
         if field.number == 1:
             name = _text(field.value)
-        elif field.number == 3:
-            count += field.value if name == "value_int" else 0
-        elif field.number == 5:
-            _, shape, values = _tensor(field.value)
-            count += math.prod(shape)
-        elif field.number == 8:
+        elif field.number in (3, 8):
             whole += _integers(field)
-    if name == "value_ints":
-        count, values = len(whole), whole
-    return count, values, require_padding(whole) if name == "pads" else 1
+        elif field.number == 4 and bytes(field.value) in (b"NOTSET", b"VALID"):
+            name = ""  # auto_pad that pads nothing
+        elif field.number == 5:
+            tensor = _tensor(field.value)[1:]
+    return name, whole, tensor
 
 
 def _check_domain(name: Buffer) -> None:
@@ -184,8 +189,8 @@ def _check_domain(name: Buffer) -> None:
         raise UnlikeExportError(f"operators of the domain {clean_text(_text(name))[:40]!r}")
 
 
-def _tensor(tensor: Buffer) -> tuple[str, list[int], list[int]]:
-    """Look through a constant. Its name and shape, and its values where they are few and whole."""
+def _tensor(tensor: Buffer) -> tuple[str, list[int], list[int] | None]:
+    """Look through a constant: its name, its shape, and its values where they are few and whole."""
     dims, whole, kind, name, count = list[int](), list[int](), 0, "", 0
     raw: Buffer | None = None
     for field in _fields(tensor, _TENSOR, _TENSOR_LISTS):
@@ -215,7 +220,7 @@ def _tensor(tensor: Buffer) -> tuple[str, list[int], list[int]]:
     count += len(whole)
     if count != math.prod(dims):
         raise ValueError(f"a constant of shape {dims[:8]} has {count} values")
-    return name, dims, whole
+    return name, dims, whole if kind in (6, 7) and len(whole) == count else None
 
 
 def _fields(message: Buffer, known: Mapping[int, int], lists: Mapping[int, int] = _NONE) -> Iterator[Field]:

@@ -121,7 +121,7 @@ def a_wide_pad(model: Any) -> None:
 
 def a_computed_pad(model: Any) -> None:
     for name in ("first", "second"):
-        model.graph.initializer.append(numpy_helper.from_array(np.array([0, 0, 0, 0, 0, 50]), name))
+        model.graph.initializer.append(numpy_helper.from_array(np.array([0, 0, 0, 0, 0, 1 << 15]), name))
     model.graph.node.append(helper.make_node("Mul", ["first", "second"], ["pads"]))
     model.graph.node.append(helper.make_node("Pad", ["features", "pads"], ["out"]))
 
@@ -130,6 +130,97 @@ def a_pad_in_an_operator(model: Any) -> None:
     pads = numpy_helper.from_array(np.array([0, 0, 0, 0, 0, 1 << 30]))
     model.graph.node.append(helper.make_node("Constant", [], ["pads"], value=pads))
     model.graph.node.append(helper.make_node("Pad", ["features", "pads"], ["out"]))
+
+
+def a_pad_of_features(model: Any) -> None:
+    model.graph.node.append(helper.make_node("Cast", ["features"], ["pads"], to=TensorProto.INT64))
+    model.graph.node.append(helper.make_node("Pad", ["features", "pads"], ["out"]))
+
+
+def a_chain(operator: str, count: int, model: Any, *more: str, **attributes: Any) -> None:
+    names = ["features", *(f"x{number}" for number in range(count))]
+    for before, after in pairwise(names):
+        inputs = [before, *more] if more else [before, before]
+        model.graph.node.append(helper.make_node(operator, inputs, [after], **attributes))
+
+
+def doubling(model: Any) -> None:
+    a_chain("Concat", 40, model, axis=1)
+
+
+def doubling_the_batch(model: Any) -> None:
+    a_chain("Concat", 40, model, axis=0)
+
+
+def doubling_by_a_split(model: Any) -> None:
+    model.graph.node.append(helper.make_node("Split", ["features"], ["half", "rest"], axis=1, num_outputs=2))
+    a_chain("Concat", 40, model, axis=1)
+    model.graph.node[-40].input[:] = ["half", "rest"]
+
+
+def many_pads(model: Any) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0, 9, 9, 0, 9, 9]), "pads"))
+    a_chain("Pad", 4000, model, "pads")
+
+
+def a_square(model: Any) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.array([-1, 1]), "column"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, -1]), "row"))
+    for name in ("column", "row"):
+        model.graph.node.append(helper.make_node("Reshape", ["features", name], [f"{name}s"]))
+
+
+def a_broadcast_of_features(model: Any) -> None:
+    a_square(model)
+    model.graph.node.append(helper.make_node("Add", ["columns", "rows"], ["out"]))
+    a_chain("Concat", 8, model, axis=0)
+    model.graph.node[-8].input[:] = ["out", "out"]
+
+
+def products_of_features(model: Any) -> None:
+    a_square(model)
+    model.graph.node.append(helper.make_node("MatMul", ["columns", "rows"], ["x"]))
+    for axis in (0, 2):
+        axes = numpy_helper.from_array(np.array([axis, axis + 1]), f"axes{axis}")
+        model.graph.initializer.append(axes)
+        model.graph.node.append(helper.make_node("Unsqueeze", ["x", axes.name], [f"x{axis}"]))
+    model.graph.node.append(helper.make_node("Mul", ["x0", "x2"], ["out"]))
+
+
+def gathered_again(model: Any) -> None:
+    model.graph.node.append(helper.make_node("Cast", ["features"], ["indices"], to=TensorProto.INT64))
+    a_chain("Gather", 5, model, "indices", axis=0)
+
+
+def gathered_elements(model: Any) -> None:
+    indices = numpy_helper.from_array(np.zeros((1, 1, 1 << 16), np.uint8), "indices")
+    model.graph.initializer.append(indices)
+    a_chain("GatherElements", 1, model, "indices", axis=2)
+    a_chain("Concat", 16, model, axis=1)
+    model.graph.node[-16].input[:] = ["x0", "x0"]
+
+
+def a_wide_convolution(model: Any) -> None:
+    weights = numpy_helper.from_array(np.zeros((8, 8, 1), np.float32), "weights")
+    model.graph.initializer.append(weights)
+    first = next(node for node in model.graph.node if node.op_type == "Conv")
+    a_chain("Conv", 3, model, "weights", pads=[1 << 26, 1 << 26])
+    model.graph.node[-3].input[0] = first.output[0]
+
+
+def sums_over_nothing(model: Any) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((1 << 40, 0), np.float32), "nothing"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "axes"))
+    model.graph.node.append(helper.make_node("ReduceSum", ["nothing", "axes"], ["out"]))
+
+
+def more_by_every_segment(model: Any) -> None:
+    """With T = 1,000 it is small, and it is larger by T squared."""
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    dims[1].dim_param = "segments"
+    dims[2].dim_value = 1
+    a_square(model)
+    model.graph.node.append(helper.make_node("MatMul", ["columns", "rows"], ["out"]))
 
 
 def pads_in_many_dimensions(model: Any) -> None:
@@ -146,7 +237,7 @@ def a_padded_constant(model: Any) -> None:
 
 def a_pool_over_a_padded_constant(model: Any) -> None:
     model.graph.initializer.append(numpy_helper.from_array(np.zeros([1] * 5, np.float32), "one"))
-    pool = helper.make_node("AveragePool", ["one"], ["out"], kernel_shape=[61] * 3, pads=[60] * 6)
+    pool = helper.make_node("AveragePool", ["one"], ["out"], kernel_shape=[61] * 3, pads=[600] * 6)
     model.graph.node.append(pool)
 
 
@@ -185,10 +276,22 @@ def a_negative_shape(model: Any) -> None:
         (an_unfolding_shape, "the operator 'ConstantOfShape'"),
         (unfolding_constants, "computing its constants would take 488 MiB"),
         (constants_in_disorder, "what does not come before it"),
-        (a_wide_pad, "padding by more than"),
-        (a_computed_pad, "padding that is computed from constants"),
-        (a_pad_in_an_operator, "padding by more than"),
-        (pads_in_many_dimensions, "padding that is computed"),
+        (a_wide_pad, "running it would take"),
+        (a_computed_pad, "running it would take"),
+        (a_pad_in_an_operator, "running it would take"),
+        (a_pad_of_features, "pads by what cannot be known"),
+        (doubling, "running it would take .* MiB of memory.*--max-unpacked"),
+        (doubling_the_batch, "running it would take"),
+        (doubling_by_a_split, "running it would take"),
+        (many_pads, "running it would take"),
+        (a_broadcast_of_features, "running it would take"),
+        (products_of_features, "running it would take"),
+        (gathered_again, "running it would take"),
+        (gathered_elements, "running it would take"),
+        (a_wide_convolution, "running it would take"),
+        (more_by_every_segment, "running it would take"),
+        (sums_over_nothing, "computing its constants would take"),
+        (pads_in_many_dimensions, "pads by what cannot be known"),
         (a_padded_constant, "computing its constants would take"),
         (a_pool_over_a_padded_constant, "computing its constants would take"),
         (two_constants_of_one_name, "two constants of one name"),
@@ -332,7 +435,7 @@ def network(shape: str = "2", offset: int = 0, size: int = 8, **more: str) -> by
         (network(kind="Broadcast"), "the layer 'Broadcast of opset1'"),
         (network(version="extension"), "the layer 'Add of extension'"),
         (network(more="<body/>"), "the layer"),
-        (network(more='<data pads_begin="99999999"/>'), "padding by more than"),
+        (network(kind="MaxPool", more='<data kernel="1" pads_begin="1" pads_end="1"/>'), "cannot be read"),
         (network(source="7"), "what does not come before it"),
         (b"<!DOCTYPE x [<!ENTITY a 'b'>]>" + network(), "declarations"),
         (network()[:200], "cannot be read"),
@@ -346,6 +449,42 @@ def test_openvinos_own_form(xml: bytes, words: str) -> None:
     with pytest.raises(ModelError, match=words) as caught:
         check_ir(xml, weights, Path("m.xml"))
     assert "m.xml" in str(caught.value)
+
+
+CHAIN = """<net name="x" version="11"><layers>
+<layer id="0" name="a" type="Parameter" version="opset1"><data shape="?,1..9,4" element_type="f32"/></layer>
+<layer id="p" name="b" type="Const" version="opset1">{const}</layer>{layers}</layers>
+<edges>{edges}</edges></net>"""
+LAYER = '<layer id="{id}" name="x{id}" type="{kind}" version="opset1"><data axis="1" {more}/></layer>'
+EDGE = '<edge from-layer="{source}" from-port="1" to-layer="{id}" to-port="{port}"/>'
+
+
+def ir_chain(kind: str, count: int, more: str, constants: bool) -> bytes:
+    """A network of one layer again and again, that reads what comes before it, and that or a constant."""
+    ids = range(1, count + 1)
+    layers = [LAYER.format(id=number, kind=kind, more=more) for number in ids]
+    edges = [
+        EDGE.format(source=source, id=number, port=port)
+        for number in ids
+        for port, source in enumerate([number - 1, *(["p", "p"] if constants else [number - 1])])
+    ]
+    const = '<data element_type="i64" shape="3" offset="0" size="24"/>'
+    return CHAIN.format(const=const, layers="".join(layers), edges="".join(edges)).encode()
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "more", "constants"),
+    [
+        ("Concat", 40, "", False),
+        ("MatMul", 4, 'transpose_b="true"', False),
+        ("Pad", 4000, "", True),
+        ("Gather", 4, "", False),
+    ],
+)
+def test_openvinos_own_form_that_grows(kind: str, count: int, more: str, constants: bool) -> None:
+    weights = np.array([0, 1, 100]).tobytes()
+    with pytest.raises(ModelError, match=r"m\.xml: running it would take"):
+        check_ir(ir_chain(kind, count, more, constants), weights, Path("m.xml"))
 
 
 @pytest.mark.parametrize(
