@@ -9,13 +9,12 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
 
-from aicl_fast.data.annotations import GroundTruth
-from aicl_fast.data.detections import Detections
+from aicl_fast.data.annotations import GroundTruth, VideoAnnotation
 from aicl_fast.data.scores import Scores
 from aicl_fast.errors import DataError
 from aicl_fast.evaluate import ERRORS, TIOUS, average_recall, compare, diagnose, segment_accuracy
@@ -25,7 +24,7 @@ from aicl_fast.evaluate.inputs import touched_subsets
 from aicl_fast.evaluate.protocol import Protocol
 from aicl_fast.evaluate.table import build_table
 from aicl_fast.files import require_place, write_text
-from aicl_fast.report.run import Run, load_run
+from aicl_fast.report.run import Run, RunLike, open_runs
 from aicl_fast.text import clean_lines, clean_text
 
 MEDIA_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".ogv")
@@ -34,10 +33,10 @@ MAX_CURVES = 8
 
 
 def write_report(
-    run: str | os.PathLike[str] | Run,
+    run: RunLike,
     path: str | os.PathLike[str] | None = None,
     *,
-    baseline: str | os.PathLike[str] | Run | None = None,
+    baseline: RunLike | None = None,
     ground_truth: str | os.PathLike[str] | GroundTruth | None = None,
     tious: Iterable[float] = TIOUS,
     subset: str | Iterable[str] | None = None,
@@ -68,7 +67,6 @@ def write_report(
     Raises:
         DataError: files that cannot be read, or a folder of media without a file of any of the videos.
     """
-    current = run if isinstance(run, Run) else load_run(run)
     if path is None:
         if isinstance(run, Run):
             raise DataError(
@@ -76,12 +74,7 @@ def write_report(
             )
         path = Path(run) / "report.html"
     target = require_place(path)
-    other = baseline if isinstance(baseline, Run) or baseline is None else load_run(baseline)
-    if ground_truth is None:
-        truth = current.ground_truth or (other.ground_truth if other is not None else None)
-    else:
-        truth = ground_truth if isinstance(ground_truth, GroundTruth) else GroundTruth.load(ground_truth)
-    runs = [current] if other is None else [other, current]
+    runs, truth = open_runs(run, baseline, ground_truth)
     if truth is None:
         document = _unmeasured(runs)
     else:
@@ -94,7 +87,7 @@ def write_report(
         found = _media(Path(media), target, [video["name"] for video in document["videos"]])
         for video in document["videos"]:
             video["media"] = found.get(video["name"])
-    document["title"] = title or current.name
+    document["title"] = title or runs[-1].name
     write_text(target, _page(document))
     return target
 
@@ -110,20 +103,21 @@ def _page(document: Mapping[str, Any]) -> str:
     return clean_lines(re.sub(r"\{\{(title|css|js|data)\}\}", lambda place: parts[place[1]], parts["html"]))
 
 
-def _document(
-    runs: list[Run],
-    truth: GroundTruth,
-    protocol: Protocol,
-    buckets: str,
-    resamples: int,
-) -> dict[str, Any]:
-    durations = {name: item.duration for run in runs for name, item in run.scores.items()}
+class _Shown(NamedTuple):
+    """One run on one video: [class, score, start, end, kind of error] of detections, and average mAP."""
 
-    measured = []
-    per_video: dict[str, list[dict[str, Any]]] = {}
-    names: list[str] = []
+    detections: list[list[Any]]
+    ap: float | None = None
+
+
+def _document(
+    runs: list[Run], truth: GroundTruth, protocol: Protocol, buckets: str, resamples: int
+) -> dict[str, Any]:
+    """What the page reads."""
+    durations = {name: item.duration for run in runs for name, item in run.scores.items()}
+    measured, shown = [], []
     classes: tuple[str, ...] = ()
-    for number, run in enumerate(runs):
+    for run in runs:
         table = build_table(truth, run.detections, protocol)
         judged = Judged.of(table)
         classes = table.classes
@@ -142,62 +136,22 @@ def _document(
             }
         )
         kinds = classify(table, np.array([diagnosis.tiou]))[0][0]
-        order = np.argsort(table.video, kind="stable")
-        bounds = np.searchsorted(table.video[order], np.arange(len(table.videos) + 1))
         columns = (table.label, table.scores, table.segments, kinds)
-        for index, name in enumerate(table.videos):
-            rows = order[bounds[index] : bounds[index + 1]]
-            alone = judged.of_video(index)
-            entry: dict[str, Any] = {
-                "ap": None if alone is None else round(alone, 4),
-                "detections": [
-                    [label, round(score, 4), round(start, 3), round(end, 3), kind]
-                    for label, score, (start, end), kind in zip(
-                        *(column[rows].tolist() for column in columns), strict=True
-                    )
-                ],
-            }
-            if name in run.scores:
-                annotated = truth.videos[name].labels if name in truth.videos else ()
-                entry |= _curves(
-                    run.scores[name], [*annotated, *(classes[i] for i in table.label[rows])], classes
-                )
-            if name not in per_video:
-                names.append(name)
-                per_video[name] = [{"ap": None, "detections": []} for _ in range(number)]
-            per_video[name].append(entry)
-        for name in names:
-            if len(per_video[name]) <= number:
-                per_video[name].append({"ap": None, "detections": []})
-
-    place = {name: index for index, name in enumerate(classes)}
-    videos = []
-    for name in names:
-        annotation = truth.videos.get(name)
-        spans: list[list[Any]] = []
-        if annotation is not None:
-            for label, (start, end) in zip(annotation.labels, annotation.segments.tolist(), strict=True):
-                if label in place:
-                    spans.append([place[label], round(start, 3), round(end, 3)])
-        ends = [span[2] for span in spans] + [d[3] for e in per_video[name] for d in e["detections"]]
-        ends += [durations.get(name, 0.0), (annotation.duration or 0.0) if annotation else 0.0]
-        videos.append(
+        shown.append(
             {
-                "name": name,
-                "duration": round(max(ends), 3),
-                "truth": spans,
-                "runs": per_video[name],
+                name: _Shown(
+                    _rows(*(column[table.video == index].tolist() for column in columns)),
+                    judged.of_video(index),
+                )
+                for index, name in enumerate(table.videos)
             }
         )
     comparison = None
     if len(runs) == 2:
+        names = (runs[0].name, runs[1].name)
+        first, second = (run.detections for run in runs)
         comparison = compare(
-            truth,
-            runs[0].detections,
-            runs[1].detections,
-            resamples=resamples,
-            names=(runs[0].name, runs[1].name),
-            protocol=protocol,
+            truth, first, second, resamples=resamples, names=names, protocol=protocol
         ).to_dict()
     return {
         "classes": list(classes),
@@ -205,50 +159,72 @@ def _document(
         "tious": list(protocol.tious),
         "runs": measured,
         "comparison": comparison,
-        "videos": videos,
+        "videos": _videos(runs, shown, classes, truth.videos),
     }
 
 
 def _unmeasured(runs: list[Run]) -> dict[str, Any]:
     """The same of detections that there is nothing to measure against."""
-    classes = tuple(
-        sorted({label for run in runs for d in run.detections.values() for label in d.labels.tolist()})
-    )
+    every = [found for run in runs for found in run.detections.values()]
+    classes = tuple(sorted({label for found in every for label in found.labels.tolist()}))
     place = {name: index for index, name in enumerate(classes)}
-    videos = []
-    for name in dict.fromkeys(video for run in runs for video in run.detections):
-        entries = []
-        ends = [0.0]
-        for run in runs:
-            found = run.detections.get(name, Detections.empty(name))
-            entry: dict[str, Any] = {
-                "ap": None,
-                "detections": [
-                    [place[d.label], round(d.score, 4), round(d.start, 3), round(d.end, 3), None]
-                    for d in found
-                ],
-            }
-            ends += [each.end for each in found]
-            if name in run.scores:
-                entry |= _curves(run.scores[name], found.labels.tolist(), classes)
-                ends.append(run.scores[name].duration)
-            entries.append(entry)
-        videos.append(
-            {
-                "name": name,
-                "duration": round(max(ends), 3) or 1.0,
-                "truth": [],
-                "runs": entries,
-            }
-        )
+    shown = []
+    for run in runs:
+        videos = {}
+        for name, found in run.detections.items():
+            labels = [place[label] for label in found.labels.tolist()]
+            rows = _rows(labels, found.scores.tolist(), found.segments.tolist(), [None] * len(found))
+            videos[name] = _Shown(rows)
+        shown.append(videos)
     return {
         "classes": list(classes),
         "errors": list(ERRORS),
         "tious": [],
         "runs": [{"name": run.name, "map": None, "segments": None} for run in runs],
         "comparison": None,
-        "videos": videos,
+        "videos": _videos(runs, shown, classes, {}),
     }
+
+
+def _rows(*columns: Iterable[Any]) -> list[list[Any]]:
+    return [
+        [label, round(score, 4), round(start, 3), round(end, 3), kind]
+        for label, score, (start, end), kind in zip(*columns, strict=True)
+    ]
+
+
+def _videos(
+    runs: list[Run],
+    shown: list[dict[str, _Shown]],
+    classes: tuple[str, ...],
+    truth: Mapping[str, VideoAnnotation],
+) -> list[dict[str, Any]]:
+    """Every video of the runs: its annotation, and each run's detections and curves."""
+    place = {name: index for index, name in enumerate(classes)}
+    videos = []
+    for name in dict.fromkeys(video for each in shown for video in each):
+        annotation = truth.get(name)
+        spans: list[list[Any]] = []
+        ends = [0.0]
+        if annotation is not None:
+            for label, (start, end) in zip(annotation.labels, annotation.segments.tolist(), strict=True):
+                if label in place:
+                    spans.append([place[label], round(start, 3), round(end, 3)])
+            ends += [annotation.duration or 0.0, *(span[2] for span in spans)]
+        entries = []
+        for run, each in zip(runs, shown, strict=True):
+            found = each.get(name, _Shown([]))
+            entry = {"ap": None if found.ap is None else round(found.ap, 4), "detections": found.detections}
+            ends += [row[3] for row in found.detections]
+            if name in run.scores:
+                annotated = annotation.labels if annotation is not None else ()
+                wanted = [*annotated, *(classes[row[0]] for row in found.detections)]
+                entry |= _curves(run.scores[name], wanted, classes)
+                ends.append(run.scores[name].duration)
+            entries.append(entry)
+        duration = round(max(ends), 3) or 1.0
+        videos.append({"name": name, "duration": duration, "truth": spans, "runs": entries})
+    return videos
 
 
 def _curves(scores: Scores, wanted: Iterable[str], classes: tuple[str, ...]) -> dict[str, Any]:

@@ -12,16 +12,16 @@ from aicl_fast.data.detections import Detections
 from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.evaluate import precision_by_video
 from aicl_fast.plot import Panel, plot_comparison, plot_sheet, plot_timeline
-from aicl_fast.report.run import Run, load_run
+from aicl_fast.report.run import Run, RunLike, open_runs
 
 
 def plot_run(
-    run: str | os.PathLike[str] | Run,
+    run: RunLike,
     path: str | os.PathLike[str],
     *,
     videos: Iterable[str] = (),
     worst: int | None = None,
-    baseline: str | os.PathLike[str] | Run | None = None,
+    baseline: RunLike | None = None,
     ground_truth: str | os.PathLike[str] | GroundTruth | None = None,
     title: str | None = None,
     min_score: float | None = None,
@@ -44,13 +44,8 @@ def plot_run(
         ConfigError: both ``videos`` and ``worst``, or ``worst`` below 1.
         UnavailableError: matplotlib is not installed.
     """
-    current = run if isinstance(run, Run) else load_run(run)
-    other = baseline if isinstance(baseline, Run) or baseline is None else load_run(baseline)
-    if ground_truth is None:
-        truth = current.ground_truth or (other.ground_truth if other is not None else None)
-    else:
-        truth = ground_truth if isinstance(ground_truth, GroundTruth) else GroundTruth.load(ground_truth)
-    runs = [current] if other is None else [other, current]
+    runs, truth = open_runs(run, baseline, ground_truth)
+    current = runs[-1]
     for item in runs:
         if not item.scores:
             raise DataError(
@@ -81,34 +76,26 @@ def plot_run(
         "thresholds": None if thresholds is None else tuple(thresholds),
     }
 
-    def found(item: Run, name: str) -> Detections:
-        return item.detections.get(name, Detections.empty(name))
+    def panel(item: Run, name: str, title: str | None = None) -> Panel:
+        annotation = truth.videos.get(name) if truth is not None else None
+        return Panel(item.scores[name], item.detections.get(name, Detections.empty(name)), annotation, title)
 
-    annotations = {name: truth.videos.get(name) if truth is not None else None for name in names}
-    if len(names) == 1 and other is None:
-        name = names[0]
-        plot_timeline(
-            current.scores[name], found(current, name), annotations[name], path, title=title, **shown
-        )
-    elif len(names) == 1:
-        name = names[0]
-        labels = [item.name for item in runs]
-        if labels[0] == labels[1]:
-            labels = [f"{labels[0]} (baseline)", labels[1]]
-        both = {
-            label: (item.scores[name], found(item, name)) for label, item in zip(labels, runs, strict=True)
-        }
-        plot_comparison(both, annotations[name], path, title=title, **shown)
-    else:
+    if len(names) > 1:
         panels = [
-            Panel(
-                item.scores[name],
-                found(item, name),
-                annotations[name],
-                name if other is None else f"{name} · {item.name}",
-            )
+            panel(item, name, name if len(runs) == 1 else f"{name} · {item.name}")
             for name in names
             for item in runs
         ]
         plot_sheet(panels, path, title=title, **shown)
+    elif len(runs) > 1:
+        labels = [item.name for item in runs]
+        if labels[0] == labels[1]:
+            labels[0] += " (baseline)"
+        both = {label: panel(item, names[0]) for label, item in zip(labels, runs, strict=True)}
+        plot_comparison(
+            {label: each[:2] for label, each in both.items()}, both[labels[0]].ground_truth, path,
+            title=title, **shown,
+        )  # fmt: skip
+    else:
+        plot_timeline(*panel(current, names[0])[:3], path, title=title, **shown)
     return names

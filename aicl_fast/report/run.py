@@ -31,6 +31,21 @@ class Run:
     ground_truth: GroundTruth | None
 
 
+RunLike = Run | str | os.PathLike[str]
+
+
+def open_runs(
+    run: RunLike, baseline: RunLike | None, ground_truth: GroundTruth | str | os.PathLike[str] | None
+) -> tuple[list[Run], GroundTruth | None]:
+    """The runs to show, the baseline first, and what to measure them against: by default their own."""
+    runs = [item if isinstance(item, Run) else load_run(item) for item in (baseline, run) if item is not None]
+    if ground_truth is None:
+        return runs, next(
+            (item.ground_truth for item in reversed(runs) if item.ground_truth is not None), None
+        )
+    return runs, ground_truth if isinstance(ground_truth, GroundTruth) else GroundTruth.load(ground_truth)
+
+
 def load_run(folder: str | os.PathLike[str], *, name: str | None = None) -> Run:
     """Read ``detections.json``, and where there are any ``scores.npz`` and ``gt.json`` (or ``data/gt.json``).
 
