@@ -141,6 +141,11 @@ def as_segment(value: object) -> tuple[float, float]:
     return as_number(start), as_number(end)
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 video``, ``3 videos``."""
+    return f"{number} {noun}{'s'[: number != 1]}"
+
+
 def short_text(text: str, longest: int = 80) -> str:
     """A name for a picture: clean, and cut where it is too long to be read there."""
     clean = clean_text(text[: 2 * longest])

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from aicl_fast.bench.arguments import count, program
 from aicl_fast.bench.record import write_result
-from aicl_fast.cli.demo import run_demo
+from aicl_fast.cli import demo
 from aicl_fast.files import read_json
 
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting")
     parser.add_argument("--json", type=Path, help="where to record the rows")
     options = parser.parse_args(arguments)
-    run_demo(options.folder, seeds=options.seeds, ablate=not options.no_ablate, overrides=options.set)
+    demo.run(options.folder, seeds=options.seeds, ablate=not options.no_ablate, set_=options.set)
     if options.json is not None:
         metrics = read_json(options.folder / "metrics.json", "metrics file")
         kept = {name: metrics[name] for name in ("data", "preset", "tious", "average_mAP", "config")}

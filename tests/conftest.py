@@ -123,6 +123,27 @@ def random_i3d() -> Callable[[str], I3D]:
     return make
 
 
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., str]:
+    """``run("info", …, expect=0)`` calls the command in this process, in the test's folder, and returns what
+    it printed, in one line."""
+    from aicl_fast.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object, expect: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["aicl-fast", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        text = " ".join("".join(capsys.readouterr()).split())
+        assert int(end.value.code or 0) == expect, text
+        return text
+
+    return call
+
+
 def write_tiny_dataset(root: Path, config: Config) -> Path:
     """Write a data set in the layout that :class:`aicl_fast.data.dataset.Dataset` reads."""
     rng = np.random.default_rng(0)

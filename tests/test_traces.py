@@ -30,24 +30,24 @@ if hasattr(os, "uname"):
     names = os.uname()
     os.uname = lambda: os.uname_result((names.sysname, "hostqzx", *names[2:]))
 import torch
-from aicl_fast.cli.app import app
-from aicl_fast.export import formats
-from aicl_fast.export.i3d import set_i3d_metadata
-from aicl_fast.export.onnx import save_onnx, traced
+from aicl_fast.cli import COMMANDS
+from aicl_fast.cli.group import build
+from aicl_fast.export import export
+from aicl_fast.export.onnx import save_onnx, set_metadata, traced
 from aicl_fast.metadata import SegmentInfo
 data, model, out = map(Path, sys.argv[1:])
 def run(*words):
-    app([str(word) for word in words], standalone_mode=False)
+    build(COMMANDS)([str(word) for word in words], standalone_mode=False)
 
 # Models. The same graph is traced once.
-graphs, build = {}, formats.build_onnx
+graphs, build = {}, export.build_onnx
 def build_once(net, info, **options):
     import onnx
     key = (info.to_json(), *sorted(options.items()))
     if key not in graphs:
         graphs[key] = build(net, info, **options).SerializeToString()
     return onnx.load_from_string(graphs[key])
-formats.build_onnx = build_once
+export.build_onnx = build_once
 run("export", model, "-o", out / "m.onnx")
 run("export", model, "-o", out / "brain.onnx", "--precision", "bf16")
 for precision in ("int8", "fp8"):
@@ -60,7 +60,7 @@ except ImportError:
 else:
     run("export", model, "-o", out / "m.openvino")
 small = traced(torch.nn.Conv3d(3, 4, 3).eval(), torch.zeros(2, 3, 4, 8, 8), "clips", ["x"], {}, opset=18)
-set_i3d_metadata(small, SegmentInfo("rgb", 64 * "0"))
+set_metadata(small, SegmentInfo("rgb", 64 * "0"))
 save_onnx(small, out / "i3d.onnx")
 
 # Data sets.
@@ -104,7 +104,7 @@ try:
 except ImportError:
     sys.exit()
 import numpy as np
-from aicl_fast.cli import video
+from aicl_fast import video
 class Network:
     frames, size, precision, name, weights_hash = 16, 224, "fp32", "fake", 64 * "0"
     def __init__(self, stream):

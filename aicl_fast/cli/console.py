@@ -30,12 +30,32 @@ class _PlainConsole(Console):
         return super().render_str(clean_lines(text), **options)
 
 
-_FAILURES = 50
+MAX_FAILURES = 50
 """Reasons that are listed."""
 out = _PlainConsole()
 """Results."""
 err = _PlainConsole(stderr=True)
 """Progress and remarks, so that results can be piped."""
+
+
+def show(result: str | Table | Group) -> None:
+    """Print a result. Lines of text are not broken at the terminal's width: paths stay whole."""
+    out.print(result, soft_wrap=isinstance(result, str))
+
+
+def remark(text: str) -> None:
+    """Print what is no result."""
+    err.print(text, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """Print what should be known of a result."""
+    remark(f"note: {text}")
+
+
+def titled_table(title: str, **options: Any) -> Table:
+    """An empty table under a title."""
+    return Table(title=title, title_justify="left", title_style="bold", **options)
 
 
 @contextmanager
@@ -72,26 +92,21 @@ def note_missing(videos: Sequence[str], record: Path | None = None) -> None:
     if videos:
         have = "video has no features and is" if len(videos) == 1 else "videos have no features and are"
         where = "" if record is None else f"; every name will be in {record} under 'missing'"
-        err.print(f"note: {len(videos)} {have} left out{where}", soft_wrap=True)
+        note(f"{len(videos)} {have} left out{where}")
 
 
 def print_failures(reasons: Collection[str], of: str) -> None:
     """List why recordings could not be used."""
-    err.print(f"{len(reasons)} of {of} could not be used:")
-    for text in list(reasons)[:_FAILURES]:
-        err.print(f"  {text}", soft_wrap=True)
-    if len(reasons) > _FAILURES:
-        err.print(f"  … and {len(reasons) - _FAILURES} more")
+    remark(f"{len(reasons)} of {of} could not be used:")
+    for text in list(reasons)[:MAX_FAILURES]:
+        remark(f"  {text}")
+    if len(reasons) > MAX_FAILURES:
+        remark(f"  … and {len(reasons) - MAX_FAILURES} more")
 
 
 def map_table(title: str, tious: Sequence[float], rows: Sequence[tuple[str, Sequence[str], str]]) -> Group:
     """A table of mAP: one column a tIoU threshold and the average. ``rows``: (name, cells, average)."""
-    table = Table(
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
-        pad_edge=False,
-    )
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
     table.add_column("mAP (%) at tIoU", no_wrap=True)
     for tiou in tious:
         table.add_column(f"{tiou:g}", justify="right", no_wrap=True)

@@ -6,23 +6,24 @@ import importlib.metadata
 import platform
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
+import typer
 
-from aicl_fast.cli.commands import leak_note
-from aicl_fast.cli.console import err, map_table, out, progress
+from aicl_fast.cli.console import map_table, progress, remark, show
 from aicl_fast.cli.detect import BATCH
-from aicl_fast.config import Config, load_config
-from aicl_fast.data.dataset import Dataset
-from aicl_fast.data.detections import Detections
-from aicl_fast.data.scores import Scores
-from aicl_fast.data.writers import save_detections
-from aicl_fast.detector import Detector
-from aicl_fast.evaluate import MapResult, mean_average_precision
+from aicl_fast.cli.options import Settings
+from aicl_fast.cli.train import leak_note
 from aicl_fast.files import write_json
 from aicl_fast.locks import locked_folder
-from aicl_fast.report import save_scores, write_report
+
+if TYPE_CHECKING:
+    from aicl_fast.config import Config
+    from aicl_fast.data.dataset import Dataset
+    from aicl_fast.data.detections import Detections
+    from aicl_fast.data.scores import Scores
+    from aicl_fast.detector import Detector
+    from aicl_fast.evaluate import MapResult
 
 ALL = "all five losses"
 L_A = "L_a alone"
@@ -40,17 +41,39 @@ VARIANTS: dict[str, dict[str, float]] = {
 }
 
 
-def run_demo(folder: Path, *, seeds: int, ablate: bool, overrides: list[str]) -> None:
-    """``aicl-fast demo``."""
-    config = load_config("demo", overrides=overrides)
-    with locked_folder(folder):
-        _run(folder, config, seeds=seeds, ablate=ablate)
+def run(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything the demo writes.")] = Path(
+        "runs/demo"
+    ),
+    seeds: Annotated[int, typer.Option(min=1, help="Train this many seeds and show their mean.")] = 1,
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="Train L_a alone as well, for comparison.")
+    ] = False,
+    set_: Settings = None,
+) -> None:
+    """Train, export, localise, evaluate and draw on real wrist-watch recordings.
+
+    Examples:
+
+      aicl-fast demo
+
+      aicl-fast demo --seeds 3 --ablate
+    """
+    from aicl_fast.config import load_config
+
+    config = load_config("demo", overrides=set_ or [])
+    with locked_folder(out):
+        _run(out, config, seeds=seeds, ablate=ablate)
 
 
 def _run(folder: Path, config: Config, *, seeds: int, ablate: bool) -> None:
+    from aicl_fast.data.writers import save_detections
+    from aicl_fast.evaluate import mean_average_precision
+    from aicl_fast.report import save_scores, write_report
+
     started = time.perf_counter()
     dataset = _prepare(folder / "data", config)
-    dataset, detector, history = _train_and_export(folder, dataset)
+    detector, history = _train_and_export(folder, dataset)
     scores, detections = _detect(detector, dataset)
     save_detections(folder / "detections.json", detections)
     save_scores(folder / "scores.npz", scores)
@@ -71,11 +94,12 @@ def _run(folder: Path, config: Config, *, seeds: int, ablate: bool) -> None:
     spread = "" if seeds == 1 else f", mean of {seeds} seeds ± their standard deviation"
     leak = leak_note(config, history)
     title = f"{len(detections)} test streams, localised with {detector.path.name}{spread}{leak}"
-    out.print(map_table(title, config.evaluate.tious, rows))
-    out.print(f"page:    {page}\npicture: {picture}", highlight=False, soft_wrap=True)
+    show(map_table(title, config.evaluate.tious, rows))
+    show(f"page:    {page}\npicture: {picture}")
 
 
 def _prepare(folder: Path, config: Config) -> Dataset:
+    from aicl_fast.data.dataset import Dataset
     from aicl_fast.train.watch import prepare_watch
 
     with progress("preparing") as bar:
@@ -86,8 +110,9 @@ def _prepare(folder: Path, config: Config) -> Dataset:
     return dataset
 
 
-def _train_and_export(folder: Path, dataset: Dataset) -> tuple[Dataset, Detector, list[tuple[int, float]]]:
-    from aicl_fast.export.formats import export_model
+def _train_and_export(folder: Path, dataset: Dataset) -> tuple[Detector, list[tuple[int, float]]]:
+    from aicl_fast.detector import Detector
+    from aicl_fast.export.export import export_model
     from aicl_fast.train.trainer import train
 
     with progress("training") as bar:
@@ -98,7 +123,7 @@ def _train_and_export(folder: Path, dataset: Dataset) -> tuple[Dataset, Detector
             training=lambda step, steps, loss: bar(step, steps, f"loss {loss:.3f}"),
         )
     exported = export_model(folder / "model.safetensors")
-    return dataset, Detector(exported), trained.history
+    return Detector(exported), trained.history
 
 
 def _detect(detector: Detector, dataset: Dataset) -> tuple[dict[str, Scores], dict[str, Detections]]:
@@ -116,6 +141,7 @@ def _detect(detector: Detector, dataset: Dataset) -> tuple[dict[str, Scores], di
 
 
 def _train_variant(dataset: Dataset, name: str, seed: int) -> MapResult:
+    from aicl_fast.data.dataset import Dataset
     from aicl_fast.train.trainer import train
 
     config = dataset.config.with_values({**VARIANTS[name], "train.seed": seed})
@@ -128,6 +154,8 @@ def _train_variant(dataset: Dataset, name: str, seed: int) -> MapResult:
 
 
 def _cells(results: list[MapResult]) -> tuple[list[str], str]:
+    import numpy as np
+
     table = 100 * np.array([[*result.mAP, result.average] for result in results])
     texts = [f"{value:.1f}" for value in table.mean(0)]
     if len(results) > 1:
@@ -138,6 +166,8 @@ def _cells(results: list[MapResult]) -> tuple[list[str], str]:
 def _metrics(
     dataset: Dataset, runs: dict[str, list[MapResult]], history: list[tuple[int, float]], seconds: float
 ) -> dict[str, Any]:
+    import numpy as np
+
     versions = {
         name: importlib.metadata.version(name) for name in ("aicl-fast", "torch", "onnxruntime", "numpy")
     }
@@ -166,4 +196,4 @@ def _draw(path: Path, dataset: Dataset, scores: dict[str, Scores], detections: d
     truth = dataset.ground_truth.videos
     video = next((name for name in scores if len(set(truth[name].labels)) > 1), next(iter(scores)))
     plot_timeline(scores[video], detections[video], truth[video], path)
-    err.print(f"drew {video}", highlight=False)
+    remark(f"drew {video}")

@@ -4,109 +4,169 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
-from aicl_fast.cli.recordings import Inputs, Load, Recording
-from aicl_fast.config import DecodeConfig, locate_setting, parse_overrides
-from aicl_fast.data.detections import Detections
-from aicl_fast.data.features import Floats
-from aicl_fast.data.scores import Scores
-from aicl_fast.data.writers import save_detections
-from aicl_fast.detect_features import decode_features
-from aicl_fast.detector import Detector
+import typer
+
+from aicl_fast.cli.options import (
+    FLOW_HELP,
+    VIDEO,
+    AllowDamaged,
+    AllowMissing,
+    FlowWeights,
+    RgbWeights,
+    Settings,
+    Threads,
+    Trust,
+    VideoBatch,
+    VideoPrecision,
+)
+from aicl_fast.cli.video import VideoOptions, render_detections
 from aicl_fast.errors import AiclError, ConfigError, DataError
-from aicl_fast.files import require_place
+from aicl_fast.files import inputs_kept, require_place
+from aicl_fast.text import counted
 
 if TYPE_CHECKING:
-    from aicl_fast.cli.video import VideoOptions
-
-
-class ModelOptions(NamedTuple):
-    """The model file, and what runs it where; None is as the file has it."""
-
-    path: Path
-    engine: str | None
-    device: str | None
-    threads: int | None
-    trust: bool = False
-    """Run native code that the file carries."""
-
+    from aicl_fast.config import DecodeConfig
+    from aicl_fast.data.detections import Detections
+    from aicl_fast.data.recordings import Inputs, Load, Recording
+    from aicl_fast.data.scores import Scores
+    from aicl_fast.detector import Detector
 
 BATCH = 16
 """Recordings run at a time."""
 
 
-def run_detect(
-    model: ModelOptions,
-    features: list[Path],
-    rgb: Path | None,
-    flow: Path | None,
-    fps: float | None,
-    split: str,
-    file: Path,
-    overrides: list[str],
-    scores_file: Path | None,
-    rendered: Path | None,
-    video_options: Callable[[], VideoOptions],
-    of_videos: Sequence[str],
-    name: str | None = None,
-    *,
-    allow_missing: bool = False,
+@inputs_kept()
+def run(
+    model: Annotated[Path, typer.Argument(help="Exported model, or trained weights.")],
+    features: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Files of `aicl-fast features`, .npy files with both streams side by side, a folder of "
+            "these or with rgb/ and flow/, a data set, or videos."
+        ),
+    ] = None,
+    rgb: Annotated[Path | None, typer.Option(help=".npy of the first stream.")] = None,
+    flow: Annotated[Path | None, typer.Option(help=".npy of the second stream.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The recording's name in the detections; by its files if left out.")
+    ] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames a second; the model's if left out.")] = None,
+    split: Annotated[str, typer.Option(help="Of a data set folder: train or test.")] = "test",
+    allow_missing: AllowMissing = False,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the detections.")] = Path(
+        "detections.json"
+    ),
+    scores: Annotated[
+        Path | None,
+        typer.Option(help="Also write the curves here (scores.npz), for plot and report."),
+    ] = None,
+    set_: Settings = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="What runs the model: onnxruntime, openvino, tensorrt or torch; by its file if left out."
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the model and, for videos, of I3D: cpu, cuda or cuda:N; if left out, cpu, but for "
+            "TensorRT engines."
+        ),
+    ] = None,
+    threads: Threads = None,
+    trust: Trust = False,
+    rgb_weights: RgbWeights = None,
+    flow_weights: FlowWeights = None,
+    flow_algorithm: Annotated[str | None, typer.Option(help=FLOW_HELP, rich_help_panel=VIDEO)] = None,
+    batch: VideoBatch = None,
+    precision: VideoPrecision = None,
+    allow_damaged: AllowDamaged = False,
+    render: Annotated[
+        Path | None,
+        typer.Option(help="Also write the video with its detections burnt in (.mp4).", rich_help_panel=VIDEO),
+    ] = None,
 ) -> None:
-    """``aicl-fast detect``. Exits with 1 if one of several recordings could not be used.
+    """Localise the actions in recordings and write them as ActivityNet JSON.
 
-    ``of_videos`` names the options that were given and mean nothing without a video.
+    Settings of the decoding (class_threshold, nms, …) can be overridden with --set.
+
+    Examples:
+
+      aicl-fast detect model.onnx --rgb video_rgb.npy --flow video_flow.npy --fps 25
+
+      aicl-fast detect runs/demo/model.onnx runs/demo/data -o detections.json
+
+      aicl-fast detect model.onnx clip.mp4 --rgb-weights i3d_rgb.npz --render seen.mp4
+
+      aicl-fast detect model.onnx runs/demo/data --engine openvino
     """
-    targets = [target for target in (file, scores_file, rendered) if target is not None]
+    from aicl_fast.data.writers import save_detections
+    from aicl_fast.data.recordings import Inputs
+    from aicl_fast.detector import Detector
+
+    targets = [target for target in (out, scores, render) if target is not None]
     for target in targets:
         require_place(target)
     if len({os.path.realpath(target) for target in targets}) != len(targets):
         raise ConfigError("--out, --scores, --render: name one file twice. Give each its own.")
-    detector = Detector(
-        model.path, engine=model.engine, device=model.device, threads=model.threads, trust=model.trust
+    detector = Detector(model, engine=engine, device=device, threads=threads, trust=trust)
+    if set_:
+        detector.decode_config = _decode_config(detector, set_)
+    video_options = VideoOptions(
+        rgb_weights,
+        flow_weights,
+        flow_algorithm,
+        batch,
+        precision,
+        allow_damaged,
+        device,
+        threads,
+        trust,
     )
-    if overrides:
-        detector.decode_config = _decode_config(detector, overrides)
-    inputs = Inputs(detector.config.data, split, video_options, name=name, allow_missing=allow_missing)
-    recordings = inputs.find(features, rgb, flow)
+    data = detector.config.data
+    inputs = Inputs(data, split, video_options.extractor, name=name, allow_missing=allow_missing)
+    recordings = inputs.find(features or [], rgb, flow)
     inputs.check_extracted(fps)
-    _check_rendered(rendered, inputs, recordings)
-    if of_videos and not inputs.videos:
+    _check_rendered(render, inputs, recordings)
+    if video_options.given and not inputs.videos:
         raise ConfigError(
-            f"{', '.join(of_videos)}: how a video becomes features, and none of the recordings is a video. "
-            "Features are taken as they are: leave such options out."
+            f"{', '.join(video_options.given)}: how a video becomes features, and none of the recordings is "
+            "a video. Features are taken as they are: leave such options out."
         )
-    if inputs.videos and fps not in (None, detector.config.data.fps):
+    if inputs.videos and fps not in (None, data.fps):
         raise ConfigError(
-            f"--fps: videos are read at the model's {detector.config.data.fps:g} frames a second, got "
-            f"{fps:g}. Leave --fps out; for another rate extract features with `aicl-fast features --fps`."
+            f"--fps: videos are read at the model's {data.fps:g} frames a second, got {fps:g}. Leave --fps "
+            "out; for another rate extract features with `aicl-fast features --fps`."
         )
-    run = _Run(detector, inputs, fps, keep_scores=scores_file is not None)
+    run = _Run(detector, inputs, fps, keep_scores=scores is not None)
     run.all(recordings)
     if run.detections:
         inputs.check_durations(run.seconds, fps)
-        save_detections(file, run.detections)
-        if scores_file is not None:
+        save_detections(out, run.detections)
+        if scores is not None:
             from aicl_fast.data.scores_file import save_scores
 
-            save_scores(scores_file, run.scores)
-        _print_summary(run.detections, file)
+            save_scores(scores, run.scores)
+        _print_summary(run.detections, out)
     if run.bad:
         from aicl_fast.cli.console import print_failures
 
-        print_failures(run.bad.values(), _counted(recordings, "recording"))
+        print_failures(run.bad.values(), counted(len(recordings), "recording"))
         sys.exit(1)
-    if rendered is not None:
-        from aicl_fast.cli.video import render
-
+    if render is not None:
         (only,) = run.detections.values()
-        render(inputs.videos[0], only, rendered, allow_damaged=video_options().allow_damaged)
+        render_detections(inputs.videos[0], only, render, allow_damaged=allow_damaged)
 
 
 def _decode_config(detector: Detector, overrides: list[str]) -> DecodeConfig:
+    from aicl_fast.config import locate_setting, parse_overrides
+
     values = parse_overrides(overrides)
     fixed = [name for name in values if locate_setting(name)[0] != "decode"]
     if fixed:
@@ -122,10 +182,11 @@ def _check_rendered(rendered: Path | None, inputs: Inputs, recordings: list[tupl
         return
     if not (len(inputs.videos) == len(recordings) == 1):
         raise ConfigError(
-            f"--render {rendered}: expected one video to draw on, got {_counted(recordings, 'recording')}, "
-            f"{_counted(inputs.videos, 'video')} among them. Give one video."
+            f"--render {rendered}: expected one video to draw on, got "
+            f"{counted(len(recordings), 'recording')}, {counted(len(inputs.videos), 'video')} among them. "
+            "Give one video."
         )
-    from aicl_fast.cli.video import check_target
+    from aicl_fast.video.render import check_target
 
     check_target(inputs.videos[0], rendered)
 
@@ -200,10 +261,12 @@ class _Run:
         return recording
 
     def _detect(self, loaded: Mapping[str, Recording]) -> None:
+        from aicl_fast.detect_features import decode_features
+
         detector = self._detector
-        batch = [_joined(each.streams) for each in loaded.values()]
-        found = detector.batch_scores(batch, fps=self._fps, videos=list(loaded))
-        for name, scores in zip(loaded, found, strict=True):
+        batch = [recording.features for recording in loaded.values()]
+        curves = detector.batch_scores(batch, fps=self._fps, videos=list(loaded))
+        for name, scores in zip(loaded, curves, strict=True):
             origin = loaded[name].origin
             if origin is None:
                 detections = detector.decode(scores)
@@ -214,20 +277,10 @@ class _Run:
                 self.scores[name] = scores
 
 
-def _joined(streams: tuple[Floats, ...]) -> Floats | tuple[Floats, Floats]:
-    """As the detector takes them: two streams, or one array of all there is."""
-    return (streams[0], streams[1]) if len(streams) == 2 else streams[0]
-
-
-def _print_summary(found: dict[str, Detections], file: Path) -> None:
-    if len(found) == 1:
-        (only,) = found.values()
-        for detection in list(only)[:5]:
-            label, score, start, end = detection
+def _print_summary(detections: dict[str, Detections], file: Path) -> None:
+    if len(detections) == 1:
+        (only,) = detections.values()
+        for label, score, start, end in list(only)[:5]:
             sys.stdout.write(f"{start:9.2f} s to {end:8.2f} s  {score:7.3f}  {label}\n")
-    total = sum(len(each) for each in found.values())
-    sys.stdout.write(f"{total} detections in {_counted(found, 'recording')}: {file}\n")
-
-
-def _counted(things: Sized, name: str) -> str:
-    return f"{len(things)} {name}{'s'[: len(things) != 1]}"
+    total = sum(map(len, detections.values()))
+    sys.stdout.write(f"{total} detections in {counted(len(detections), 'recording')}: {file}\n")

@@ -49,6 +49,18 @@ class Interrupted(Exception):
 
 
 @contextmanager
+def resumed_by(how: str) -> Iterator[None]:
+    """Within the block, what ends a command is told with how its work is resumed.
+
+    As a decorator it marks a command: ``@resumed_by("the same command resumes")``.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Interrupted(error, how) from None
+
+
+@contextmanager
 def caught_signals() -> Iterator[None]:
     """Within the block, SIGTERM and SIGHUP end a command as Ctrl-C does: temporary files are removed.
 
@@ -186,4 +198,4 @@ def _drop_output() -> None:
     os.close(null)
 
 
-__all__ = ["KEPT", "Interrupted", "caught_signals", "exit_code", "open_streams"]
+__all__ = ["KEPT", "Interrupted", "caught_signals", "exit_code", "open_streams", "resumed_by"]

@@ -265,7 +265,7 @@ def test_left_out_videos_are_counted(count: int, words: str, capsys: pytest.Capt
 
 
 def test_only_a_choice_by_the_test_videos_is_called_one() -> None:
-    from aicl_fast.cli.commands import leak_note
+    from aicl_fast.cli.train import leak_note
 
     chosen = load_config("demo", overrides=["keep=test", "eval_every=100"])
     assert "chosen by test mAP" in leak_note(chosen, [(100, 0.5)])

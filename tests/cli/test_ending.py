@@ -22,7 +22,9 @@ COMMAND = str(Path(sys.executable).with_name("aicl-fast"))
 _WAITING = """
 import sys, time
 from pathlib import Path
-from aicl_fast.cli import commands, labels, main, training
+from aicl_fast.cli import main
+from aicl_fast.data import dataset, labels
+from aicl_fast.train import synthetic
 from aicl_fast.files import atomic_path
 
 def wait(*_, **__):
@@ -31,10 +33,10 @@ def wait(*_, **__):
         print("now", flush=True)
         time.sleep(60)
 
-commands.run_train = training.run_synthetic = labels.run_annotations = wait
+dataset.Dataset.open = synthetic.SyntheticConfig.with_values = labels.read_labels = wait
 main()
 """
-_TRAIN = (["train", "-d", "data"], "the same command with --resume goes on from the last checkpoint")
+_TRAIN = (["train", "-d", "data"], "run the same command with --resume to resume from the last checkpoint")
 _OTHERS = [
     (["synthetic", "data"], "files already complete are kept"),
     (["annotations", "table.csv", "-o", "data"], "files already complete are kept"),
@@ -225,13 +227,14 @@ def test_standard_output_takes_one_file(judged: Path, tmp_path: Path) -> None:
 
 
 def test_more_memory_is_allowed_by_an_option(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from aicl_fast.cli.app import app
+    from aicl_fast.cli import COMMANDS
+    from aicl_fast.cli.group import build
     from aicl_fast.limits import MAX_UNPACKED, require_size
 
     monkeypatch.setenv(MAX_UNPACKED, "1")
     with pytest.raises(DataError, match=r"--max-unpacked 2048MiB"):
         require_size(2 << 30, 100, "x.npz", "its arrays")
-    app(["--max-unpacked", "3GiB", "info", "--preset", "demo"], standalone_mode=False)
+    build(COMMANDS)(["--max-unpacked", "3GiB", "info", "--preset", "demo"], standalone_mode=False)
     require_size(2 << 30, 100, "x.npz", "its arrays")
     assert "'4x'" in _shell('"$AICL" --max-unpacked 4x info', tmp_path).stderr
     assert "--max-unpacked" in _shell('"$AICL" --help', tmp_path).stdout

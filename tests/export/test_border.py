@@ -18,17 +18,18 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
-import aicl_fast.export.tensorrt as building
-from aicl_fast.cli.exporting import run_export
+from aicl_fast.cli import export as export_command
 from aicl_fast.engines.container import read_container, write_container
 from aicl_fast.engines.onnx_file import read_onnx
 from aicl_fast.engines.tensorrt import check_builder
 from aicl_fast.errors import AiclError, ConfigError, DataError, ModelError
-from aicl_fast.export.formats import ExportOptions, check_combination, check_target, export_model
+from aicl_fast.export.export import check_combination, check_target, export_model
 from aicl_fast.export.onnx import model_info
+from aicl_fast.export.options import BuildOptions, ExportOptions, ServerOptions
 from aicl_fast.export.quantize import calibration_features
-from aicl_fast.export.tensorrt import BuildOptions, check_options, read_timing_cache, refit_tensorrt
-from aicl_fast.export.triton_repository import ServerOptions, check_repository
+from aicl_fast.export.tensorrt import build, refit
+from aicl_fast.export.tensorrt.cards import check_options, read_timing_cache
+from aicl_fast.export.triton_server import check_repository
 from aicl_fast.metadata import Range
 from aicl_fast.weights import load_model
 
@@ -207,15 +208,15 @@ def _rtx(monkeypatch: pytest.MonkeyPatch) -> None:
         def close(self) -> None:
             pass
 
-    monkeypatch.setattr(building, "load_tensorrt", lambda kind: SimpleNamespace(__version__="1.4"))
-    monkeypatch.setattr(building, "Cuda", Card)
-    monkeypatch.setattr(building, "_refitted", lambda api, container, onnx: container.read("plan"))
+    monkeypatch.setattr(refit, "load_tensorrt", lambda kind: SimpleNamespace(__version__="1.4"))
+    monkeypatch.setattr(refit, "Cuda", Card)
+    monkeypatch.setattr(refit, "_refitted", lambda api, container, onnx: container.read("plan"))
 
 
-def refit(old: Path, weights: Path) -> None:
+def put_weights(old: Path, weights: Path) -> None:
     net, config = load_model(weights)
     model = SimpleNamespace(SerializeToString=lambda: b"")
-    refit_tensorrt(old, model, model_info(net, config), old.with_name("new.engine"))
+    refit.refit_tensorrt(old, model, model_info(net, config), old.with_name("new.engine"))
 
 
 DAMAGES: list[Callable[[Path], None]] = [
@@ -240,10 +241,10 @@ def test_files_that_are_not_what_they_should_be(
     shutil.copy(tiny_model, weights)
     shutil.copy(tiny_model.with_suffix(".onnx"), exported)
     if role == "refit":
-        refit(engine, weights)
+        put_weights(engine, weights)
         damage(engine)
         with pytest.raises((DataError, ModelError), match=r"old\.engine"):
-            refit(engine, weights)
+            put_weights(engine, weights)
         return
     if role == "calibrate":
         if damage is changed:
@@ -280,7 +281,7 @@ def test_what_a_strangers_engine_says(
     tiny_model: Path, tmp_path: Path, builder: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ModelError, match=words):
-        refit(an_engine(tiny_model, tmp_path / "old.engine", **builder), tiny_model)
+        put_weights(an_engine(tiny_model, tmp_path / "old.engine", **builder), tiny_model)
 
 
 def test_a_version_that_is_none_is_compared(tiny_model: Path, tmp_path: Path) -> None:
@@ -314,7 +315,7 @@ def test_a_timing_cache_that_tensorrt_does_not_take(tmp_path: Path, answer: Any)
 
     (tmp_path / "cache").write_bytes(b"noise")
     with pytest.raises(DataError, match=r"cache: the timing cache cannot be read .*--timing-cache"):
-        building._timing_cache(SimpleNamespace(create_timing_cache=create), tmp_path / "cache")
+        build._timing_cache(SimpleNamespace(create_timing_cache=create), tmp_path / "cache")
 
 
 @pytest.mark.parametrize("text", [b"\xff\xfe", b"a {" * 100_000, b'parameters { key: "aicl_fast" ', b"?"])
@@ -377,6 +378,6 @@ def test_an_export_to_standard_output(
 ) -> None:
     printed = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed))
-    run_export(tiny_model, Path("-"), ExportOptions, network="aicl", verify=False, data=None, refit=None)
+    export_command.run(tiny_model, Path("-"))
     (tmp_path / "m.onnx").write_bytes(printed.getvalue())
     assert json.loads(read_onnx(tmp_path / "m.onnx"))["config"]["classes"] == ["Jump", "Run", "Throw"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import pytest
 from aicl_fast.config import load_config
 from aicl_fast.data.annotations import GroundTruth
 from aicl_fast.data.dataset import Dataset
-from aicl_fast.errors import AiclError, ConfigError, DataError
+from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.train.synthetic import (
     SyntheticConfig,
     Timeline,
@@ -270,15 +270,8 @@ def test_settings_that_have_no_meaning(values: dict[str, str], message: str) -> 
         SyntheticConfig.with_values(values)
 
 
-def test_the_command(tmp_path: Path) -> None:
-    from typer.testing import CliRunner
-
-    from aicl_fast.cli.app import app
-
+def test_the_command(run: Callable[..., str]) -> None:
     sizes = ("train_videos=3", "test_videos=3", "classes=3", "width=8", "longest=40")
     options = [part for size in sizes for part in ("--set", size)]
-    done = CliRunner().invoke(app, ["synthetic", str(tmp_path / "data"), *options])
-    assert done.exit_code == 0, done.output
-    assert "synthetic data, 3 train, 3 test videos" in " ".join(done.output.split())
-    done = CliRunner().invoke(app, ["synthetic", str(tmp_path / "data")])
-    assert isinstance(done.exception, AiclError)
+    assert "synthetic data, 3 train, 3 test videos" in run("synthetic", "data", *options)
+    assert "data: " in run("synthetic", "data", expect=2)

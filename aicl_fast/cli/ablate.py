@@ -1,74 +1,59 @@
-"""import-checkpoint, synthetic and ablate: a few lines each around the functions that do the work."""
+"""ablate: an experiment of the paper, repeated."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from aicl_fast.cli.console import note_missing, out, progress
-from aicl_fast.config import Config, load_config, parse_overrides
+from aicl_fast.cli.console import note_missing, progress, show
+from aicl_fast.cli.ending import resumed_by
+from aicl_fast.cli.options import AllowMissing, Device, Settings, SettingsFile
 from aicl_fast.errors import ConfigError
 from aicl_fast.locks import locked_folder
 
 if TYPE_CHECKING:
+    from aicl_fast.config import Config
     from aicl_fast.train.ablate import Ablation, Experiment
 
 
-def run_import_checkpoint(
-    checkpoint: Path, model: Path, preset: str, gt: Path | None, file: Path | None, overrides: list[str]
+@resumed_by("the same command resumes with the runs that are not finished")
+def run(
+    experiment: Annotated[str, typer.Argument(help="losses, fusion, accuracy, consistency or selection.")],
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", "-d", help="Data set folder; the demo's recordings if left out."),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option("--preset", "-p", help="thumos14, activitynet12, activitynet13; demo without --data."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for every run; runs/ablate-EXPERIMENT if left out."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Train each arm with this many seeds.")] = 3,
+    config: SettingsFile = None,
+    set_: Settings = None,
+    device: Device = "cpu",
+    allow_missing: AllowMissing = False,
 ) -> None:
-    """``aicl-fast import-checkpoint``."""
-    from aicl_fast.data.annotations import GroundTruth
-    from aicl_fast.train.import_checkpoint import import_checkpoint
+    """Repeat an experiment of the paper: a table, a picture, and a record of every run.
 
-    config = load_config(preset, file=file, overrides=overrides)
-    if gt is not None:
-        names = GroundTruth.load(gt).classes
-        if len(names) != config.model.num_classes:
-            raise ConfigError(
-                f"--gt {gt}: has {len(names)} labels, and the preset {config.preset} "
-                f"{config.model.num_classes} classes. Give the annotation file that the weights were trained "
-                "with, or --set num_classes."
-            )
-        config = replace(config, classes=names)
-    net = import_checkpoint(checkpoint, model, config)
-    count = sum(value.numel() for value in net.parameters())
-    out.print(
-        f"{model}: {count / 1e6:.1f} M parameters, preset {config.preset}, {len(config.classes)} classes",
-        highlight=False,
-        soft_wrap=True,
-    )
+    Started again, it resumes with the runs that are not finished.
 
+    Examples:
 
-def run_synthetic(root: Path, overrides: list[str]) -> None:
-    """``aicl-fast synthetic``."""
-    from aicl_fast.train.synthetic import SyntheticConfig, write_synthetic
+      aicl-fast ablate selection
 
-    config = SyntheticConfig.with_values(parse_overrides(overrides))
-    with progress("generating") as bar:
-        summary = write_synthetic(root, config, progress=bar)
-    out.print(f"{root}: {summary}", highlight=False, soft_wrap=True)
-
-
-def run_ablate(
-    experiment: str,
-    data: Path | None,
-    preset: str | None,
-    folder: Path | None,
-    seeds: int,
-    file: Path | None,
-    overrides: list[str],
-    device: str,
-    *,
-    allow_missing: bool,
-) -> None:
-    """``aicl-fast ablate``."""
+      aicl-fast ablate losses --data THUMOS14 --preset thumos14 --seeds 3
+    """
+    from aicl_fast.config import load_config
     from aicl_fast.devices import torch_device
     from aicl_fast.plot.canvas import load_matplotlib
     from aicl_fast.train.ablate import find_experiment
@@ -76,23 +61,23 @@ def run_ablate(
 
     wanted = find_experiment(experiment)
     load_matplotlib()  # missed before the training, not after it
-    folder = Path(f"runs/ablate-{wanted.name}") if folder is None else folder
-    if data is not None and preset is None and file is None:
+    folder = Path(f"runs/ablate-{wanted.name}") if out is None else out
+    if data is not None and preset is None and config is None:
         raise ConfigError(
             "--preset: say which settings fit --data (thumos14, activitynet12, …), or --config."
         )
     # A settings file may name its preset itself.
-    chosen = preset or ("demo" if file is None else "thumos14")
-    config = load_config(chosen, file=file, overrides=overrides)
+    usual = "demo" if config is None else "thumos14"
+    settings = load_config(preset or usual, file=config, overrides=set_ or [])
     torch_device(device)
-    if data is None and config.preset != "demo":
-        raise ConfigError(f"--data: the preset {config.preset} needs its data set's folder.")
+    if data is None and settings.preset != "demo":
+        raise ConfigError(f"--data: the preset {settings.preset} needs its data set's folder.")
     with locked_folder(folder):
-        ablation = _ablate(wanted, data, folder, seeds, config, device, allow_missing=allow_missing)
+        ablation = _ablate(wanted, data, folder, seeds, settings, device, allow_missing=allow_missing)
         picture = folder / f"{wanted.name}.png"
         plot_ablation(ablation, picture)
-    out.print(ablation_table(ablation))
-    out.print(f"picture: {picture}\nresults: {folder / 'ablation.json'}", highlight=False, soft_wrap=True)
+    show(ablation_table(ablation))
+    show(f"picture: {picture}\nresults: {folder / 'ablation.json'}")
 
 
 def _ablate(

@@ -5,26 +5,52 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from aicl_fast.cli.console import err, out
-from aicl_fast.data.dataset import EXTRACTED, features_folder
-from aicl_fast.data.feature_file import Recipe, read_header
-from aicl_fast.data.labels import SETTINGS, read_labels, write_annotations
+import typer
+
+from aicl_fast.cli.console import note, show
 from aicl_fast.files import video_name, visible
 from aicl_fast.locks import locked_folder
 
+if TYPE_CHECKING:
+    from aicl_fast.data.feature_file import Recipe
 
-def run_annotations(
-    table: Path, folder: Path, videos: Path | None, test_share: float, seed: int, *, overwrite: bool
+
+def run(
+    table: Annotated[Path, typer.Argument(help="CSV: video,label[,start,end][,split], times in seconds.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Data set folder.")],
+    videos: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the videos, for their lengths where there are no features yet."),
+    ] = None,
+    test_share: Annotated[
+        float, typer.Option(min=0, max=0.99, help="Of the videos whose split is not given.")
+    ] = 0.2,
+    seed: Annotated[int, typer.Option(help="Draws the test videos.")] = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace annotations that are there.")
+    ] = False,
 ) -> None:
-    """``aicl-fast annotations``."""
-    extracted = _extracted(folder)
+    """Turn a table of labels into a data set's gt.json, split files and settings.
+
+    Training needs labels alone; test videos need start and end in every row.
+
+    Examples:
+
+      aicl-fast annotations labels.csv -o DATA
+
+      aicl-fast annotations labels.csv -o DATA --videos videos/ --test-share 0.3
+    """
+    from aicl_fast.data.labels import SETTINGS, read_labels, write_annotations
+
+    extracted = _extracted(out)
     duration = functools.cache(_durations(extracted, videos))
     labels = read_labels(table, duration=duration)
-    with locked_folder(folder):
+    with locked_folder(out):
         summary = write_annotations(
             labels,
-            folder,
+            out,
             duration=duration,
             modal=_modal([recipe for _, recipe in extracted.values()]),
             test_share=test_share,
@@ -32,11 +58,9 @@ def run_annotations(
             overwrite=overwrite,
             source=str(table),
         )
-    out.print(
-        f"{folder}: {len(summary.train)} train, {len(summary.test)} test videos, "
-        f"{len(summary.classes)} classes: {', '.join(summary.classes)}",
-        highlight=False,
-        soft_wrap=True,
+    show(
+        f"{out}: {len(summary.train)} train, {len(summary.test)} test videos, "
+        f"{len(summary.classes)} classes: {', '.join(summary.classes)}"
     )
     for one, many, text, names in (
         ("video", "videos", "whose length is not known (extract features first, or give --videos)",
@@ -44,16 +68,18 @@ def run_annotations(
         ("class", "classes", "that no training video has, which cannot be learned", summary.only_tested),
     ):  # fmt: skip
         if names:
-            count = f"{len(names)} {one if len(names) == 1 else many}"
-            err.print(f"note: {count} {text}: {', '.join(names[:5])}", highlight=False, soft_wrap=True)
-    out.print(f"settings: {folder / SETTINGS}", highlight=False, soft_wrap=True)
+            note(f"{len(names)} {one if len(names) == 1 else many} {text}: {', '.join(names[:5])}")
+    show(f"settings: {out / SETTINGS}")
 
 
 def _extracted(folder: Path) -> dict[str, tuple[float, Recipe]]:
     """Length in seconds and recipe of every video that has features in the data set."""
+    from aicl_fast.data.dataset import EXTRACTED, SPLITS, features_folder
+    from aicl_fast.data.feature_file import read_header
+
     found = {}
-    for home in {features_folder(folder, split) for split in ("train", "test")}:
-        for path in visible(home.glob(f"*{EXTRACTED}")):
+    for features in {features_folder(folder, split) for split in SPLITS}:
+        for path in visible(features.glob(f"*{EXTRACTED}")):
             header = read_header(path)
             found[path.stem] = header.duration, header.recipe
     return found

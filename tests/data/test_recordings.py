@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aicl_fast.cli.recordings import Inputs
 from aicl_fast.config import Config
+from aicl_fast.data.recordings import Inputs
 from aicl_fast.errors import AiclWarning, ConfigError, DataError
 
 

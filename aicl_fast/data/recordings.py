@@ -1,4 +1,4 @@
-"""What the arguments of ``detect`` mean: the recordings, their names, and how each is read."""
+"""What paths mean: the recordings in them, their names, and how each is read."""
 
 from __future__ import annotations
 
@@ -32,10 +32,9 @@ from aicl_fast.files import is_video, require_file, video_name, visible
 from aicl_fast.text import require_name
 
 if TYPE_CHECKING:
-    from aicl_fast.cli.video import VideoOptions
     from aicl_fast.data.feature_file import VideoFeatures
 
-_SHOWN = 5
+MAX_LISTED = 5
 
 
 class Recording(NamedTuple):
@@ -44,13 +43,25 @@ class Recording(NamedTuple):
     streams: tuple[Floats, ...]
     origin: VideoFeatures | None = None
 
+    @property
+    def features(self) -> Floats | tuple[Floats, Floats]:
+        """As a detector takes them: two streams, or one array of all there is."""
+        return (self.streams[0], self.streams[1]) if len(self.streams) == 2 else self.streams[0]
+
 
 Load = Callable[[], Recording]
 
 
 class Inputs:
-    """What the arguments mean.
+    """What paths mean to a model.
 
+    Args:
+        data: the model's settings.
+        split: of a data set folder: train, test, or a subset of its annotations.
+        extractor: opens the networks, and returns what turns a video into features. Called once, if there is
+            a video.
+        name: of the only recording; by its files if None.
+        allow_missing: skip videos of a data set that have no features.
     Attributes:
         videos: the video files among them.
         sources: the file of each recording, by its name.
@@ -60,7 +71,7 @@ class Inputs:
         self,
         data: DataConfig,
         split: str,
-        video_options: Callable[[], VideoOptions],
+        extractor: Callable[[DataConfig], Callable[[Path], VideoFeatures]],
         *,
         name: str | None = None,
         allow_missing: bool = False,
@@ -69,7 +80,7 @@ class Inputs:
         self.sources: dict[str, Path] = {}
         self._extracted: list[Path] = []
         self._annotated: list[tuple[GroundTruth, tuple[str, ...]]] = []
-        self._data, self._split, self._options = data, split, video_options
+        self._data, self._split, self._extractor = data, split, extractor
         self._name, self._allow_missing = name, allow_missing
 
     def find(self, features: list[Path], rgb: Path | None, flow: Path | None) -> list[tuple[str, Load]]:
@@ -320,10 +331,7 @@ class Inputs:
         self.videos.append(path)
 
         def load() -> Recording:
-            from aicl_fast.cli.video import named_failure
-
-            with named_failure(path):
-                found = self._extract(path)
+            found = self._extract(path)
             return Recording(found.streams(self._data, str(path)), found)
 
         return self._recording(path, load, video_name(path))
@@ -331,9 +339,7 @@ class Inputs:
     @functools.cached_property
     def _extract(self) -> Callable[[Path], VideoFeatures]:
         """Opens the networks when the first video is read, and keeps them."""
-        from aicl_fast.cli.video import extract_for
-
-        return extract_for(self._data, self._options())
+        return self._extractor(self._data)
 
 
 def _truth(root: Path, split: str) -> GroundTruth | None:
@@ -376,5 +382,5 @@ def _refuse(error: DataError) -> Recording:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{', '.join(itertools.islice(names, _SHOWN))}{more}"
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return f"{', '.join(itertools.islice(names, MAX_LISTED))}{more}"

@@ -1,0 +1,56 @@
+"""compare: two runs on the same videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aicl_fast.cli.console import note, show, titled_table
+from aicl_fast.cli.options import GroundTruthFile, JsonFile, Preset, Subset, Tious, parse_tious
+from aicl_fast.errors import ConfigError
+from aicl_fast.files import inputs_kept, write_json
+
+
+@inputs_kept()
+def run(
+    first: Annotated[Path, typer.Argument(help="Folder of a run, with detections.json.")],
+    second: Annotated[Path, typer.Argument(help="Folder of the run to compare with it.")],
+    gt: GroundTruthFile = None,
+    tiou: Tious = None,
+    preset: Preset = "thumos14",
+    subset: Subset = None,
+    out: JsonFile = None,
+) -> None:
+    """Compare two runs on the same videos, and tell a difference from noise (paired bootstrap).
+
+    Examples:
+
+      aicl-fast compare runs/baseline runs/aicl
+
+      aicl-fast compare runs/a runs/b --gt THUMOS14/gt.json --subset test
+    """
+    from aicl_fast.evaluate import compare
+    from aicl_fast.report import load_run
+
+    runs = [load_run(path) for path in (first, second)]
+    truth = gt if gt is not None else runs[0].ground_truth or runs[1].ground_truth
+    if truth is None:
+        raise ConfigError(f"--gt: neither {first} nor {second} holds a gt.json; name the annotation file.")
+    detections = [run.detections for run in runs]
+    names = (str(first), str(second))
+    found = compare(truth, *detections, parse_tious(tiou, preset), names=names, subset=subset)
+    for warning in dict.fromkeys((*found.first.warnings, *found.second.warnings)):
+        note(warning)
+    table = titled_table("Differences, second minus first")
+    for column in ("mAP (%)", "first", "second", "difference", f"{100 * found.level:g} % interval", ""):
+        table.add_column(column, justify="left" if column in ("mAP (%)", "") else "right")
+    rows = {"average": found.average, **{f"at {tiou:g}": row for tiou, row in found.at.items()}}
+    for name, row in rows.items():
+        numbers = (f"{100 * row.first:.2f}", f"{100 * row.second:.2f}", f"{100 * row.value:+.2f}")
+        table.add_row(name, *numbers, f"{100 * row.low:+.2f} to {100 * row.high:+.2f}", row.verdict)
+    show(table)
+    show(found.verdict)
+    if out is not None:
+        write_json(out, found.to_dict())

@@ -1,0 +1,55 @@
+"""report: a page about a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aicl_fast.cli.console import note, show
+from aicl_fast.cli.options import Baseline, GroundTruthFile, Preset, Subset, parse_tious
+from aicl_fast.files import inputs_kept, is_stdout
+
+
+@inputs_kept()
+def run(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, with detections.json.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The page; report.html in the run's folder if left out."),
+    ] = None,
+    baseline: Baseline = None,
+    gt: GroundTruthFile = None,
+    media: Annotated[Path | None, typer.Option(help="Folder of video files that the page plays.")] = None,
+    preset: Preset = "thumos14",
+    subset: Subset = None,
+    title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
+) -> None:
+    """Write one self-contained HTML page about a run: tables, error analysis, interactive timelines.
+
+    Examples:
+
+      aicl-fast report runs/demo
+
+      aicl-fast report runs/aicl --baseline runs/baseline -o page.html
+    """
+    from aicl_fast.report import load_run, write_report
+
+    current = load_run(run)
+    other = None if baseline is None else load_run(baseline)
+    page = write_report(
+        current,
+        run / "report.html" if out is None else out,
+        baseline=other,
+        ground_truth=gt,
+        tious=parse_tious(None, preset),
+        subset=subset,
+        media=media,
+        title=title,
+        buckets="activitynet" if preset.startswith("activitynet") else "thumos14",
+    )
+    if gt is None and not any(shown.ground_truth for shown in (current, other) if shown is not None):
+        note("no annotations, so nothing is measured; name them with --gt")
+    size = "" if is_stdout(page) else f": {page.stat().st_size / 1e6:.2f} MB"
+    show(f"{page}{size}")

@@ -1,0 +1,124 @@
+"""train: a model from video-level labels."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from aicl_fast.cli.console import note_missing, progress, remark, result_table, show
+from aicl_fast.cli.ending import resumed_by
+from aicl_fast.cli.options import AllowMissing, Device, Preset, Settings, SettingsFile
+from aicl_fast.files import write_json
+from aicl_fast.locks import locked_folder
+
+if TYPE_CHECKING:
+    from aicl_fast.config import Config
+    from aicl_fast.data.dataset import Dataset
+    from aicl_fast.train.trainer import TrainResult
+
+
+@resumed_by("run the same command with --resume to resume from the last checkpoint")
+def run(
+    data: Annotated[
+        Path, typer.Option("--data", "-d", help="Data set folder (features/, gt.json, split_*.txt).")
+    ],
+    preset: Preset = "thumos14",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the model and the logs.")] = Path(
+        "runs/train"
+    ),
+    config: SettingsFile = None,
+    set_: Settings = None,
+    device: Device = "cpu",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume from the newest checkpoint in --out.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Throw away the run that --out holds.")
+    ] = False,
+    allow_missing: AllowMissing = False,
+) -> None:
+    """Train a model on a data set's video-level labels.
+
+    Several processes: torchrun --nproc-per-node N -m aicl_fast.train, with these same options.
+
+    Examples:
+
+      aicl-fast train --preset thumos14 --data THUMOS14 --out runs/thumos14
+
+      aicl-fast train -p demo -d runs/demo/data --set steps=300 --set lr=3e-4
+    """
+    from aicl_fast.config import load_config
+    from aicl_fast.data.dataset import Dataset
+    from aicl_fast.devices import torch_device
+
+    settings = load_config(preset, file=config, overrides=set_ or [])
+    torch_device(device)
+    dataset = Dataset.open(data, settings, allow_missing=allow_missing)
+    main = os.environ.get("RANK", "0") == "0"
+    if main:
+        counts = ", ".join(f"{len(videos)} {split}" for split, videos in dataset.videos.items())
+        show(f"{data}: {counts} videos, {len(dataset.config.classes)} classes")
+        note_missing(dataset.missing, out / "metrics.json")
+
+    # Until the metrics are written, too.
+    with locked_folder(out) if main else nullcontext():
+        result = _train(dataset, out, device, resume=resume, overwrite=overwrite, main=main)
+        if main:
+            _write_metrics(out / "metrics.json", dataset, result)
+    if main:
+        leak = leak_note(result.config, result.history)
+        show(result_table(f"Step {result.step}{leak}", "test videos", result.result))
+        show(f"model: {out / 'model.safetensors'}")
+
+
+def _train(
+    dataset: Dataset, folder: Path, device: str, *, resume: bool, overwrite: bool, main: bool
+) -> TrainResult:
+    from aicl_fast.train.trainer import train
+
+    with (
+        # Neither is drawn before the trainer has found nothing to refuse.
+        progress("reading", show=main, lazy=True) as reading,
+        progress("training", show=main, lazy=True) as bar,
+    ):
+
+        def starting(step: int) -> None:
+            if main and resume:
+                where = f"resuming from step {step}" if step else "starting at step 0, there is no checkpoint"
+                remark(f"{folder}: {where}")
+            bar(step, dataset.config.train.steps)
+
+        return train(
+            dataset,
+            folder,
+            device=device,
+            resume=resume,
+            overwrite=overwrite,
+            reading=reading,
+            starting=starting,
+            training=lambda step, steps, loss: bar(step, steps, f"loss {loss:.3f}"),
+        )
+
+
+def _write_metrics(file: Path, dataset: Dataset, result: TrainResult) -> None:
+    document = {
+        **result.result.to_dict(),
+        "accuracy_A_bin": result.accuracy.aware,
+        "accuracy_A_ca_bin": result.accuracy.agnostic,
+        "step": result.step,
+        "keep": result.config.train.keep,
+        "history": [{"step": step, "average_mAP": average} for step, average in result.history],
+        "missing": list(dataset.missing),
+        "config": result.config.to_dict(),
+    }
+    write_json(file, document)
+
+
+def leak_note(config: Config, history: list[tuple[int, float]]) -> str:
+    """What a title says of weights that evaluations on the test videos chose."""
+    by_test = config.train.keep == "test" and history
+    return " (chosen by test mAP, which is optimistic)" if by_test else ""
