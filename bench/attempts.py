@@ -18,7 +18,7 @@ from aicl_fast.bench.kernel_cases import Case, Inputs, check, complete, expected
 from aicl_fast.bench.launches import Swept, fields, launched_with, replaced
 from aicl_fast.bench.processes import side_by_side, watched
 from aicl_fast.bench.quote import in_words
-from aicl_fast.kernels import _triton_aot as aot
+from aicl_fast.kernels import aot
 
 Found = dict[str, Any]
 """What is known of one candidate of a row."""
@@ -94,7 +94,7 @@ class Attempts:
         """The launches that each job's settings change, without running them; of shipped settings all.
 
         Args:
-            jobs: all that will be compiled: a compiled kernel is no longer ours to intercept.
+            jobs: what will be compiled.
             target: compute capability, times ten.
         """
         wanted = {at for job in jobs for at in job.at}
@@ -104,7 +104,7 @@ class Attempts:
         with replaced(aot, "cases", lambda: runs):
             for launch in aot.record(target):
                 kinds = [value.dtype for value in launch.arguments if isinstance(value, torch.Tensor)]
-                key = f"{launch.kernel.function.__name__} {sorted(launch.settings.items())} {kinds}"
+                key = f"{launch.kernel.__name__} {sorted(launch.settings.items())} {kinds}"
                 made.setdefault(launch.case, {})[key] = launch
         found = []
         for job in jobs:

@@ -26,10 +26,10 @@ from aicl_fast.kernels import (
     two_branch_infer,
 )
 from aicl_fast.kernels.contrast import segment_contrast_reference
-from aicl_fast.kernels.embed import two_branch_infer_reference
 from aicl_fast.kernels.fusion import score_fusion_reference
 from aicl_fast.kernels.mining import mine_segments_reference
 from aicl_fast.kernels.pooling import topk_pool_reference
+from aicl_fast.kernels.two_branch import two_branch_infer_reference
 from aicl_fast.model import TwoBranchNet
 
 Inputs = list[Tensor]

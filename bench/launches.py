@@ -20,7 +20,7 @@ from aicl_fast.bench.kernel_cases import (
     network_cases,
     pooling_cases,
 )
-from aicl_fast.kernels import contrast, embed, embed_weights, fusion, mining, pooling
+from aicl_fast.kernels import contrast, fusion, mining, pooling, two_branch, two_branch_weights
 
 Settings = Any
 """A frozen dataclass of a kernel's file."""
@@ -138,7 +138,9 @@ def _around(shipped: Settings, names: str, *values: Sequence[Any]) -> tuple[Sett
 
 def _product(case: Case, device: torch.device) -> Launch:
     """The network's product: who reads, how large a tile is, how many steps are in flight, whole or split."""
-    shipped = embed._launch(case.videos * case.segments, torch.empty(0, dtype=case.dtype, device=device))
+    shipped = two_branch._settings(
+        case.videos * case.segments, torch.empty(0, dtype=case.dtype, device=device)
+    )
     rows = [
         (split, boxes, *tile, stages)
         for split in ((False, True) if case.videos <= _SPLIT_TO else (False,))
@@ -146,7 +148,7 @@ def _product(case: Case, device: torch.device) -> Launch:
         if _fits(case.dtype == _FLOAT8, split, boxes, *tile, stages)
     ]
     names = "split boxes block_m block_n num_warps num_stages"
-    return Launch("product", embed, "LAUNCHES", shipped, _around(shipped, names, *rows))
+    return Launch("product", two_branch, "LAUNCHES", shipped, _around(shipped, names, *rows))
 
 
 def _fits(float8: bool, split: bool, boxes: bool, rows: int, columns: int, warps: int, stages: int) -> bool:
@@ -174,13 +176,19 @@ def swept(only: str, small: bool, device: torch.device, *, float8: bool) -> Iter
         for (batch, dtype), case in zip(sizes, network_cases(small, device, sizes), strict=True):
             yield Swept(case, _product(case, device))
             if dtype == _FLOAT8:
-                tiles = _around(embed_weights.LAUNCH, _STREAM, *itertools.product((2048, 4096, 8192), (4, 8)))
-                yield Swept(case, Launch("rounding", embed_weights, "LAUNCH", embed_weights.LAUNCH, tiles))
+                tiles = _around(
+                    two_branch_weights.LAUNCH, _STREAM, *itertools.product((2048, 4096, 8192), (4, 8))
+                )
+                yield Swept(
+                    case, Launch("rounding", two_branch_weights, "LAUNCH", two_branch_weights.LAUNCH, tiles)
+                )
             elif batch in (1, 64):
                 # Only split launches multiply by the classes' weights here.
                 weights = (1024, 8192) if batch == 1 else (8192,)
-                tiles = _around(embed.HEADS, "block_m weights", *itertools.product((16, 32, 64), weights))
-                yield Swept(case, Launch("heads", embed, "HEADS", embed.HEADS, tiles))
+                tiles = _around(
+                    two_branch.HEADS, "block_m weights", *itertools.product((16, 32, 64), weights)
+                )
+                yield Swept(case, Launch("heads", two_branch, "HEADS", two_branch.HEADS, tiles))
     if only in "contrast":
         layouts = [(16, 750, 512, torch.float32, layout) for layout in ("rows", "planar")]
         for attribute, case in zip(_CONTRAST, contrast_cases(small, layouts), strict=True):

@@ -45,8 +45,8 @@ from aicl_fast.bench.launches import Swept, fields, launched_with, replaced, swe
 from aicl_fast.bench.measure import Timing, median_interval, take_turns
 from aicl_fast.bench.quote import in_words
 from aicl_fast.bench.record import write_result
-from aicl_fast.kernels import _triton
-from aicl_fast.kernels._triton_aot import TARGETS
+from aicl_fast.kernels import launch as launching
+from aicl_fast.kernels.aot import TARGETS
 
 
 def measure(row: Swept, tried: Sequence[Found], device: torch.device, effort: Effort) -> dict[str, Any]:
@@ -239,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     device = torch.device("cpu") if small or target is not None else cuda_device()
     float8 = target >= 89 if target is not None else multiplies(torch.float8_e4m3fn, device)
-    with replaced(_triton, "CAPABILITY", target):
+    with replaced(launching, "CAPABILITY", target):
         rows = list(swept(options.only, small, device, float8=float8))
     attempts, jobs = Attempts(rows, device), jobs_of(rows)
     if options.attempt is not None:

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aicl_fast.kernels.contrast import segment_contrast
-    from aicl_fast.kernels.embed import (
+    from aicl_fast.kernels.fusion import score_fusion
+    from aicl_fast.kernels.mining import Mining, mine_segments
+    from aicl_fast.kernels.pooling import topk_pool
+    from aicl_fast.kernels.two_branch import (
         TwoBranchEmbeddings,
         TwoBranchScores,
         two_branch_embed,
         two_branch_infer,
     )
-    from aicl_fast.kernels.embed_weights import TwoBranchWeights, pack_two_branch
-    from aicl_fast.kernels.fusion import score_fusion
-    from aicl_fast.kernels.mining import Mining, mine_segments
-    from aicl_fast.kernels.pooling import topk_pool
+    from aicl_fast.kernels.two_branch_weights import TwoBranchWeights, pack_two_branch
 
 __all__ = [
     "Mining",
@@ -36,24 +36,25 @@ __all__ = [
     "two_branch_infer",
 ]
 
-_HOME = {
+# A new operation is a file here, one in gpu/, and a line in this table and in cases.OPERATIONS.
+_FILES = {
     "Mining": "mining",
-    "TwoBranchEmbeddings": "embed",
-    "TwoBranchScores": "embed",
-    "TwoBranchWeights": "embed_weights",
+    "TwoBranchEmbeddings": "two_branch",
+    "TwoBranchScores": "two_branch",
+    "TwoBranchWeights": "two_branch_weights",
     "mine_segments": "mining",
-    "pack_two_branch": "embed_weights",
+    "pack_two_branch": "two_branch_weights",
     "score_fusion": "fusion",
     "segment_contrast": "contrast",
     "topk_pool": "pooling",
-    "two_branch_embed": "embed",
-    "two_branch_infer": "embed",
+    "two_branch_embed": "two_branch",
+    "two_branch_infer": "two_branch",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        value = getattr(importlib.import_module(f"aicl_fast.kernels.{_HOME[name]}"), name)
+    if name in _FILES:
+        value = getattr(importlib.import_module(f"aicl_fast.kernels.{_FILES[name]}"), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module 'aicl_fast.kernels' has no attribute '{name}'")

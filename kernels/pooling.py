@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aicl_fast.extras import needs
 
@@ -11,25 +11,16 @@ with needs("triton"):
     import torch
     from torch import Tensor
 
-from aicl_fast.kernels._triton import (
+from aicl_fast.kernels.dispatch import (
     MAX_BATCH,
     MAX_LENGTH,
     as_layout,
     empty_layout,
-    highest,
     is_planar,
-    kernel_general_in,
-    next_power_of_2,
     operation,
-    order_key,
-    unused_low_bits,
     use_kernels,
 )
-
-if TYPE_CHECKING:
-    import triton.language as tl
-
-# mypy: disable-error-code="no-untyped-def"
+from aicl_fast.kernels.launch import launch, next_power_of_2, unused_low_bits
 
 __all__ = ["select_topk", "topk_pool", "topk_pool_reference"]
 
@@ -63,102 +54,51 @@ class PoolingBackwardLaunch:
 BACKWARD = PoolingBackwardLaunch()
 
 
-@kernel_general_in("k")
-def _pool_fwd_kernel(
-    p_cas,
-    p_scores,
-    p_pooled,
-    p_selected,
-    k,
-    T,
-    C: tl.constexpr,
-    PLANAR: tl.constexpr,
-    SHIFT: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    """One program: all segments of one video for BLOCK_C classes."""
-    b_c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    b_t = tl.arange(0, BLOCK_T)
-    video = tl.program_id(1).to(tl.int64)
-    m_c = b_c < C
-    m_ct = m_c[:, None] & (b_t < T)[None, :]
-    b_at = b_c[:, None] * T + b_t[None, :] if PLANAR else b_t[None, :] * C + b_c[:, None]
-    start = video * T * C
-
-    b_scores = tl.load(p_scores + start + b_at, mask=m_ct, other=0.0).to(tl.float32)
-    b_key = tl.where(m_ct, order_key(b_scores, SHIFT), 0)
-    b_selected = highest(b_key, m_ct, tl.full([BLOCK_C], 0, tl.int32) + k, 1, SHIFT)
-    b_selected = b_selected & m_ct
-
-    # Only the selected values are read.
-    b_cas = tl.load(p_cas + start + b_at, mask=b_selected, other=0.0).to(tl.float32)
-    b_pooled = tl.sum(b_cas, 1) / k
-    tl.store(p_pooled + video * C + b_c, b_pooled.to(p_pooled.dtype.element_ty), mask=m_c)
-    tl.store(p_selected + start + b_at, b_selected, mask=m_ct)
+def _pooled(cas: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    pooled = torch.empty((cas.shape[0], cas.shape[2]), dtype=cas.dtype, device=cas.device)
+    return pooled, empty_layout(scores, torch.bool)
 
 
-@kernel_general_in("k")
-def _pool_bwd_kernel(
-    p_d_pooled,
-    p_selected,
-    p_d_cas,
-    k,
-    T,
-    C: tl.constexpr,
-    PLANAR: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """One program: BLOCK successive values of one video, in memory's order."""
-    b_at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    video = tl.program_id(1).to(tl.int64)
-    mask = b_at < T * C
-    b_c = b_at // T if PLANAR else b_at % C
-    b_selected = tl.load(p_selected + video * T * C + b_at, mask=mask, other=0).to(tl.int1)
-    b_d = tl.load(p_d_pooled + video * C + b_c, mask=mask, other=0.0).to(tl.float32) / k
-    b_d_cas = tl.where(b_selected, b_d, 0.0)
-    tl.store(p_d_cas + video * T * C + b_at, b_d_cas.to(p_d_cas.dtype.element_ty), mask=mask)
-
-
-@operation("topk_pool")
-def topk_pool_fwd(cas: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+@operation("topk_pool", _pooled)
+def topk_pool_fwd(out: Any, cas: Tensor, scores: Tensor, k: int) -> None:
     """Launch the forward kernel; the mask lies in memory as ``scores`` does."""
+    from aicl_fast.kernels.gpu.pooling import pool_fwd_kernel
+
     batch, length, classes = cas.shape
     planar = is_planar(scores)
-    pooled = torch.empty((batch, classes), dtype=cas.dtype, device=cas.device)
-    selected = empty_layout(scores, planar, torch.bool)
-    launch = next(launch for launch in LAUNCHES if length <= launch.max_length)
-    _pool_fwd_kernel[(-(-classes // launch.block_c), batch)](
+    settings = next(settings for settings in LAUNCHES if length <= settings.max_length)
+    launch(
+        pool_fwd_kernel,
+        (-(-classes // settings.block_c), batch),
         as_layout(cas, planar),
         as_layout(scores, planar),
-        pooled,
-        selected,
+        *out,
         k,
         length,
         C=classes,
         PLANAR=planar,
         SHIFT=unused_low_bits(scores.dtype),
         BLOCK_T=next_power_of_2(length),
-        BLOCK_C=launch.block_c,
-        num_warps=launch.num_warps,
+        BLOCK_C=settings.block_c,
+        num_warps=settings.num_warps,
     )
-    return pooled, selected
 
 
-@topk_pool_fwd.register_fake
-def _(cas: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    pooled = torch.empty((cas.shape[0], cas.shape[2]), dtype=cas.dtype, device=cas.device)
-    return pooled, empty_layout(scores, is_planar(scores), torch.bool)
+def _gradient(d_pooled: Tensor, selected: Tensor, k: int) -> Tensor:
+    return empty_layout(selected, d_pooled.dtype)
 
 
-@operation("topk_pool_backward")
-def topk_pool_bwd(d_pooled: Tensor, selected: Tensor, k: int) -> Tensor:
+@operation("topk_pool_backward", _gradient)
+def topk_pool_bwd(d_cas: Tensor, d_pooled: Tensor, selected: Tensor, k: int) -> None:
     """Launch the backward kernel; the gradient lies in memory as the mask does."""
+    from aicl_fast.kernels.gpu.pooling import pool_bwd_kernel
+
     batch, length, classes = selected.shape
     planar = is_planar(selected)
-    d_cas = empty_layout(selected, planar, d_pooled.dtype)
     block = min(BACKWARD.elements, next_power_of_2(length * classes))
-    _pool_bwd_kernel[(-(-length * classes // block), batch)](
+    launch(
+        pool_bwd_kernel,
+        (-(-length * classes // block), batch),
         d_pooled.contiguous(),
         as_layout(selected, planar),
         d_cas,
@@ -169,12 +109,6 @@ def topk_pool_bwd(d_pooled: Tensor, selected: Tensor, k: int) -> Tensor:
         BLOCK=block,
         num_warps=BACKWARD.num_warps,
     )
-    return d_cas
-
-
-@topk_pool_bwd.register_fake
-def _(d_pooled: Tensor, selected: Tensor, k: int) -> Tensor:
-    return empty_layout(selected, is_planar(selected), d_pooled.dtype)
 
 
 def _setup(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: tuple[Tensor, Tensor]) -> None:

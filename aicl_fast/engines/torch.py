@@ -21,7 +21,7 @@ from aicl_fast.engines.gpu_array import is_gpu_array
 from aicl_fast.engines.gpu_features import as_tensor, filled_on_gpu
 from aicl_fast.errors import DataError, ModelError
 from aicl_fast.kernels import pack_two_branch, topk_pool
-from aicl_fast.kernels._triton_graph import TwoBranchRunner
+from aicl_fast.kernels.runner import TwoBranchRunner
 from aicl_fast.metadata import ModelInfo, Range
 from aicl_fast.signature import NetworkOutputs
 from aicl_fast.weights import load_model, weights_hash

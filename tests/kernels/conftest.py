@@ -81,12 +81,12 @@ def _switch_on(monkeypatch: pytest.MonkeyPatch, device: str, name: str) -> Targe
         pytest.skip("needs a CUDA device")
     if device == "cpu" and ON_CUDA:
         pytest.skip("this process compiles for CUDA; set TRITON_INTERPRET=1 for the interpreter")
-    from aicl_fast.kernels import _triton
+    from aicl_fast.kernels import dispatch
 
-    monkeypatch.setattr(_triton, "ENABLED", True)
+    monkeypatch.setattr(dispatch, "ENABLED", True)
     if device == "cpu":
         monkeypatch.setenv("TRITON_INTERPRET", "1")
-        monkeypatch.setattr(_triton, "INTERPRET", True)
+        monkeypatch.setattr(dispatch, "INTERPRET", True)
     _poison_empty(monkeypatch, torch)
     return Target(torch.device(device), getattr(torch, name), TOLERANCE[name])
 

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from aicl_fast.bench import kernels  # noqa: E402
 from aicl_fast.config import load_config  # noqa: E402
 from aicl_fast.kernels import (  # noqa: E402
-    _triton,
+    dispatch,
     mine_segments,
     pack_two_branch,
     score_fusion,
@@ -27,10 +27,10 @@ from aicl_fast.kernels import (  # noqa: E402
     two_branch_infer,
 )
 from aicl_fast.kernels.contrast import segment_contrast_fwd  # noqa: E402
-from aicl_fast.kernels.embed import two_branch_embed_fwd, two_branch_infer_fwd  # noqa: E402
 from aicl_fast.kernels.fusion import score_fusion_fwd  # noqa: E402
 from aicl_fast.kernels.mining import mine_segments_fwd, mine_segments_reference  # noqa: E402
 from aicl_fast.kernels.pooling import topk_pool_fwd  # noqa: E402
+from aicl_fast.kernels.two_branch import two_branch_embed_fwd, two_branch_infer_fwd  # noqa: E402
 from aicl_fast.model import TwoBranchNet  # noqa: E402
 from aicl_fast.train.losses import aicl_loss  # noqa: E402
 
@@ -50,12 +50,12 @@ def _python(code: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
-def test_importing_the_package_imports_neither_torch_nor_triton() -> None:
+def test_importing_the_package_imports_neither_torch_nordispatch() -> None:
     code = "import sys, aicl_fast.kernels; print('torch' in sys.modules, 'triton' in sys.modules)"
     assert _python(code) == "False False"
 
 
-def test_references_on_the_cpu_import_no_triton() -> None:
+def test_references_on_the_cpu_import_nodispatch() -> None:
     code = (
         "import sys, torch; from aicl_fast.kernels import topk_pool;"
         "topk_pool(torch.rand(1, 9, 2), torch.rand(1, 9, 2), 3); print('triton' in sys.modules)"
@@ -63,12 +63,12 @@ def test_references_on_the_cpu_import_no_triton() -> None:
     assert _python(code) == "False"
 
 
-def test_without_triton_the_references_run() -> None:
+def test_withoutdispatch_the_references_run() -> None:
     code = (
         "import importlib.util as u; real = u.find_spec;"
         "u.find_spec = lambda name, *a: None if name == 'triton' else real(name, *a);"
-        "import torch; from aicl_fast.kernels import _triton, topk_pool;"
-        "print(_triton.ENABLED, topk_pool(torch.ones(1, 9, 2), torch.rand(1, 9, 2), 3)[0].tolist())"
+        "import torch; from aicl_fast.kernels import dispatch, topk_pool;"
+        "print(dispatch.ENABLED, topk_pool(torch.ones(1, 9, 2), torch.rand(1, 9, 2), 3)[0].tolist())"
     )
     assert _python(code, TRITON_INTERPRET="1") == "False [[1.0, 1.0]]"
 
@@ -80,32 +80,32 @@ def test_without_triton_the_references_run() -> None:
 def test_the_environment_turns_kernels_off(switch: str, launches: str) -> None:
     pytest.importorskip("triton")
     code = (
-        "import torch; from aicl_fast.kernels import _triton, topk_pool; count = 0\n"
-        "def note(self, grid):\n"
-        "    global count; count += 1; return lambda *a, **k: None\n"
-        "_triton._Kernel.__getitem__ = note\n"
-        "topk_pool(torch.rand(1, 9, 2), torch.rand(1, 9, 2), 3); print(count)"
+        "import torch; from aicl_fast.kernels import topk_pool; seen = []\n"
+        "from aicl_fast.kernels.launch import intercepted\n"
+        "with intercepted(lambda *launch: seen.append(launch)):\n"
+        "    topk_pool(torch.rand(1, 9, 2), torch.rand(1, 9, 2), 3)\n"
+        "print(len(seen))"
     )
     assert _python(code, TRITON_INTERPRET="1", AICL_FAST_TRITON=switch) == launches
 
 
 def test_float64_and_tensors_elsewhere_go_to_the_references(target32) -> None:
     wide = torch.rand(1, 9, 2, device=target32.device)
-    assert _triton.use_kernels(wide)
-    assert not _triton.use_kernels(wide.double())
-    assert not _triton.use_kernels(wide[:0])
+    assert dispatch.use_kernels(wide)
+    assert not dispatch.use_kernels(wide.double())
+    assert not dispatch.use_kernels(wide[:0])
     if target32.device.type == "cuda":
-        assert not _triton.use_kernels(wide, wide.cpu())
+        assert not dispatch.use_kernels(wide, wide.cpu())
 
 
 def test_what_kernels_cannot_take_together_goes_to_the_references(target32) -> None:
     values, mask = torch.rand(1, 9, 2, device=target32.device), torch.ones(1, 9, device=target32.device) > 0
-    assert _triton.use_kernels(values, values, masks=[mask])
-    assert not _triton.use_kernels(values, mask)
-    assert not _triton.use_kernels(values, masks=[values])
+    assert dispatch.use_kernels(values, values, masks=[mask])
+    assert not dispatch.use_kernels(values, mask)
+    assert not dispatch.use_kernels(values, masks=[values])
     # Another device of the same kind would be as wrong as this one.
-    assert not _triton.use_kernels(values, torch.empty(1, 9, 2, device="meta"))
-    assert not _triton.use_kernels(values, masks=[mask.to("meta")])
+    assert not dispatch.use_kernels(values, torch.empty(1, 9, 2, device="meta"))
+    assert not dispatch.use_kernels(values, masks=[mask.to("meta")])
 
 
 class _NoKernels(TorchDispatchMode):
@@ -117,7 +117,7 @@ class _NoKernels(TorchDispatchMode):
 
 
 def test_more_videos_than_a_grid_takes_go_to_the_references(target32) -> None:
-    many = target32.put(torch.rand(_triton.MAX_BATCH + 1, 2, 1))
+    many = target32.put(torch.rand(dispatch.MAX_BATCH + 1, 2, 1))
     masks = mine_segments_reference(many[..., 0], many[..., 0], 1)
     with _NoKernels():
         scores = score_fusion(many, many[..., 0], many[..., 0], 0.5)[0]
@@ -163,7 +163,7 @@ def _operations(device: torch.device) -> list[tuple[object, tuple[object, ...]]]
 @pytest.mark.parametrize("at", range(6))
 def test_torch_library_knows_schema_shapes_and_gradients(at: int, target32, monkeypatch) -> None:
     monkeypatch.undo()  # opcheck compares outputs bit for bit, and NaN is not NaN
-    monkeypatch.setattr(_triton, "INTERPRET", target32.device.type == "cpu")
+    monkeypatch.setattr(dispatch, "INTERPRET", target32.device.type == "cpu")
     if target32.device.type == "cpu":
         monkeypatch.setenv("TRITON_INTERPRET", "1")
     operation, arguments = _operations(target32.device)[at]
@@ -196,7 +196,7 @@ def test_a_round_trip_is_noticed() -> None:
 
 
 def _loss(outputs, labels, config):
-    return aicl_loss(outputs, labels, config).total
+    return aicl_loss(outputs, labels, config)["total"]
 
 
 def _training(device: torch.device):
@@ -211,7 +211,7 @@ def test_the_loss_on_kernels_equals_the_loss_on_references(target32, monkeypatch
     config, net, x, labels = _training(target32.device)
     results = []
     for enabled in (True, False):
-        monkeypatch.setattr(_triton, "ENABLED", enabled)
+        monkeypatch.setattr(dispatch, "ENABLED", enabled)
         net.zero_grad()
         total = _loss(net(x), labels, config)
         total.backward()
@@ -223,8 +223,8 @@ def test_the_loss_on_kernels_equals_the_loss_on_references(target32, monkeypatch
 @pytest.mark.parametrize("enabled", [False, True], ids=["references", "kernels"])
 def test_training_compiles_without_a_graph_break(enabled: bool, target32, monkeypatch) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(_triton, "ENABLED", enabled)
-    monkeypatch.setattr(_triton, "INTERPRET", target32.device.type == "cpu")
+    monkeypatch.setattr(dispatch, "ENABLED", enabled)
+    monkeypatch.setattr(dispatch, "INTERPRET", target32.device.type == "cpu")
     if target32.device.type == "cpu":
         monkeypatch.setenv("TRITON_INTERPRET", "1")
     config, net, x, labels = _training(target32.device)

@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 
 from aicl_fast.bench import attempts, kernel_cases, kernels, launches, sweep  # noqa: E402
 from aicl_fast.errors import UnavailableError  # noqa: E402
-from aicl_fast.kernels import embed, fusion, mining  # noqa: E402
+from aicl_fast.kernels import fusion, mining, two_branch  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -69,24 +69,24 @@ def test_what_the_issue_names_is_swept() -> None:
 
 
 def test_settings_are_back_after_the_block_whatever_happens() -> None:
-    first, second = embed.LAUNCHES["hopper"][0], embed.LAUNCHES["hopper_float8"][0]
+    first, second = two_branch.LAUNCHES["hopper"][0], two_branch.LAUNCHES["hopper_float8"][0]
     assert first == second
-    before = {family: tuple(each) for family, each in embed.LAUNCHES.items()}
+    before = {family: tuple(each) for family, each in two_branch.LAUNCHES.items()}
     other = dataclasses.replace(first, num_stages=3)
-    launch = launches.Launch("product", embed, "LAUNCHES", first, (other,))
+    launch = launches.Launch("product", two_branch, "LAUNCHES", first, (other,))
 
     def fail() -> None:
         with launches.launched_with(launch, other):
-            assert embed.LAUNCHES["hopper"] == (other, before["hopper"][1])
+            assert two_branch.LAUNCHES["hopper"] == (other, before["hopper"][1])
             # Settings that are equal, of other products, stay.
-            assert embed.LAUNCHES["hopper_float8"] == before["hopper_float8"]
-            assert embed._launch(750, torch.empty(0, dtype=torch.bfloat16)) is other
+            assert two_branch.LAUNCHES["hopper_float8"] == before["hopper_float8"]
+            assert two_branch._settings(750, torch.empty(0, dtype=torch.bfloat16)) is other
             raise RuntimeError("no registers")
 
     with pytest.raises(RuntimeError, match="no registers"):
         fail()
-    assert before == embed.LAUNCHES
-    assert embed._launch(750, torch.empty(0, dtype=torch.bfloat16)) is first
+    assert before == two_branch.LAUNCHES
+    assert two_branch._settings(750, torch.empty(0, dtype=torch.bfloat16)) is first
 
 
 _RECORDED = """
@@ -102,7 +102,7 @@ for job, own in zip(jobs, launched, strict=True):
     row, choice = job.at[0]
     what = rows[row].case.name, rows[row].launch.name, rows[row].launch.choices[choice]
     assert own, what
-    key = frozenset((each.kernel.function.__name__, repr(sorted(each.settings.items()))) for each in own)
+    key = frozenset((each.kernel.__name__, repr(sorted(each.settings.items()))) for each in own)
     assert seen.setdefault((rows[row].case.name, rows[row].launch.name, key), what) is what, what
 print(len(jobs))
 """

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from aicl_fast.config import load_config
-from aicl_fast.kernels import embed, embed_weights
+from aicl_fast.kernels import two_branch, two_branch_weights
 from aicl_fast.kernels.contrast import segment_contrast, segment_contrast_reference
-from aicl_fast.kernels.embed_weights import FLOAT8, TwoBranchWeights, pack_two_branch
 from aicl_fast.kernels.fusion import score_fusion, score_fusion_reference
 from aicl_fast.kernels.mining import mine_segments, mine_segments_reference
 from aicl_fast.kernels.pooling import topk_pool, topk_pool_reference
+from aicl_fast.kernels.two_branch_weights import FLOAT8, TwoBranchWeights, pack_two_branch
 from aicl_fast.model import TwoBranchNet
 from ptx_emulator.faults import Fault
 from ptx_emulator.groups import GROUPS
@@ -143,19 +143,19 @@ def _network(shape: tuple[int, ...], standardised: bool) -> tuple[TwoBranchNet, 
 
 def _pack(net: TwoBranchNet, dtype: torch.dtype, input_scale: float = 1.0) -> TwoBranchWeights:
     """As for a GPU: products in tf32 take the nearest weights."""
-    own = embed_weights._for_products
-    embed_weights._for_products = _for_products
+    own = two_branch_weights._for_products
+    two_branch_weights._for_products = _for_products
     try:
         return pack_two_branch(net.state_dict(), dtype, input_scale=input_scale)
     finally:
-        embed_weights._for_products = own
+        two_branch_weights._for_products = own
 
 
 def _for_products(weights: Tensor) -> Tensor:
-    return embed_weights.nearest_tf32(weights) if weights.dtype == torch.float32 else weights
+    return two_branch_weights.nearest_tf32(weights) if weights.dtype == torch.float32 else weights
 
 
-def _launches(split: bool, boxes: bool) -> dict[str, tuple[embed.EmbedLaunch, ...]]:
+def _launches(split: bool, boxes: bool) -> dict[str, tuple[two_branch.EmbedLaunch, ...]]:
     """One way to launch the product, whatever the size would choose."""
     return {
         family: tuple(
@@ -163,7 +163,7 @@ def _launches(split: bool, boxes: bool) -> dict[str, tuple[embed.EmbedLaunch, ..
             for launch in choices
             if launch.split == split
         )
-        for family, choices in embed.LAUNCHES.items()
+        for family, choices in two_branch.LAUNCHES.items()
     }
 
 
@@ -173,16 +173,16 @@ def _infer(
     net, x = _network(shape, standardised)
     weights = _pack(net, dtype, 1 / 64 if dtype == FLOAT8 else 1.0)
     x = x.to(BF16 if dtype == FLOAT8 else dtype)
-    expected = embed.two_branch_infer_reference(
+    expected = two_branch.two_branch_infer_reference(
         x.double(), pack_two_branch(net.state_dict(), torch.float64), net.gamma
     )
     tolerance = {F32: TF32, FLOAT8: FLOAT8_NETWORK}.get(dtype) or TOLERANCE[dtype]
-    table = embed.LAUNCHES
-    embed.LAUNCHES = _launches(split, boxes)
+    table = two_branch.LAUNCHES
+    two_branch.LAUNCHES = _launches(split, boxes)
     try:
-        scores = embed.two_branch_infer(x, weights, net.gamma)
+        scores = two_branch.two_branch_infer(x, weights, net.gamma)
     finally:
-        embed.LAUNCHES = table
+        two_branch.LAUNCHES = table
     for what, ours, theirs in zip(scores._fields, scores, expected, strict=True):
         close(ours, theirs, tolerance, what)
 
@@ -191,8 +191,10 @@ def _embed(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     net, x = _network(shape, True)
     x = x.to(dtype)
     weights = _pack(net, dtype)
-    embeddings = embed.two_branch_embed(x, weights)
-    expected = embed.two_branch_embed_reference(x.double(), pack_two_branch(net.state_dict(), torch.float64))
+    embeddings = two_branch.two_branch_embed(x, weights)
+    expected = two_branch.two_branch_embed_reference(
+        x.double(), pack_two_branch(net.state_dict(), torch.float64)
+    )
     for what, ours, theirs in zip(embeddings._fields, embeddings, expected, strict=True):
         close(ours, theirs, TF32 if dtype == F32 else TOLERANCE[dtype], what)
 
@@ -201,13 +203,13 @@ def _float8_sums(shape: tuple[int, ...], split_family: bool) -> None:
     """Many steps of the inner dimension: every one has to reach the sum."""
     net, x = _network(shape, False)
     weights = pack_two_branch(net.state_dict(), FLOAT8, input_scale=1 / 64)
-    x = embed_weights.float8_features_reference(x, weights.input_scale)
-    table = embed.LAUNCHES
-    embed.LAUNCHES = _launches(split_family, True)
+    x = two_branch_weights.float8_features_reference(x, weights.input_scale)
+    table = two_branch.LAUNCHES
+    two_branch.LAUNCHES = _launches(split_family, True)
     try:
-        embeddings = embed.two_branch_embed(x, weights)
+        embeddings = two_branch.two_branch_embed(x, weights)
     finally:
-        embed.LAUNCHES = table
+        two_branch.LAUNCHES = table
     scale = weights.scale
     assert scale is not None
     # What was rounded to float8, multiplied in float64: what is left is the embeddings' own rounding.
@@ -218,7 +220,7 @@ def _float8_sums(shape: tuple[int, ...], split_family: bool) -> None:
         bias=weights.bias.double(),
         scale=scale.double(),
     )
-    expected = embed.two_branch_embed_reference(x.double() * weights.input_scale, own)
+    expected = two_branch.two_branch_embed_reference(x.double() * weights.input_scale, own)
     for what, ours, theirs in zip(embeddings._fields, embeddings, expected, strict=True):
         close(ours, theirs, FLOAT8_SUMS, what)
 

@@ -5,7 +5,7 @@ Needs Triton as a compiler: a process without ``TRITON_INTERPRET``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,10 +13,10 @@ import numpy as np
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from aicl_fast.kernels import _triton, _triton_aot
+from aicl_fast.kernels import aot, dispatch
+from aicl_fast.kernels.launch import intercepted
 from ptx_emulator.asynchronous import TensorMap
 from ptx_emulator.formats import Array
 from ptx_emulator.kernel import Kernel
@@ -49,40 +49,38 @@ class Emulated:
 
     def compile(self, launch: Any) -> tuple[Kernel, Any, Any]:
         """The kernel of a launch, what Triton says of it, and how its arguments are passed."""
-        source, options = _triton_aot._source(launch)
+        source, options = aot._source(launch)
         key = repr((source.fn.__name__, source.signature, source.constants, source.attrs, options))
         if key not in self._compiled:
             built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
             self._compiled[key] = Kernel(built.asm["ptx"], built.metadata.shared), built.metadata
         return *self._compiled[key], source
 
-    def launch(self, marked: Any, grid: tuple[int, ...]) -> Callable[..., None]:
-        """What ``kernel[grid]`` is."""
-
-        def run(*arguments: Any, **settings: Any) -> None:
-            kernel, metadata, source = self.compile(_triton_aot.Launch(marked, "", arguments, settings))
-            values = dict(zip(source.fn.arg_names, arguments, strict=False)) | settings
-            passed = [values[name] for name, kind in source.signature.items() if kind != "constexpr"]
-            tensors = [value.base if isinstance(value, TensorDescriptor) else value for value in passed]
-            memory = _Placed([value for value in tensors if isinstance(value, torch.Tensor)], self._written)
-            maps = iter(metadata.tensordesc_meta or ())
-            words: list[Any] = []
-            for value in passed:
-                if isinstance(value, TensorDescriptor):
-                    # Triton passes a descriptor as a tensor map, its shape and its strides.
-                    words += [_tensor_map(value, next(maps), memory), *value.shape, *value.strides]
-                elif isinstance(value, torch.Tensor):
-                    words.append(memory.address(value))
-                else:
-                    words.append(value)
-            words += [0, 0]  # scratch memory of the launch and of profilers, which no kernel asks for
-            assert metadata.global_scratch_size == metadata.profile_scratch_size == 0
-            assert kernel.program.threads == 32 * metadata.num_warps
-            kernel.run(memory.memory, grid, words, lazy=self.lazy)
-            memory.copy_back(self._written)
-            self.launched.append(source.fn.__name__.strip("_"))
-
-        return run
+    def launch(
+        self, function: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], settings: dict[str, Any]
+    ) -> None:
+        """Emulate one launch."""
+        kernel, metadata, source = self.compile(aot.Launch(function, "", arguments, settings))
+        values = dict(zip(source.fn.arg_names, arguments, strict=False)) | settings
+        passed = [values[name] for name, kind in source.signature.items() if kind != "constexpr"]
+        tensors = [value.base if isinstance(value, TensorDescriptor) else value for value in passed]
+        memory = _Placed([value for value in tensors if isinstance(value, torch.Tensor)], self._written)
+        maps = iter(metadata.tensordesc_meta or ())
+        words: list[Any] = []
+        for value in passed:
+            if isinstance(value, TensorDescriptor):
+                # Triton passes a descriptor as a tensor map, its shape and its strides.
+                words += [_tensor_map(value, next(maps), memory), *value.shape, *value.strides]
+            elif isinstance(value, torch.Tensor):
+                words.append(memory.address(value))
+            else:
+                words.append(value)
+        words += [0, 0]  # scratch memory of the launch and of profilers, which no kernel asks for
+        assert metadata.global_scratch_size == metadata.profile_scratch_size == 0
+        assert kernel.program.threads == 32 * metadata.num_warps
+        kernel.run(memory.memory, grid, words, lazy=self.lazy)
+        memory.copy_back(self._written)
+        self.launched.append(source.fn.__name__)
 
 
 class _Placed:
@@ -150,15 +148,10 @@ def emulation() -> Iterator[Emulated]:
             emulated.allocate(out)
         return out
 
-    kernels, jitted, before = _triton._Kernel, JITFunction.__getitem__, _triton._Kernel.__getitem__
-    state = _triton.ENABLED, _triton.INTERPRET, _triton.CAPABILITY
-    torch.empty = poisoned
-    # A kernel that was launched once is the jitted function from then on.
-    kernels.__getitem__ = JITFunction.__getitem__ = lambda self, grid: emulated.launch(self, grid)  # type: ignore[method-assign]
-    _triton.ENABLED, _triton.INTERPRET, _triton.CAPABILITY = True, True, 90
+    enabled = dispatch.ENABLED
+    torch.empty, dispatch.ENABLED = poisoned, True
     try:
-        yield emulated
+        with intercepted(emulated.launch, 90):
+            yield emulated
     finally:
-        torch.empty = empty
-        kernels.__getitem__, JITFunction.__getitem__ = before, jitted  # type: ignore[method-assign]
-        _triton.ENABLED, _triton.INTERPRET, _triton.CAPABILITY = state
+        torch.empty, dispatch.ENABLED = empty, enabled

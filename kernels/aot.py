@@ -1,6 +1,6 @@
 """Compile every kernel, as it is launched, for GPUs that need not be there.
 
-    python -m aicl_fast.kernels._triton_aot --json table.json
+    python -m aicl_fast.kernels.aot --json table.json
 
 The launches are recorded from the public functions at the shapes below, so what is compiled is what runs:
 the same signatures, constants and launch settings. Prints registers, stack, shared memory and spills of each
@@ -27,7 +27,7 @@ with needs("triton"):
     import torch
     from torch import Tensor
 
-from aicl_fast.kernels import _triton
+from aicl_fast.kernels.launch import intercepted
 
 TARGETS = (80, 90, 100, 120)
 _SHARED_LIMIT = {80: 166_912, 90: 232_448, 100: 232_448, 120: 101_376}  # bytes a block may ask for
@@ -46,6 +46,7 @@ class Launch:
     """One recorded launch: what Triton would compile it for."""
 
     kernel: Any
+    """The ``triton.jit`` function."""
     case: str
     arguments: tuple[Any, ...]
     settings: dict[str, Any]
@@ -207,23 +208,13 @@ def record(target: int, only: str = "") -> list[Launch]:
     launches: list[Launch] = []
     case = ""
 
-    def note(marked: Any, _grid: Any) -> Callable[..., None]:
-        def launch(*arguments: Any, **settings: Any) -> None:
-            launches.append(Launch(marked, case, arguments, settings))
+    def note(kernel: Any, _: Any, arguments: tuple[Any, ...], settings: dict[str, Any]) -> None:
+        launches.append(Launch(kernel, case, arguments, settings))
 
-        return launch
-
-    original, interpret = _triton._Kernel.__getitem__, _triton.INTERPRET
-    _triton._Kernel.__getitem__ = note  # type: ignore[method-assign]
-    _triton.INTERPRET = True  # so that CPU tensors come as far as the launch
-    _triton.CAPABILITY = target
-    try:
+    with intercepted(note, target):
         for case, run in cases():
             if only in case and _wanted(case, target):
                 run()
-    finally:
-        _triton._Kernel.__getitem__ = original  # type: ignore[method-assign]
-        _triton.INTERPRET, _triton.CAPABILITY = interpret, None
     return launches
 
 
@@ -232,7 +223,7 @@ def _source(launch: Launch) -> tuple[Any, dict[str, int]]:
     from triton.compiler import ASTSource
     from triton.tools.tensor_descriptor import TensorDescriptor
 
-    function = _triton.jitted(launch.kernel)
+    function = launch.kernel
     options = {key: value for key, value in launch.settings.items() if key in ("num_warps", "num_stages")}
     values = dict(zip(function.arg_names, launch.arguments, strict=False))
     values |= {key: value for key, value in launch.settings.items() if key not in options}
@@ -290,7 +281,7 @@ def compile_launch(launch: Launch, target: int) -> Usage:
             serialised = "instructions are serialized" in said
     found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", report)}
     return Usage(
-        kernel=launch.kernel.function.__name__.strip("_"),
+        kernel=launch.kernel.__name__,
         case=launch.case,
         target=target,
         warps=built.metadata.num_warps,
@@ -317,10 +308,8 @@ def main(arguments: list[str] | None = None) -> int:
     write = sys.stdout.write
     write(row.format("kernel", "case", "sm", "warps", "stages", "reg", "stack", "shared"))
     table = []
-    # All are recorded before any is compiled: a compiled kernel is no longer ours to intercept.
-    recorded = {target: record(target, options.only) for target in options.targets}
-    for target, launches in recorded.items():
-        for launch in launches:
+    for target in options.targets:
+        for launch in record(target, options.only):
             usage = compile_launch(launch, target)
             table.append(usage)
             columns = (usage.target, usage.warps, usage.stages, usage.registers, usage.stack, usage.shared)

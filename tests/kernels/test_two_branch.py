@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -9,13 +10,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from aicl_fast.config import load_config  # noqa: E402
-from aicl_fast.kernels import (  # noqa: E402
-    embed,
-    embed_weights,
-    pack_two_branch,
-)
-from aicl_fast.kernels._triton import next_power_of_2  # noqa: E402
-from aicl_fast.kernels.embed import (  # noqa: E402
+from aicl_fast.kernels import pack_two_branch, two_branch, two_branch_weights  # noqa: E402
+from aicl_fast.kernels.launch import intercepted, launch, next_power_of_2  # noqa: E402
+from aicl_fast.kernels.two_branch import (  # noqa: E402
     two_branch_embed,
     two_branch_embed_reference,
     two_branch_infer,
@@ -62,9 +59,9 @@ def halves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
             for launch in choices
             if launch.split == (halves == "split")
         )
-        for family, choices in embed.LAUNCHES.items()
+        for family, choices in two_branch.LAUNCHES.items()
     }
-    monkeypatch.setattr(embed, "LAUNCHES", launches)
+    monkeypatch.setattr(two_branch, "LAUNCHES", launches)
 
 
 def _tolerance(target) -> float:
@@ -160,8 +157,10 @@ def test_features_are_divided_and_clipped_as_the_reference_does(target) -> None:
     # Into float32: the interpreter's own rounding to float8 loses carries.
     clipped = torch.empty(x.shape, device=x.device)
     settings = {"MOST": 448.0, "BLOCK": 1024, "num_warps": 4}
-    embed_weights._float8_kernel[(-(-x.numel() // 1024),)](x, clipped, 0.3, x.numel(), **settings)
-    expected = embed_weights.float8_features_reference(x, 0.3).float()
+    from aicl_fast.kernels.gpu.two_branch import float8_kernel
+
+    launch(float8_kernel, (-(-x.numel() // 1024),), x, clipped, 0.3, x.numel(), **settings)
+    expected = two_branch_weights.float8_features_reference(x, 0.3).float()
     assert torch.equal(clipped.to(torch.float8_e4m3fn).float().nan_to_num(1e3), expected.nan_to_num(1e3))
 
 
@@ -171,9 +170,9 @@ def test_features_are_rounded_to_float8_on_a_gpu(dtype: torch.dtype) -> None:
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("needs a CUDA device of compute capability 8.9")
     x = _to_be_rounded(dtype).cuda()
-    ours = embed_weights.float8_features_fwd(x, 0.3).float()
+    ours = two_branch_weights.float8_features_fwd(x, 0.3).float()
     assert torch.equal(
-        ours.nan_to_num(1e3), embed_weights.float8_features_reference(x, 0.3).float().nan_to_num(1e3)
+        ours.nan_to_num(1e3), two_branch_weights.float8_features_reference(x, 0.3).float().nan_to_num(1e3)
     )
 
 
@@ -181,12 +180,12 @@ def test_weights_for_tf32_products_are_the_nearest() -> None:
     inf = float("inf")
     largest = torch.finfo(torch.float32).max
     edges = torch.tensor([0.0, -0.0, inf, -inf, largest, -largest, 1 + 2**-10, 1 + 2**-11, 1 + 3 * 2**-12])
-    assert embed_weights.nearest_tf32(edges).tolist() == [
+    assert two_branch_weights.nearest_tf32(edges).tolist() == [
         0.0, -0.0, inf, -inf, largest, -largest, 1 + 2**-10, 1 + 2**-10, 1 + 2**-10,
     ]  # fmt: skip
-    assert embed_weights.nearest_tf32(torch.tensor([float("nan")])).isnan().all()
+    assert two_branch_weights.nearest_tf32(torch.tensor([float("nan")])).isnan().all()
     values = torch.randn(1000, generator=torch.Generator().manual_seed(0))
-    nearest = embed_weights.nearest_tf32(values)
+    nearest = two_branch_weights.nearest_tf32(values)
     assert ((nearest.view(torch.int32) & 0x1FFF) == 0).all()
     cut = (values.view(torch.int32) & ~0x1FFF).view(torch.float32)
     assert (nearest - values).abs().max() < 0.6 * (cut - values).abs().max()
@@ -199,7 +198,7 @@ def test_sums_of_many_float8_products_are_float32(assert_close) -> None:
         pytest.skip("needs a CUDA device of compute capability 8.9")
     net, x = _network((2, 63, 1024, 1024, 64, 5, False))
     weights = pack_two_branch(net.state_dict(), torch.float8_e4m3fn, device="cuda", input_scale=1 / 64)
-    x = embed._as_float8(x.cuda(), weights)
+    x = two_branch._as_float8(x.cuda(), weights)
     embeddings = two_branch_embed(x, weights)
     # What was rounded to float8, multiplied in float64: what is left is how products are added up.
     own = replace(
@@ -215,11 +214,11 @@ def test_sums_of_many_float8_products_are_float32(assert_close) -> None:
 
 
 def test_the_second_kernel_fits_for_any_number_of_classes() -> None:
-    for classes in range(1, embed._MAX_CLASSES + 1):
+    for classes in range(1, two_branch._MAX_CLASSES + 1):
         block_c = max(16, next_power_of_2(classes))
-        step, stages = embed.HEADS.block_d(block_c), embed.HEADS.num_stages(block_c)
+        step, stages = two_branch.HEADS.block_d(block_c), two_branch.HEADS.num_stages(block_c)
         # float32 weights and both halves of the embedding, in the shared memory of the smallest GPU.
-        assert 4 * step * (block_c + 2 * embed.HEADS.block_m) * stages <= 101_376
+        assert 4 * step * (block_c + 2 * two_branch.HEADS.block_m) * stages <= 101_376
         assert step >= 16
 
 
@@ -242,21 +241,17 @@ def test_features_that_do_not_fit_are_an_error() -> None:
         two_branch_embed(x.half(), weights)
 
 
-def _sources(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+@pytest.fixture
+def sources() -> Iterator[list[bool]]:
     """Whether each launch of the product reads boxes."""
     seen: list[bool] = []
 
-    class Recorded:
-        def __getitem__(self, grid):
-            def launch(*arguments, **settings):
-                seen.append(settings["BOXES"])
-                return kernel[grid](*arguments, **settings)
+    def run(kernel, grid, arguments, settings) -> None:
+        seen.extend(value for name, value in settings.items() if name == "BOXES")
+        kernel[grid](*arguments, **settings)
 
-            return launch
-
-    kernel = embed._embed_kernel
-    monkeypatch.setattr(embed, "_embed_kernel", Recorded())
-    return seen
+    with intercepted(run):
+        yield seen
 
 
 @pytest.mark.parametrize(
@@ -274,16 +269,15 @@ def _sources(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     ids=str,
 )
 def test_boxes_are_read_where_they_can_be(
-    shape, dtype: torch.dtype, boxes: bool, target32, monkeypatch: pytest.MonkeyPatch, assert_close
+    shape, dtype: torch.dtype, boxes: bool, target32, sources: list[bool], assert_close
 ) -> None:
     if target32.device.type == "cuda" and torch.cuda.get_device_capability() < (9, 0):
         pytest.skip("compute capability 9.0 has boxes")
     batch, length, rgb, flow, width = shape
     net, x = _network((batch, length, rgb, flow, width, 5, True))
     weights = pack_two_branch(net.state_dict(), dtype, device=target32.device)
-    seen = _sources(monkeypatch)
     scores = two_branch_infer(x.to(target32.device, dtype), weights, net.gamma)
-    assert seen == [boxes]
+    assert sources == [boxes]
     expected = two_branch_infer_reference(
         x.double(), pack_two_branch(net.state_dict(), torch.float64), net.gamma
     )
@@ -291,14 +285,13 @@ def test_boxes_are_read_where_they_can_be(
 
 
 def test_features_that_start_between_16_bytes_are_read_by_pointers(
-    target32, monkeypatch: pytest.MonkeyPatch, assert_close
+    target32, sources: list[bool], assert_close
 ) -> None:
     net, x = _network((1, 300, 16, 8, 16, 5, True))
     weights = pack_two_branch(net.state_dict(), torch.float32, device=target32.device)
     shifted = torch.zeros(x.numel() + 1, device=target32.device)[1:].view(x.shape).copy_(x)
-    seen = _sources(monkeypatch)
     scores = two_branch_infer(shifted, weights, net.gamma)
-    assert seen == [False]
+    assert sources == [False]
     expected = two_branch_infer_reference(x, pack_two_branch(net.state_dict(), torch.float32), net.gamma)
     assert_close(scores.A_score, expected.A_score, _TF32)
 
@@ -316,14 +309,13 @@ def test_what_is_not_a_number_is_not_hidden(target32, halves) -> None:
     assert embeddings.E[0, 30].isnan().all()
 
 
-def test_any_stride_of_a_dimension_of_one(target32, monkeypatch: pytest.MonkeyPatch, assert_close) -> None:
+def test_any_stride_of_a_dimension_of_one(target32, sources: list[bool], assert_close) -> None:
     net, x = _network((1, 300, 16, 8, 16, 5, True))
     weights = pack_two_branch(net.state_dict(), torch.float32, device=target32.device)
     if target32.device.type == "cuda" and torch.cuda.get_device_capability() < (9, 0):
         pytest.skip("compute capability 9.0 has boxes")
-    seen = _sources(monkeypatch)
     expected = two_branch_infer(x.to(target32.device), weights, net.gamma).A_score
     for stride in (0, 1, 24):
         odd = torch.as_strided(x.to(target32.device), x.shape, (stride, 24, 1))
         assert_close(two_branch_infer(odd, weights, net.gamma).A_score, expected, 1e-6)
-    assert seen == [True] * 4
+    assert sources == [True] * 4

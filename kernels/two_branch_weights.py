@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from aicl_fast.extras import needs
 
@@ -12,12 +11,8 @@ with needs("triton"):
     import torch
     from torch import Tensor
 
-from aicl_fast.kernels._triton import kernel, operation
-
-if TYPE_CHECKING:
-    import triton.language as tl
-
-# mypy: disable-error-code="no-untyped-def"
+from aicl_fast.kernels.dispatch import operation
+from aicl_fast.kernels.launch import launch
 
 FLOAT8 = torch.float8_e4m3fn
 _FLOAT8_MAX = 448.0
@@ -142,21 +137,18 @@ class Float8Launch:
 LAUNCH = Float8Launch()
 
 
-@kernel
-def _float8_kernel(p_x, p_out, scale, count, MOST: tl.constexpr, BLOCK: tl.constexpr):
-    """One program: BLOCK values, divided, clipped and rounded."""
-    b_at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    b_x = tl.div_rn(tl.load(p_x + b_at, mask=b_at < count, other=0.0).to(tl.float32), scale)
-    b_clipped = tl.minimum(tl.maximum(b_x, -MOST), MOST)
-    b_out = tl.where(b_x != b_x, b_x, b_clipped)
-    tl.store(p_out + b_at, b_out.to(p_out.dtype.element_ty), mask=b_at < count)
+def _rounded(x: Tensor, scale: float) -> Tensor:
+    return torch.empty(x.shape, dtype=FLOAT8, device=x.device)
 
 
-@operation("float8_features")
-def float8_features_fwd(x: Tensor, scale: float) -> Tensor:
+@operation("float8_features", _rounded)
+def float8_features_fwd(out: Tensor, x: Tensor, scale: float) -> None:
     """Launch the kernel that rounds features to float8."""
-    out = torch.empty(x.shape, dtype=FLOAT8, device=x.device)
-    _float8_kernel[(-(-x.numel() // LAUNCH.elements),)](
+    from aicl_fast.kernels.gpu.two_branch import float8_kernel
+
+    launch(
+        float8_kernel,
+        (-(-x.numel() // LAUNCH.elements),),
         x.contiguous(),
         out,
         scale,
@@ -165,12 +157,6 @@ def float8_features_fwd(x: Tensor, scale: float) -> Tensor:
         BLOCK=LAUNCH.elements,
         num_warps=LAUNCH.num_warps,
     )
-    return out
-
-
-@float8_features_fwd.register_fake
-def _(x: Tensor, scale: float) -> Tensor:
-    return torch.empty(x.shape, dtype=FLOAT8, device=x.device)
 
 
 def float8_features_reference(x: Tensor, scale: float) -> Tensor:

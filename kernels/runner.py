@@ -21,9 +21,9 @@ with needs("triton"):
     import torch
     from torch import Tensor
 
-from aicl_fast.kernels.embed import two_branch_infer
-from aicl_fast.kernels.embed_weights import TwoBranchWeights
 from aicl_fast.kernels.pooling import topk_pool
+from aicl_fast.kernels.two_branch import two_branch_infer
+from aicl_fast.kernels.two_branch_weights import TwoBranchWeights
 
 Floats = npt.NDArray[np.float32]
 

@@ -10,8 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from aicl_fast.config import load_config  # noqa: E402
-from aicl_fast.kernels import _triton_graph, pack_two_branch  # noqa: E402
-from aicl_fast.kernels._triton_graph import TwoBranchRunner  # noqa: E402
+from aicl_fast.kernels import pack_two_branch  # noqa: E402
+from aicl_fast.kernels.runner import _KEPT, TwoBranchRunner  # noqa: E402
 from aicl_fast.model import TwoBranchNet  # noqa: E402
 
 
@@ -54,11 +54,11 @@ def test_only_the_batch_sizes_that_were_used_last_are_kept(device: str) -> None:
     runner = _runner(device)
     features = np.random.default_rng(0).random((12, 20, 16), dtype=np.float32)
     first = runner(features[:1])
-    for batch in (*range(2, _triton_graph._KEPT + 1), 1, 11, 12):
+    for batch in (*range(2, _KEPT + 1), 1, 11, 12):
         found = runner(features[:batch])
         np.testing.assert_allclose(found.scores[0], first.scores[0], rtol=0, atol=1e-5)
     # The first was used again and stays; the second and third, used longest ago, are gone.
-    assert sorted(runner._stages) == [1, *range(4, _triton_graph._KEPT + 1), 11, 12]
+    assert sorted(runner._stages) == [1, *range(4, _KEPT + 1), 11, 12]
     again = runner(features[:2])
     np.testing.assert_allclose(again.scores[0], first.scores[0], rtol=0, atol=1e-5)
 
