@@ -93,8 +93,7 @@ class Comparison(Result):
         first, second = self.names
         if found.verdict == "within noise":
             return f"The difference of {points} between {first} and {second} is within noise ({interval})."
-        sentence = f"{second} is {found.verdict} than {first} by {points} ({interval})."
-        return sentence[0].upper() + sentence[1:]
+        return f"{second} is {found.verdict} than {first} by {points} ({interval})."
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

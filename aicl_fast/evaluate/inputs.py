@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from aicl_fast.data.annotations import GroundTruth, require_class
@@ -46,6 +46,6 @@ def as_detections(source: DetectionsLike) -> Mapping[str, Detections]:
     return clean_names(source, "detections")
 
 
-def touched_subsets(truth: GroundTruth, *runs: Mapping[str, Detections]) -> tuple[str, ...]:
-    """The subsets that the annotated ones of the detected videos are of."""
+def touched_subsets(truth: GroundTruth, *runs: Iterable[str]) -> tuple[str, ...]:
+    """The subsets that the annotated ones of the videos are of."""
     return tuple(sorted({truth.videos[name].subset for run in runs for name in run if name in truth.videos}))

@@ -103,31 +103,26 @@ def overlapping_pairs(
     if ties == "activitynet" and equal.any():
         tied = np.unique(detection[1:][equal])
         opening = _openings(gt_group, groups)
-        placed = _tied_places(segments, gt_segments, opening[group], opening[group + 1], tied)
+        row, rank = _tied_places(segments, gt_segments, opening[group], opening[group + 1], tied)
         # Only the tied detections' pairs move, and each among its own.
-        several = np.nonzero(placed.row[detection] >= 0)[0]
+        several = np.nonzero(row[detection] >= 0)[0]
         column = annotation[several] - opening[group[detection[several]]]
-        preference = -placed.rank[placed.row[detection[several]], column]
+        preference = -rank[row[detection[several]], column]
         wish = several[np.lexsort((preference, -tiou[several], detection[several]))]
         annotation[several], tiou[several] = annotation[wish], tiou[wish]
     return Pairs(detection, annotation, tiou)
 
 
-class _Places(NamedTuple):
-    """Where the network leaves the annotations of some detections' groups."""
-
-    row: Integers
-    """(D,) row in ``rank``, -1 for the other detections."""
-    rank: Integers
-    """(R, 2^m) place in ascending order of each annotation of the group."""
-
-
 def _tied_places(
     segments: Floats, gt_segments: Floats, first: Integers, last: Integers, tied: Integers
-) -> _Places:
+) -> tuple[Integers, Integers]:
     """:func:`network_order` of the detections ``tied``, whose groups are first … last.
 
     Groups share one size: values of infinity at the end are never moved, and so change nothing.
+
+    Returns:
+        (D,) row in the second array, -1 for the other detections; (R, 2^m) place of each annotation of the
+        group in ascending order.
     """
     width = (last - first)[tied]
     size = 1 << (int(width.max()) - 1).bit_length()
@@ -143,7 +138,7 @@ def _tied_places(
         np.put_along_axis(rank[rows], order, np.broadcast_to(column, order.shape), axis=1)
     row = np.full(len(segments), -1, dtype=np.int64)
     row[tied] = np.arange(len(tied))
-    return _Places(row, rank)
+    return row, rank
 
 
 def network_order(values: Floats) -> Integers:

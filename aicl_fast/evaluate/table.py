@@ -26,7 +26,7 @@ from aicl_fast.evaluate.inputs import (
 )
 from aicl_fast.evaluate.matching import Floats, Integers, Pairs, match, overlapping_pairs
 from aicl_fast.evaluate.names import excluded_videos, label_cause, likely_cause
-from aicl_fast.evaluate.protocol import Duplicates, Protocol
+from aicl_fast.evaluate.protocol import Protocol
 from aicl_fast.text import clean_text
 
 DUPLICATE_SECONDS = 1e-3
@@ -93,25 +93,19 @@ class Table:
         return overlapping_pairs(self.video, self.segments, self.gt_video, self.gt_segments, least, "file")
 
 
-class _Notes(NamedTuple):
-    """What is noticed on the way, for :class:`Table`."""
-
-    counts: dict[str, int]
-    warnings: list[str]
-
-
 class _Chosen(NamedTuple):
-    """The videos and classes that are measured."""
+    """The videos and classes that are measured, and what is noticed on the way."""
 
+    protocol: Protocol
     everything: GroundTruth
     videos: dict[str, VideoAnnotation]
     excluded: set[str]
     classes: tuple[str, ...]
     subset: str
-    asked: bool
-    """The classes were named."""
     source: str
     """Of the detections, for messages."""
+    counts: dict[str, int]
+    warnings: list[str]
 
 
 def build_table(
@@ -128,10 +122,9 @@ def build_table(
     protocol = protocol or Protocol()
     found = as_detections(detections)
     source = "detections" if isinstance(detections, Mapping) else str(detections)
-    notes = _Notes({}, [])
-    chosen = _choose(as_ground_truth(ground_truth), found, protocol, source, notes)
-    gt_video, gt_class, gt_segments = _annotations(chosen, protocol.duplicates, notes)
-    videos, video, label, scores, segments = _detections(chosen, found, notes)
+    chosen = _choose(as_ground_truth(ground_truth), found, protocol, source)
+    gt_video, gt_class, gt_segments = _annotations(chosen)
+    videos, video, label, scores, segments = _detections(chosen, found)
     known = np.nonzero(label >= 0)[0]
     if protocol.ties == "file":
         order = known[np.argsort(-scores[known], kind="stable")]
@@ -159,30 +152,39 @@ def build_table(
         durations=tuple(entry.duration for entry in chosen.videos.values()),
         subset=chosen.subset,
         protocol=protocol,
-        counts=notes.counts,
-        warnings=tuple(notes.warnings),
+        counts=chosen.counts,
+        warnings=tuple(chosen.warnings),
     )
 
 
 def _choose(
-    everything: GroundTruth, found: Mapping[str, Detections], protocol: Protocol, source: str, notes: _Notes
+    everything: GroundTruth, found: Mapping[str, Detections], protocol: Protocol, source: str
 ) -> _Chosen:
+    warnings: list[str] = []
     subset = protocol.subset
-    if subset is None:
-        subset = _infer_subset(everything, found, notes)
+    touched, every = (
+        touched_subsets(everything, found),
+        sorted({v.subset for v in everything.videos.values()}),
+    )
+    if subset is None and touched and list(touched) != every:
+        subset = touched
+        warnings.append(
+            f"measured on subset {'+'.join(touched)}, the only one with detections (the file has "
+            f"{', '.join(every)}); name it with subset (--subset)."
+        )
     truth = everything if subset is None else everything.subset(subset)
     joined = "all" if subset is None else subset if isinstance(subset, str) else "+".join(subset)
-    excluded = excluded_videos(protocol.exclude, {*everything.videos, *found}, notes.warnings)
+    excluded = excluded_videos(protocol.exclude, {*everything.videos, *found}, warnings)
     videos = {name: video for name, video in truth.videos.items() if name not in excluded}
-    notes.counts["excluded_videos"] = len(excluded & (set(truth.videos) | set(found)))
     _check_videos(found.keys() - excluded, videos, everything, joined, source)
     left = GroundTruth(videos, truth.source)
-    notes.warnings.extend(left.remarks())
+    warnings.extend(left.remarks())
     classes = left.classes if protocol.classes is None else tuple(protocol.classes)
-    return _Chosen(everything, videos, excluded, classes, joined, protocol.classes is not None, source)
+    counts = {"excluded_videos": len(excluded & {*truth.videos, *found})}
+    return _Chosen(protocol, everything, videos, excluded, classes, joined, source, counts, warnings)
 
 
-def _annotations(chosen: _Chosen, duplicates: Duplicates, notes: _Notes) -> tuple[Integers, Integers, Floats]:
+def _annotations(chosen: _Chosen) -> tuple[Integers, Integers, Floats]:
     """Video, class and segment of every instance, as :class:`Table` has them."""
     videos, names, source = chosen.videos, chosen.classes, chosen.everything.source
     code = {name: number for number, name in enumerate(names)}
@@ -203,24 +205,24 @@ def _annotations(chosen: _Chosen, duplicates: Duplicates, notes: _Notes) -> tupl
     # By video, then class, then the file's order.
     rows = taking[np.lexsort((taking, codes[taking], numbers[taking]))]
     repeated = _repeated(numbers[rows] * len(names) + codes[rows], spans[rows])
-    count = notes.counts["duplicate_annotations"] = int(repeated.sum())
+    count = chosen.counts["duplicate_annotations"] = int(repeated.sum())
     if count:
-        kept = "kept: each needs its own detection" if duplicates == "keep" else "dropped"
-        notes.warnings.append(
+        kept = "kept: each needs its own detection" if chosen.protocol.duplicates == "keep" else "dropped"
+        chosen.warnings.append(
             f"{count} annotations repeat another of the same video and class (both times within "
             f"{DUPLICATE_SECONDS:g} s) and are {kept}."
         )
-        if duplicates == "drop":
+        if chosen.protocol.duplicates == "drop":
             rows = rows[~repeated]
     if others:
-        notes.warnings.append(f"{others} annotations are of classes not asked for and are left out.")
-    notes.counts.update(videos=len(videos), instances=len(rows))
+        chosen.warnings.append(f"{others} annotations are of classes not asked for and are left out.")
+    chosen.counts.update(videos=len(videos), instances=len(rows))
     segments = spans[rows]
     if empty := int((segments[:, 0] == segments[:, 1]).sum()):
-        notes.warnings.append(f"{empty} annotations have no length; their tIoU with anything is 0.")
+        chosen.warnings.append(f"{empty} annotations have no length; their tIoU with anything is 0.")
     present = np.bincount(codes[rows], minlength=len(names)) > 0
     if absent := [name for name, has in zip(names, present, strict=True) if not has]:
-        notes.warnings.append(
+        chosen.warnings.append(
             f"{len(absent)} classes have no annotated instance, so no AP, and are not part of the mean: "
             f"{_some(absent)}."
         )
@@ -228,7 +230,7 @@ def _annotations(chosen: _Chosen, duplicates: Duplicates, notes: _Notes) -> tupl
 
 
 def _detections(
-    chosen: _Chosen, found: Mapping[str, Detections], notes: _Notes
+    chosen: _Chosen, found: Mapping[str, Detections]
 ) -> tuple[tuple[str, ...], Integers, Integers, Floats, Floats]:
     """Names of all videos; each detection's video, class (-1: another), score and segment, in file order."""
     place = {name: number for number, name in enumerate(chosen.videos)}
@@ -262,7 +264,7 @@ def _detections(
         )
     missed = [name for name in chosen.videos if name not in found]
     ignored = int((labels < 0).sum())
-    notes.counts.update(
+    chosen.counts.update(
         detections=len(labels) - ignored,
         ignored_detections=ignored + sum(elsewhere),
         videos_only_detected=len(strangers),
@@ -270,38 +272,24 @@ def _detections(
     )
     if ignored:
         unknown = list(dict.fromkeys(label for label in names if codes[label] < 0))
-        notes.warnings.append(_unknown_labels(chosen, unknown, ignored, len(labels)))
+        chosen.warnings.append(_unknown_labels(chosen, unknown, ignored, len(labels)))
     if strangers:
         cause = likely_cause(strangers, chosen.videos) or "Leave them out with exclude."
-        notes.warnings.append(
+        chosen.warnings.append(
             f"{len(strangers)} videos are detected in but not annotated ({_some(strangers)}); every "
             f"detection in them is a false positive. {cause}"
         )
-    notes.warnings.extend(late_detections(chosen.videos, found))
+    chosen.warnings.extend(late_detections(chosen.videos, found))
     if elsewhere:
-        notes.warnings.append(
+        chosen.warnings.append(
             f"{len(elsewhere)} videos with {sum(elsewhere)} detections are of other subsets and are ignored."
         )
     if missed:
-        notes.warnings.append(
+        chosen.warnings.append(
             f"{len(missed)} annotated videos are missing from the detections ({_some(missed)}); their "
             "instances count as missed."
         )
     return tuple(place), video, labels, scores, segments
-
-
-def _infer_subset(
-    truth: GroundTruth, found: Mapping[str, Detections], notes: _Notes
-) -> tuple[str, ...] | None:
-    """The subsets that the detections touch, where the file has more than these."""
-    touched, every = touched_subsets(truth, found), sorted({video.subset for video in truth.videos.values()})
-    if not touched or list(touched) == every:
-        return None
-    notes.warnings.append(
-        f"measured on subset {'+'.join(touched)}, the only one with detections (the file has "
-        f"{', '.join(every)}); name it with subset (--subset)."
-    )
-    return touched
 
 
 def _check_videos(
@@ -314,7 +302,7 @@ def _check_videos(
     """Refuse detections of other videos than those that are measured: mAP would be 0, whatever they are."""
     if not detected or not detected.isdisjoint(videos):
         return
-    others = touched_subsets(everything, dict.fromkeys(detected, Detections.empty()))
+    others = touched_subsets(everything, detected)
     if others:
         raise DataError(
             f"{source}: not one of its {len(detected)} videos is of subset {subset}; they are of "
@@ -335,7 +323,7 @@ def _unknown_labels(chosen: _Chosen, unknown: list[str], ignored: int, count: in
     """
     names = chosen.classes
     cause = label_cause(unknown, names)
-    strange = not chosen.asked and min(len(unknown), len(names)) > 1
+    strange = chosen.protocol.classes is None and min(len(unknown), len(names)) > 1
     if ignored == count and (cause or (strange and not set(unknown) & set(chosen.everything.classes))):
         raise DataError(
             f"{chosen.source}: not one detection has a label of the {len(names)} classes ({_some(names)}), "
