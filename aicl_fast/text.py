@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from aicl_fast.errors import AiclError, DataError
@@ -144,6 +144,12 @@ def as_segment(value: object) -> tuple[float, float]:
 def counted(number: int, noun: str) -> str:
     """``1 video``, ``3 videos``."""
     return f"{number} {noun}{'s'[: number != 1]}"
+
+
+def listed(names: Sequence[str], most: int = 5, separator: str = ", ") -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{separator.join(names[:most])}{more}"
 
 
 def short_text(text: str, longest: int = 80) -> str:

@@ -14,6 +14,7 @@ from aicl_fast.errors import ModelError
 from aicl_fast.extras import needs
 from aicl_fast.files import require_file
 from aicl_fast.limits import reading, require_size
+from aicl_fast.text import listed
 
 with needs("train"):
     import torch
@@ -71,7 +72,7 @@ def _fault(found: object) -> str:
     if not isinstance(found, Mapping):
         return f"holds a {type(found).__name__}"
     others = [str(name) for name, value in found.items() if not isinstance(value, Tensor)]
-    shown = ", ".join(others[:_SHOWN]) + (f" and {len(others) - _SHOWN} more" if others[_SHOWN:] else "")
+    shown = listed(others, _SHOWN)
     if len(others) == len(found):
         return f"holds no tensors but {shown or 'nothing'}"
     return f"holds {shown}, which is no tensor" if others else ""

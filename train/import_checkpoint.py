@@ -21,6 +21,7 @@ from aicl_fast.config import Config
 from aicl_fast.errors import ConfigError, ModelError
 from aicl_fast.limits import reading, require_size
 from aicl_fast.model import TwoBranchNet
+from aicl_fast.text import listed
 from aicl_fast.torch_file import load_state_dict
 from aicl_fast.weights import save_model
 
@@ -100,9 +101,9 @@ def _rename(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     if missing or unknown:
         lines = [f"{path}: is not a checkpoint of the authors' network."]
         if missing:
-            lines.append(f"missing: {_listed(missing)}")
+            lines.append(f"missing: {listed(missing, _SHOWN)}")
         if unknown:
-            lines.append(f"unknown: {_listed([_with_hint(key, missing) for key in unknown])}")
+            lines.append(f"unknown: {listed([_with_hint(key, missing) for key in unknown], _SHOWN)}")
         lines.append(f"Expected exactly the {len(NAMES)} keys of {_PREFIX}*; convert or rename the others.")
         raise ModelError("\n  ".join(lines))
     state = {ours: plain[theirs] for theirs, ours in NAMES.items()}
@@ -151,11 +152,6 @@ def _settings(state: dict[str, Tensor]) -> str:
 def _with_hint(key: str, missing: list[str]) -> str:
     close = difflib.get_close_matches(key, missing, n=1, cutoff=0.75)
     return f"{key} (is it {close[0]}?)" if close else key
-
-
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(names[:_SHOWN])
-    return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown
 
 
 __all__ = ["NAMES", "import_checkpoint"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
+from typer import Argument, Option
 
 from aicl_fast.cli.console import note_missing, progress, show
 from aicl_fast.cli.ending import resumed_by
@@ -24,20 +24,18 @@ if TYPE_CHECKING:
 
 @resumed_by("the same command resumes with the runs that are not finished")
 def run(
-    experiment: Annotated[str, typer.Argument(help="losses, fusion, accuracy, consistency or selection.")],
+    experiment: Annotated[str, Argument(help="losses, fusion, accuracy, consistency or selection.")],
     data: Annotated[
-        Path | None,
-        typer.Option("--data", "-d", help="Data set folder; the demo's recordings if left out."),
+        Path | None, Option("--data", "-d", help="Data set folder; the demo's recordings if left out.")
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option("--preset", "-p", help="thumos14, activitynet12, activitynet13; demo without --data."),
+        Option("--preset", "-p", help="thumos14, activitynet12, activitynet13; demo without --data."),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Folder for every run; runs/ablate-EXPERIMENT if left out."),
+        Path | None, Option("--out", "-o", help="Folder for every run; runs/ablate-EXPERIMENT if left out.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Train each arm with this many seeds.")] = 3,
+    seeds: Annotated[int, Option(min=1, help="Train each arm with this many seeds.")] = 3,
     config: SettingsFile = None,
     set_: Settings = None,
     device: Device = "cpu",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from aicl_fast.cli.console import note, show
 from aicl_fast.files import video_name, visible
@@ -18,19 +18,16 @@ if TYPE_CHECKING:
 
 
 def run(
-    table: Annotated[Path, typer.Argument(help="CSV: video,label[,start,end][,split], times in seconds.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Data set folder.")],
+    table: Annotated[Path, Argument(help="CSV: video,label[,start,end][,split], times in seconds.")],
+    out: Annotated[Path, Option("--out", "-o", help="Data set folder.")],
     videos: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the videos, for their lengths where there are no features yet."),
+        Path | None, Option(help="Folder of the videos, for their lengths where there are no features yet.")
     ] = None,
     test_share: Annotated[
-        float, typer.Option(min=0, max=0.99, help="Of the videos whose split is not given.")
+        float, Option(min=0, max=0.99, help="Of the videos whose split is not given.")
     ] = 0.2,
-    seed: Annotated[int, typer.Option(help="Draws the test videos.")] = 0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace annotations that are there.")
-    ] = False,
+    seed: Annotated[int, Option(help="Draws the test videos.")] = 0,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace annotations that are there.")] = False,
 ) -> None:
     """Turn a table of labels into a data set's gt.json, split files and settings.
 

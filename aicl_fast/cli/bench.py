@@ -7,6 +7,7 @@ import sys
 from typing import Annotated
 
 import typer
+from typer import Argument
 
 from aicl_fast.cli.options import takes_more
 from aicl_fast.errors import ConfigError
@@ -18,7 +19,7 @@ def run(
     context: typer.Context,
     suite: Annotated[
         str,
-        typer.Argument(
+        Argument(
             help="detect, engines, decode, train, evaluate, load, video, accuracy, kernels or sweep; all of "
             "them; or report or compare, for what was recorded."
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument
 
 from aicl_fast.cli.console import note, show, titled_table
 from aicl_fast.cli.options import GroundTruthFile, JsonFile, Preset, Subset, Tious, parse_tious
@@ -15,8 +15,8 @@ from aicl_fast.files import inputs_kept, write_json
 
 @inputs_kept()
 def run(
-    first: Annotated[Path, typer.Argument(help="Folder of a run, with detections.json.")],
-    second: Annotated[Path, typer.Argument(help="Folder of the run to compare with it.")],
+    first: Annotated[Path, Argument(help="Folder of a run, with detections.json.")],
+    second: Annotated[Path, Argument(help="Folder of the run to compare with it.")],
     gt: GroundTruthFile = None,
     tiou: Tious = None,
     preset: Preset = "thumos14",

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Option
 
 from aicl_fast.cli.console import map_table, progress, remark, show
 from aicl_fast.cli.detect import BATCH
@@ -42,13 +42,11 @@ VARIANTS: dict[str, dict[str, float]] = {
 
 
 def run(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything the demo writes.")] = Path(
+    out: Annotated[Path, Option("--out", "-o", help="Folder for everything the demo writes.")] = Path(
         "runs/demo"
     ),
-    seeds: Annotated[int, typer.Option(min=1, help="Train this many seeds and show their mean.")] = 1,
-    ablate: Annotated[
-        bool, typer.Option("--ablate", help="Train L_a alone as well, for comparison.")
-    ] = False,
+    seeds: Annotated[int, Option(min=1, help="Train this many seeds and show their mean.")] = 1,
+    ablate: Annotated[bool, Option("--ablate", help="Train L_a alone as well, for comparison.")] = False,
     set_: Settings = None,
 ) -> None:
     """Train, export, localise, evaluate and draw on real wrist-watch recordings.

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from aicl_fast.cli.options import (
     FLOW_HELP,
@@ -42,39 +42,38 @@ BATCH = 16
 
 @inputs_kept()
 def run(
-    model: Annotated[Path, typer.Argument(help="Exported model, or trained weights.")],
+    model: Annotated[Path, Argument(help="Exported model, or trained weights.")],
     features: Annotated[
         list[Path] | None,
-        typer.Argument(
+        Argument(
             help="Files of `aicl-fast features`, .npy files with both streams side by side, a folder of "
             "these or with rgb/ and flow/, a data set, or videos."
         ),
     ] = None,
-    rgb: Annotated[Path | None, typer.Option(help=".npy of the first stream.")] = None,
-    flow: Annotated[Path | None, typer.Option(help=".npy of the second stream.")] = None,
+    rgb: Annotated[Path | None, Option(help=".npy of the first stream.")] = None,
+    flow: Annotated[Path | None, Option(help=".npy of the second stream.")] = None,
     name: Annotated[
-        str | None, typer.Option(help="The recording's name in the detections; by its files if left out.")
+        str | None, Option(help="The recording's name in the detections; by its files if left out.")
     ] = None,
-    fps: Annotated[float | None, typer.Option(help="Frames a second; the model's if left out.")] = None,
-    split: Annotated[str, typer.Option(help="Of a data set folder: train or test.")] = "test",
+    fps: Annotated[float | None, Option(help="Frames a second; the model's if left out.")] = None,
+    split: Annotated[str, Option(help="Of a data set folder: train or test.")] = "test",
     allow_missing: AllowMissing = False,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the detections.")] = Path(
+    out: Annotated[Path, Option("--out", "-o", help="Where to write the detections.")] = Path(
         "detections.json"
     ),
     scores: Annotated[
-        Path | None,
-        typer.Option(help="Also write the curves here (scores.npz), for plot and report."),
+        Path | None, Option(help="Also write the curves here (scores.npz), for plot and report.")
     ] = None,
     set_: Settings = None,
     engine: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="What runs the model: onnxruntime, openvino, tensorrt or torch; by its file if left out."
         ),
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="Of the model and, for videos, of I3D: cpu, cuda or cuda:N; if left out, cpu, but for "
             "TensorRT engines."
         ),
@@ -83,13 +82,13 @@ def run(
     trust: Trust = False,
     rgb_weights: RgbWeights = None,
     flow_weights: FlowWeights = None,
-    flow_algorithm: Annotated[str | None, typer.Option(help=FLOW_HELP, rich_help_panel=VIDEO)] = None,
+    flow_algorithm: Annotated[str | None, Option(help=FLOW_HELP, rich_help_panel=VIDEO)] = None,
     batch: VideoBatch = None,
     precision: VideoPrecision = None,
     allow_damaged: AllowDamaged = False,
     render: Annotated[
         Path | None,
-        typer.Option(help="Also write the video with its detections burnt in (.mp4).", rich_help_panel=VIDEO),
+        Option(help="Also write the video with its detections burnt in (.mp4).", rich_help_panel=VIDEO),
     ] = None,
 ) -> None:
     """Localise the actions in recordings and write them as ActivityNet JSON.
@@ -106,8 +105,8 @@ def run(
 
       aicl-fast detect model.onnx runs/demo/data --engine openvino
     """
-    from aicl_fast.data.writers import save_detections
     from aicl_fast.data.recordings import Inputs
+    from aicl_fast.data.writers import save_detections
     from aicl_fast.detector import Detector
 
     targets = [target for target in (out, scores, render) if target is not None]
@@ -119,15 +118,7 @@ def run(
     if set_:
         detector.decode_config = _decode_config(detector, set_)
     video_options = VideoOptions(
-        rgb_weights,
-        flow_weights,
-        flow_algorithm,
-        batch,
-        precision,
-        allow_damaged,
-        device,
-        threads,
-        trust,
+        rgb_weights, flow_weights, flow_algorithm, batch, precision, allow_damaged, device, threads, trust
     )
     data = detector.config.data
     inputs = Inputs(data, split, video_options.extractor, name=name, allow_missing=allow_missing)

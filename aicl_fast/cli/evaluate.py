@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from aicl_fast.cli.console import note, result_table, show, titled_table
 from aicl_fast.cli.options import JsonFile, Preset, Subset, Tious, parse_tious
@@ -17,20 +17,17 @@ if TYPE_CHECKING:
 
 @inputs_kept()
 def run(
-    ground_truth: Annotated[Path, typer.Argument(help="Annotation file (gt.json).")],
-    detections: Annotated[Path, typer.Argument(help="Detection file (detections.json).")],
+    ground_truth: Annotated[Path, Argument(help="Annotation file (gt.json).")],
+    detections: Annotated[Path, Argument(help="Detection file (detections.json).")],
     tiou: Tious = None,
     preset: Preset = "thumos14",
     subset: Subset = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Leave out this video, those in this file, or the list 'thumos14'; may be repeated."
-        ),
+        Option(help="Leave out this video, those in this file, or the list 'thumos14'; may be repeated."),
     ] = None,
     detad: Annotated[
-        Path | None,
-        typer.Option(help="Also diagnose the errors (DETAD) and draw them here, .png or .svg."),
+        Path | None, Option(help="Also diagnose the errors (DETAD) and draw them here, .png or .svg.")
     ] = None,
     out: JsonFile = None,
 ) -> None:

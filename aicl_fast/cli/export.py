@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from aicl_fast.cli import parity
 from aicl_fast.cli.console import note, progress, show
@@ -24,94 +25,78 @@ TENSORRT = ("tensorrt", "tensorrt-rtx")
 
 
 def run(
-    model: Annotated[
-        Path, typer.Argument(help="Trained weights (model.safetensors; of I3D also .pt and .npz).")
-    ],
+    model: Annotated[Path, Argument(help="Trained weights (model.safetensors; of I3D also .pt and .npz).")],
     out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="File (or folder) to write; beside the weights if left out."),
+        Path | None, Option("--out", "-o", help="File (or folder) to write; beside the weights if left out.")
     ] = None,
     network: Annotated[
-        str, typer.Option("--model", help="What the weights are of: aicl, i3d-rgb or i3d-flow.")
+        str, Option("--model", help="What the weights are of: aicl, i3d-rgb or i3d-flow.")
     ] = "aicl",
     format_: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--format",
             "-f",
             help="onnx, openvino, tensorrt, tensorrt-rtx or triton-repository; by the name of --out if left "
             "out, and onnx without one.",
         ),
     ] = None,
-    precision: Annotated[str, typer.Option(help="fp32, tf32, fp16, bf16, int8 or fp8.")] = "fp32",
-    batch: Annotated[str, typer.Option(help="Videos a run: one size, or smallest:usual:largest.")] = "1:8:64",
+    precision: Annotated[str, Option(help="fp32, tf32, fp16, bf16, int8 or fp8.")] = "fp32",
+    batch: Annotated[str, Option(help="Videos a run: one size, or smallest:usual:largest.")] = "1:8:64",
     segments: Annotated[
-        str | None,
-        typer.Option(help="T: one size, or smallest:usual:largest; the model's if left out."),
+        str | None, Option(help="T: one size, or smallest:usual:largest; the model's if left out.")
     ] = None,
     opset: Annotated[
         int | None,
-        typer.Option(
+        Option(
             help="ONNX files: up to 23, from 15 (int8 19, fp8 21, bf16 22); 18, or the lowest, if left out."
         ),
     ] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Run the file against the weights; exit 1 past tolerance.")
+        bool, Option("--verify", help="Run the file against the weights; exit 1 past tolerance.")
     ] = False,
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", "-d", help="Data set folder to verify on."),
-    ] = None,
+    data: Annotated[Path | None, Option("--data", "-d", help="Data set folder to verify on.")] = None,
     allow_missing: AllowMissing = False,
     calibrate: Annotated[
-        Path | None,
-        typer.Option(help="int8, fp8: data set folder whose training features calibrate."),
+        Path | None, Option(help="int8, fp8: data set folder whose training features calibrate.")
     ] = None,
-    calibrate_videos: Annotated[int, typer.Option(min=1, help="int8, fp8: how many at most.")] = 32,
-    seed: Annotated[int, typer.Option(help="int8, fp8: chooses which.")] = 0,
+    calibrate_videos: Annotated[int, Option(min=1, help="int8, fp8: how many at most.")] = 32,
+    seed: Annotated[int, Option(help="int8, fp8: chooses which.")] = 0,
     convolution: Annotated[
-        str, typer.Option(help="winograd (half the products, a larger file), direct, or auto.")
+        str, Option(help="winograd (half the products, a larger file), direct, or auto.")
     ] = "auto",
     workspace: Annotated[
-        int | None,
-        typer.Option(help="Most memory of a layer, in MiB.", rich_help_panel=_BUILDER),
+        int | None, Option(help="Most memory of a layer, in MiB.", rich_help_panel=_BUILDER)
     ] = None,
     compute_capability: Annotated[
-        str, typer.Option(help="RTX: cards to build for, as 8.6,8.9.", rich_help_panel=_BUILDER)
+        str, Option(help="RTX: cards to build for, as 8.6,8.9.", rich_help_panel=_BUILDER)
     ] = "",
     hardware_compatible: Annotated[
-        bool,
-        typer.Option(
-            "--hardware-compatible", help="For every card from Ampere on.", rich_help_panel=_BUILDER
-        ),
+        bool, Option("--hardware-compatible", help="For every card from Ampere on.", rich_help_panel=_BUILDER)
     ] = False,
     version_compatible: Annotated[
-        bool,
-        typer.Option("--version-compatible", help="Also for later versions.", rich_help_panel=_BUILDER),
+        bool, Option("--version-compatible", help="Also for later versions.", rich_help_panel=_BUILDER)
     ] = False,
     refittable: Annotated[
-        bool,
-        typer.Option("--refittable", help="New weights can be put in later.", rich_help_panel=_BUILDER),
+        bool, Option("--refittable", help="New weights can be put in later.", rich_help_panel=_BUILDER)
     ] = False,
     refit: Annotated[
         Path | None,
-        typer.Option(help="Put the weights into this engine; builds nothing.", rich_help_panel=_BUILDER),
+        Option(help="Put the weights into this engine; builds nothing.", rich_help_panel=_BUILDER),
     ] = None,
     trust: Trust = False,
     timing_cache: Annotated[
-        Path | None,
-        typer.Option(help="File of kernel times, kept between builds.", rich_help_panel=_BUILDER),
+        Path | None, Option(help="File of kernel times, kept between builds.", rich_help_panel=_BUILDER)
     ] = None,
     log: Annotated[
-        Path | None,
-        typer.Option(help="File for all that the builder says.", rich_help_panel=_BUILDER),
+        Path | None, Option(help="File for all that the builder says.", rich_help_panel=_BUILDER)
     ] = None,
-    backend: Annotated[str, typer.Option(help="onnx or tensorrt.", rich_help_panel=_SERVER)] = "onnx",
-    name: Annotated[str, typer.Option(help="The model's name.", rich_help_panel=_SERVER)] = "aicl",
-    instances: Annotated[int, typer.Option(help="Copies a device.", rich_help_panel=_SERVER)] = 1,
-    instance_kind: Annotated[str, typer.Option(help="auto, cpu or gpu.", rich_help_panel=_SERVER)] = "auto",
+    backend: Annotated[str, Option(help="onnx or tensorrt.", rich_help_panel=_SERVER)] = "onnx",
+    name: Annotated[str, Option(help="The model's name.", rich_help_panel=_SERVER)] = "aicl",
+    instances: Annotated[int, Option(help="Copies a device.", rich_help_panel=_SERVER)] = 1,
+    instance_kind: Annotated[str, Option(help="auto, cpu or gpu.", rich_help_panel=_SERVER)] = "auto",
     queue_delay: Annotated[
-        int, typer.Option(help="Longest wait for a fuller batch, in µs.", rich_help_panel=_SERVER)
+        int, Option(help="Longest wait for a fuller batch, in µs.", rich_help_panel=_SERVER)
     ] = 1000,
 ) -> None:
     """Turn trained weights into a model that runs without torch.

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from aicl_fast.cli.console import note, print_failures, progress, show
 from aicl_fast.cli.ending import resumed_by
@@ -33,24 +33,20 @@ if TYPE_CHECKING:
 
 @resumed_by("the same command resumes with the videos that have no features yet")
 def run(
-    videos: Annotated[list[Path], typer.Argument(help="Video files, and folders of them.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for one <video>.npz each.")],
+    videos: Annotated[list[Path], Argument(help="Video files, and folders of them.")],
+    out: Annotated[Path, Option("--out", "-o", help="Folder for one <video>.npz each.")],
     rgb_weights: RgbWeights = None,
     flow_weights: FlowWeights = None,
     flow_algorithm: Annotated[
-        str, typer.Option("--flow", "--flow-algorithm", help=FLOW_HELP, show_default=False)
+        str, Option("--flow", "--flow-algorithm", help=FLOW_HELP, show_default=False)
     ] = FLOW,
-    fps: Annotated[float, typer.Option(help="Frames a second to read at.")] = 25.0,
-    stride: Annotated[
-        int, typer.Option(min=1, max=16, help="Frames from one segment of 16 to the next.")
-    ] = 16,
+    fps: Annotated[float, Option(help="Frames a second to read at.")] = 25.0,
+    stride: Annotated[int, Option(min=1, max=16, help="Frames from one segment of 16 to the next.")] = 16,
     batch: VideoBatch = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", rich_help_panel=VIDEO)] = "cpu",
+    device: Annotated[str, Option(help="cpu, cuda or cuda:N.", rich_help_panel=VIDEO)] = "cpu",
     precision: VideoPrecision = None,
     threads: Threads = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Extract again what is there already.")
-    ] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Extract again what is there already.")] = False,
     allow_damaged: AllowDamaged = False,
     trust: Trust = False,
 ) -> None:
@@ -69,15 +65,7 @@ def run(
         raise ConfigError(f"--rgb-weights, --flow-weights: name the weights of at least one stream. {WHERE}")
     targets = _targets(videos, out)
     options = VideoOptions(
-        rgb_weights,
-        flow_weights,
-        flow_algorithm,
-        batch,
-        precision,
-        allow_damaged,
-        device,
-        threads,
-        trust,
+        rgb_weights, flow_weights, flow_algorithm, batch, precision, allow_damaged, device, threads, trust
     )
     plan = options.plan(fps, stride)
     if flow_weights is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
+from typer import Option
 from typer.core import TyperCommand, TyperGroup
 
 from aicl_fast import plugins
@@ -84,12 +85,11 @@ def _print_version(asked: bool) -> None:
 
 def _shared_options(
     version: Annotated[
-        bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop."),
+        bool, Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
     max_unpacked: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="SIZE",
             help="Memory that a file may take though it is small itself, as 4GiB; for files that you trust.",
         ),

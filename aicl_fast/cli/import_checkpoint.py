@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from aicl_fast.cli.console import show
 from aicl_fast.cli.options import Preset, Settings, SettingsFile
@@ -16,12 +16,11 @@ from aicl_fast.files import inputs_kept
 
 @inputs_kept()
 def run(
-    checkpoint: Annotated[Path, typer.Argument(help="The authors' file (CAS_Only.pkl).")],
-    model: Annotated[Path, typer.Argument(help="File to write (model.safetensors).")],
+    checkpoint: Annotated[Path, Argument(help="The authors' file (CAS_Only.pkl).")],
+    model: Annotated[Path, Argument(help="File to write (model.safetensors).")],
     preset: Preset = "thumos14",
     gt: Annotated[
-        Path | None,
-        typer.Option("--gt", help="Annotation file whose labels, sorted, are the classes."),
+        Path | None, Option("--gt", help="Annotation file whose labels, sorted, are the classes.")
     ] = None,
     config: SettingsFile = None,
     set_: Settings = None,

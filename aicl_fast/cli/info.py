@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from aicl_fast.cli.console import show, titled_table
 from aicl_fast.files import require_file
@@ -20,19 +21,15 @@ if TYPE_CHECKING:
 
 _PACKAGES = (
     "numpy", "numba", "onnxruntime", "torch", "triton", "safetensors", "onnx", "openvino", "tensorrt",
-    "tensorrt-rtx-cu13-bindings", "cuda-python", "matplotlib",
+    "tensorrt-rtx-cu13-bindings", "cuda-python", "matplotlib", "av", "opencv-contrib-python-headless",
 )  # fmt: skip
 
 
 def run(
     model: Annotated[
-        Path | None,
-        typer.Argument(help="A model file; without one, the installation and the presets are shown."),
+        Path | None, Argument(help="A model file; without one, the installation and the presets are shown.")
     ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option("--preset", "-p", help="Show every setting of this preset."),
-    ] = None,
+    preset: Annotated[str | None, Option("--preset", "-p", help="Show every setting of this preset.")] = None,
 ) -> None:
     """Show what is installed, what a preset sets, or what a model file holds.
 
@@ -87,29 +84,30 @@ def _print_model(path: Path) -> None:
         _print_network(path, parse_segment_info(text, path))
         return
     info = parse_info(text, path)
-    rows = {
+    written = {
         "precision": info.precision,
         "batch": str(info.batch),
         "segments": str(info.segments),
         "weights, SHA-256": info.weights or "not recorded",
         "written by": f"aicl_fast {info.version}",
     }
-    _print_config(str(path), info.config, rows)
+    _print_config(str(path), info.config, written)
 
 
 def _print_network(path: Path, info: SegmentInfo) -> None:
-    table = titled_table(str(path), show_header=False)
-    table.add_column()
-    table.add_column(overflow="fold")
-    table.add_row("network", info.name)
-    table.add_row("reads", f"{info.frames} frames of {info.size} x {info.size}")
-    table.add_row("gives", f"{info.width} features, {info.classes} classes")
-    table.add_row("weights, SHA-256", info.weights)
+    rows = {
+        "network": info.name,
+        "reads": f"{info.frames} frames of {info.size} x {info.size}",
+        "gives": f"{info.width} features, {info.classes} classes",
+        "weights, SHA-256": info.weights,
+    }
     if info.version:  # exported, not weights as they came
-        table.add_row("precision", info.precision)
-        table.add_row("batch", str(info.batch))
-        table.add_row("written by", f"aicl_fast {info.version}")
-    show(table)
+        rows |= {
+            "precision": info.precision,
+            "batch": str(info.batch),
+            "written by": f"aicl_fast {info.version}",
+        }
+    _print_rows(str(path), rows)
 
 
 def _read_metadata(path: Path) -> str | None:
@@ -117,43 +115,53 @@ def _read_metadata(path: Path) -> str | None:
 
     if path.is_file() and is_container(path):
         return read_container(path).metadata
+    from aicl_fast.engines import options_of
     from aicl_fast.engines.openvino import open_model
 
+    options_of(path)  # refuses what is no model file
     return open_model(require_file(path, "model file")).metadata
 
 
-def _print_config(title: str, config: Config, more: Mapping[str, str] | None = None) -> None:
-    table = titled_table(title)
-    table.add_column("setting")
-    table.add_column("value")
-    for name, text in (more or {}).items():
-        table.add_row(name, text)
-    table.add_row("preset", config.preset)
-    table.add_row("classes", ", ".join(config.classes) or "the data set's own")
-    for section in ("data", "model", "loss", "train", "decode", "evaluate"):
-        table.add_section()
-        values = getattr(config, section)
-        for field in fields(values):
-            value = getattr(values, field.name)
-            text = ", ".join(f"{item:g}" for item in value) if isinstance(value, tuple) else str(value)
-            table.add_row(f"{section}.{field.name}", text)
-    show(table)
+def _print_config(title: str, config: Config, written: Mapping[str, str] = MappingProxyType({})) -> None:
+    classes = ", ".join(config.classes) or "the data set's own"
+    sections = [{**written, "preset": config.preset, "classes": classes}]
+    for name in ("data", "model", "loss", "train", "decode", "evaluate"):
+        values = asdict(getattr(config, name)).items()
+        sections.append({f"{name}.{field}": _value_text(value) for field, value in values})
+    _print_rows(title, *sections, header=True)
+
+
+def _value_text(value: object) -> str:
+    return ", ".join(f"{item:g}" for item in value) if isinstance(value, tuple) else str(value)
 
 
 def _print_installation() -> None:
     from aicl_fast.config import PRESETS
     from aicl_fast.decode.decoder import available_backends
 
-    table = titled_table("aicl_fast", show_header=False)
-    table.add_row("aicl-fast", importlib.metadata.version("aicl-fast"))
-    table.add_row("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    table.add_row("decode backends", ", ".join(available_backends()))
-    table.add_row("presets", ", ".join(PRESETS))
-    table.add_section()
-    for name in _PACKAGES:
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            version = "not installed"
-        table.add_row(name, version)
+    own = {
+        "aicl-fast": importlib.metadata.version("aicl-fast"),
+        "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        "decode backends": ", ".join(available_backends()),
+        "presets": ", ".join(PRESETS),
+    }
+    _print_rows("aicl_fast", own, {name: _version(name) for name in _PACKAGES})
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _print_rows(title: str, *sections: Mapping[str, str], header: bool = False) -> None:
+    """A table of two columns, with a line between sections."""
+    table = titled_table(title, show_header=header)
+    table.add_column("setting")
+    table.add_column("value", overflow="fold")
+    for section in sections:
+        for row in section.items():
+            table.add_row(*row)
+        table.add_section()
     show(table)

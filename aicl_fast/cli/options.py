@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import typer
+from typer import Option
 
 from aicl_fast.errors import ConfigError
 
@@ -19,31 +19,20 @@ def takes_more(run: _Function) -> _Function:
     return run
 
 
-Preset = Annotated[
-    str, typer.Option("--preset", "-p", help="thumos14, activitynet12, activitynet13 or demo.")
-]
-AllowMissing = Annotated[
-    bool, typer.Option("--allow-missing", help="Leave out videos that have no features.")
-]
+Preset = Annotated[str, Option("--preset", "-p", help="thumos14, activitynet12, activitynet13 or demo.")]
+AllowMissing = Annotated[bool, Option("--allow-missing", help="Leave out videos that have no features.")]
 Trust = Annotated[
     bool,
-    typer.Option(
+    Option(
         "--trust", help="Run native code that a version-compatible .engine carries; if you trust its origin."
     ),
 ]
 Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", "-s", metavar="NAME=VALUE", help="Override a setting; may be repeated."),
+    list[str] | None, Option("--set", "-s", metavar="NAME=VALUE", help="Override a setting; may be repeated.")
 ]
-SettingsFile = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="TOML file with settings."),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(min=1, help="Threads of the engine; every core if left out."),
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+SettingsFile = Annotated[Path | None, Option("--config", "-c", help="TOML file with settings.")]
+Threads = Annotated[int | None, Option(min=1, help="Threads of the engine; every core if left out.")]
+Device = Annotated[str, Option(help="cpu, cuda or cuda:N.")]
 
 # --- videos ---------------------------------------------------------------------------------------------
 
@@ -53,19 +42,15 @@ FLOW = "tvl1"
 FLOW_HELP = f"Optical flow by tvl1 or dis, as the model's training features; {FLOW} if left out."
 RgbWeights = Annotated[
     Path | None,
-    typer.Option(help="I3D for RGB: weights, or an exported .onnx or .openvino.", rich_help_panel=VIDEO),
+    Option(help="I3D for RGB: weights, or an exported .onnx or .openvino.", rich_help_panel=VIDEO),
 ]
-FlowWeights = Annotated[
-    Path | None,
-    typer.Option(help="I3D for optical flow, the same.", rich_help_panel=VIDEO),
-]
+FlowWeights = Annotated[Path | None, Option(help="I3D for optical flow, the same.", rich_help_panel=VIDEO)]
 VideoBatch = Annotated[
-    int | None,
-    typer.Option(min=1, help=f"Segments a run of I3D; {BATCH} if left out.", rich_help_panel=VIDEO),
+    int | None, Option(min=1, help=f"Segments a run of I3D; {BATCH} if left out.", rich_help_panel=VIDEO)
 ]
 VideoPrecision = Annotated[
     str | None,
-    typer.Option(
+    Option(
         help="Of I3D: fp32, bf16 or fp16; if left out, an exported file's own, and for weights "
         "fp32 on the CPU and fp16 on a GPU.",
         rich_help_panel=VIDEO,
@@ -73,33 +58,20 @@ VideoPrecision = Annotated[
 ]
 AllowDamaged = Annotated[
     bool,
-    typer.Option(
+    Option(
         "--allow-damaged", help="Take what can be read of cut off or corrupt files.", rich_help_panel=VIDEO
     ),
 ]
 
 # --- how good detections are ----------------------------------------------------------------------------
 
-Subset = Annotated[
-    str | None,
-    typer.Option(help="Only this subset of the annotations (test, validation, …)."),
-]
-Tious = Annotated[
-    str | None,
-    typer.Option("--tiou", help="Thresholds, comma-separated; the preset's if left out."),
-]
+Subset = Annotated[str | None, Option(help="Only this subset of the annotations (test, validation, …).")]
+Tious = Annotated[str | None, Option("--tiou", help="Thresholds, comma-separated; the preset's if left out.")]
 GroundTruthFile = Annotated[
-    Path | None,
-    typer.Option("--gt", help="Annotation file; the run's own gt.json if left out."),
+    Path | None, Option("--gt", help="Annotation file; the run's own gt.json if left out.")
 ]
-JsonFile = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", help="Also write the result as JSON."),
-]
-Baseline = Annotated[
-    Path | None,
-    typer.Option(help="Folder of a second run on the same videos, shown beside."),
-]
+JsonFile = Annotated[Path | None, Option("--out", "-o", help="Also write the result as JSON.")]
+Baseline = Annotated[Path | None, Option(help="Folder of a second run on the same videos, shown beside.")]
 
 
 def parse_tious(text: str | None, preset: str) -> tuple[float, ...]:

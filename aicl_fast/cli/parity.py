@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from typer import Argument, Option
 
 from aicl_fast.cli.console import note_missing, progress, show, titled_table
 from aicl_fast.cli.options import AllowMissing, Threads, Trust
@@ -21,29 +22,25 @@ if TYPE_CHECKING:
 
 def run(
     models: Annotated[
-        list[str],
-        typer.Argument(help="Model files; the first is the reference. engine:file picks an engine."),
+        list[str], Argument(help="Model files; the first is the reference. engine:file picks an engine.")
     ],
     data: Annotated[
-        Path | None,
-        typer.Option("--data", "-d", help="Data set folder; random features if left out."),
+        Path | None, Option("--data", "-d", help="Data set folder; random features if left out.")
     ] = None,
     allow_missing: AllowMissing = False,
     threads: Threads = None,
     trust: Trust = False,
-    runs: Annotated[int, typer.Option(min=1, help="Timed runs of each file.")] = 20,
-    seed: Annotated[int, typer.Option(help="Of the random features.")] = 0,
+    runs: Annotated[int, Option(min=1, help="Timed runs of each file.")] = 20,
+    seed: Annotated[int, Option(help="Of the random features.")] = 0,
     device: Annotated[
-        str | None,
-        typer.Option(help="cpu, cuda or cuda:N, of every file; each engine's own if left out."),
+        str | None, Option(help="cpu, cuda or cuda:N, of every file; each engine's own if left out.")
     ] = None,
     provider: Annotated[
         list[str] | None,
-        typer.Option(help="ONNX Runtime's execution provider, in order of preference; may be repeated."),
+        Option(help="ONNX Runtime's execution provider, in order of preference; may be repeated."),
     ] = None,
     pin_threads: Annotated[
-        bool | None,
-        typer.Option("--pin-threads/--no-pin-threads", help="Tie the engines' threads to cores."),
+        bool | None, Option("--pin-threads/--no-pin-threads", help="Tie the engines' threads to cores.")
     ] = None,
 ) -> None:
     """Run the same features through several model files and compare outputs, mAP and latency.

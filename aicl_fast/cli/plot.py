@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from aicl_fast.cli.console import show
 from aicl_fast.cli.options import Baseline, GroundTruthFile
@@ -14,16 +14,15 @@ from aicl_fast.files import inputs_kept
 
 @inputs_kept()
 def run(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, with detections.json and scores.npz.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help=".png, .svg or .pdf.")] = Path("timeline.png"),
+    run: Annotated[Path, Argument(help="Folder of a run, with detections.json and scores.npz.")],
+    out: Annotated[Path, Option("--out", "-o", help=".png, .svg or .pdf.")] = Path("timeline.png"),
     video: Annotated[
-        list[str] | None,
-        typer.Option(help="Draw this video; may be repeated. Every video if left out."),
+        list[str] | None, Option(help="Draw this video; may be repeated. Every video if left out.")
     ] = None,
-    worst: Annotated[int | None, typer.Option(help="Draw the N videos of the lowest AP.")] = None,
+    worst: Annotated[int | None, Option(help="Draw the N videos of the lowest AP.")] = None,
     baseline: Baseline = None,
     gt: GroundTruthFile = None,
-    min_score: Annotated[float | None, typer.Option(help="Draw detections from this score.")] = None,
+    min_score: Annotated[float | None, Option(help="Draw detections from this score.")] = None,
 ) -> None:
     """Draw timelines: both branches, the fused score, detections and ground truth.
 
@@ -36,12 +35,6 @@ def run(
     from aicl_fast.report import plot_run
 
     drawn = plot_run(
-        run,
-        out,
-        videos=video or [],
-        worst=worst,
-        baseline=baseline,
-        ground_truth=gt,
-        min_score=min_score,
+        run, out, videos=video or [], worst=worst, baseline=baseline, ground_truth=gt, min_score=min_score
     )
     show(f"{out}: {len(drawn)} drawn")

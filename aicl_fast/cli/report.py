@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from aicl_fast.cli.console import note, show
 from aicl_fast.cli.options import Baseline, GroundTruthFile, Preset, Subset, parse_tious
@@ -14,17 +14,16 @@ from aicl_fast.files import inputs_kept, is_stdout
 
 @inputs_kept()
 def run(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, with detections.json.")],
+    run: Annotated[Path, Argument(help="Folder of a run, with detections.json.")],
     out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="The page; report.html in the run's folder if left out."),
+        Path | None, Option("--out", "-o", help="The page; report.html in the run's folder if left out.")
     ] = None,
     baseline: Baseline = None,
     gt: GroundTruthFile = None,
-    media: Annotated[Path | None, typer.Option(help="Folder of video files that the page plays.")] = None,
+    media: Annotated[Path | None, Option(help="Folder of video files that the page plays.")] = None,
     preset: Preset = "thumos14",
     subset: Subset = None,
-    title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
+    title: Annotated[str | None, Option(help="Heading of the page.")] = None,
 ) -> None:
     """Write one self-contained HTML page about a run: tables, error analysis, interactive timelines.
 

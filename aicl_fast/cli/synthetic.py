@@ -5,16 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument
 
 from aicl_fast.cli.console import progress, show
 from aicl_fast.cli.options import Settings
 
 
-def run(
-    root: Annotated[Path, typer.Argument(help="Folder to make.")],
-    set_: Settings = None,
-) -> None:
+def run(root: Annotated[Path, Argument(help="Folder to make.")], set_: Settings = None) -> None:
     """Generate a synthetic data set shaped like THUMOS14, for measuring and trying things out.
 
     Settings are the generator's own (train_videos, width, scene_confusion, seed, …).

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
 from aicl_fast.cli.console import note_missing, progress, remark, result_table, show
 from aicl_fast.cli.ending import resumed_by
@@ -23,22 +23,16 @@ if TYPE_CHECKING:
 
 @resumed_by("run the same command with --resume to resume from the last checkpoint")
 def run(
-    data: Annotated[
-        Path, typer.Option("--data", "-d", help="Data set folder (features/, gt.json, split_*.txt).")
-    ],
+    data: Annotated[Path, Option("--data", "-d", help="Data set folder (features/, gt.json, split_*.txt).")],
     preset: Preset = "thumos14",
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the model and the logs.")] = Path(
+    out: Annotated[Path, Option("--out", "-o", help="Folder for the model and the logs.")] = Path(
         "runs/train"
     ),
     config: SettingsFile = None,
     set_: Settings = None,
     device: Device = "cpu",
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Resume from the newest checkpoint in --out.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Throw away the run that --out holds.")
-    ] = False,
+    resume: Annotated[bool, Option("--resume", help="Resume from the newest checkpoint in --out.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Throw away the run that --out holds.")] = False,
     allow_missing: AllowMissing = False,
 ) -> None:
     """Train a model on a data set's video-level labels.

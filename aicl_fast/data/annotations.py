@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from aicl_fast.errors import DataError
 from aicl_fast.files import read_json
-from aicl_fast.text import as_number, as_segment, loose_form, named_videos, require_label
+from aicl_fast.text import as_number, as_segment, listed, loose_form, named_videos, require_label
 
 AMBIGUOUS = "Ambiguous"
 """THUMOS14's label for "something like an action": never a class of its own."""
@@ -142,8 +142,7 @@ def _remarks_on_times(videos: Mapping[str, VideoAnnotation]) -> Iterator[str]:
         (early, "start before their video does", "Check the times."),
     ):
         if found:
-            more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-            yield f"{len(found)} annotations {what} ({'; '.join(found[:_SHOWN])}{more}). {check}"
+            yield f"{len(found)} annotations {what} ({listed(found, _SHOWN, '; ')}). {check}"
 
 
 def _parse_video(video: str, entry: Any, source: str) -> VideoAnnotation:

@@ -31,9 +31,8 @@ from aicl_fast.data.features import Floats, looks_transposed
 from aicl_fast.data.timing import check_durations
 from aicl_fast.errors import AiclWarning, DataError
 from aicl_fast.files import read_lines
-from aicl_fast.text import require_name
+from aicl_fast.text import listed, require_name
 
-_SHOWN = 5
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
 
@@ -223,7 +222,7 @@ class Dataset:
         both = [video for video in self.videos.get("test", ()) if video in train]
         if both:
             yield (
-                f"{self.root}: {len(both)} of the test videos are training videos, too ({_listed(both)}): "
+                f"{self.root}: {len(both)} of the test videos are training videos, too ({listed(both)}): "
                 "what is measured on them says nothing of new videos. Take them off one of the splits."
             )
         learned = {label for video in train for label in self.ground_truth.videos[video].classes}
@@ -231,10 +230,10 @@ class Dataset:
         if never:
             tested = {label for video in used.videos.values() for label in video.classes}
             more = [name for name in never if name in tested]
-            which = f"; test videos have {_listed(more)}" if more else ""
+            which = f"; test videos have {listed(more)}" if more else ""
             yield (
                 f"{self.root}: {len(never)} of {len(self.config.classes)} classes have no training video, so "
-                f"they cannot be learned: {_listed(never)}{which}."
+                f"they cannot be learned: {listed(never)}{which}."
             )
 
     def check_counts(self, split: Split, segments: Mapping[str, int]) -> None:
@@ -308,8 +307,3 @@ def read_split(path: Path) -> tuple[str, ...]:
         twice = next(name for name, count in Counter(names).items() if count > 1)
         raise DataError(f"{path}: lists '{twice}' more than once; expected each video once.")
     return tuple(names)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{', '.join(names[:_SHOWN])}{more}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,12 +28,10 @@ from aicl_fast.data.stream_names import common_name, split_stream
 from aicl_fast.data.timing import check_durations
 from aicl_fast.errors import AiclError, AiclWarning, ConfigError, DataError, ModelError
 from aicl_fast.files import is_video, require_file, video_name, visible
-from aicl_fast.text import require_name
+from aicl_fast.text import listed, require_name
 
 if TYPE_CHECKING:
     from aicl_fast.data.feature_file import VideoFeatures
-
-MAX_LISTED = 5
 
 
 class Recording(NamedTuple):
@@ -264,7 +261,7 @@ class Inputs:
         if lost:
             warnings.warn(
                 f"{root}: {len(lost)} of {len(names)} videos have no features and are left out: "
-                f"{_listed(list(lost))}",
+                f"{listed(list(lost))}",
                 AiclWarning,
                 stacklevel=2,
             )
@@ -379,8 +376,3 @@ def _require_video(path: Path) -> None:
 
 def _refuse(error: DataError) -> Recording:
     raise error
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return f"{', '.join(itertools.islice(names, MAX_LISTED))}{more}"
