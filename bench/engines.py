@@ -31,8 +31,8 @@ from aicl_fast.bench import machine
 from aicl_fast.bench.arguments import batches, count, program, seconds
 from aicl_fast.bench.measure import FILL, PAUSE, Call, rotating, take_turns
 from aicl_fast.bench.models import MODEL_HELP, WEIGHTS_HELP, Subject, given_subject, subject
-from aicl_fast.bench.quote import TITLES
 from aicl_fast.bench.record import warn_if_busy, write_result
+from aicl_fast.bench.tables import ENGINE_NAMES
 from aicl_fast.bench.textbook_detect import TextbookDetector
 from aicl_fast.config import Config
 from aicl_fast.data.features import Floats
@@ -87,7 +87,7 @@ class Contender:
     @property
     def pipeline(self) -> str:
         """What to call it in a table."""
-        name = "torch, our decoding" if self.engine == "torch" else TITLES.get(self.engine, self.engine)
+        name = "torch, our decoding" if self.engine == "torch" else ENGINE_NAMES.get(self.engine, self.engine)
         return f"{name}, {self.precision}"
 
 

@@ -18,8 +18,9 @@ from typing import Any
 
 from aicl_fast.bench.arguments import program
 from aicl_fast.bench.compare import joined, usable
-from aicl_fast.bench.quote import BLOCK, TABLES, busy, made, part, quoted
+from aicl_fast.bench.quote import BLOCK, busy, made, part, quoted
 from aicl_fast.bench.record import RESULTS, read_result
+from aicl_fast.bench.tables import TABLES
 from aicl_fast.errors import AiclError, ConfigError, UnavailableError
 from aicl_fast.files import atomic_path, write_text
 
@@ -49,7 +50,7 @@ def redirected(text: str, file: str, results: Path = RESULTS) -> str:
 
     Args:
         text: of a document.
-        file: a result file with several suites.
+        file: a result file with several suites. Blocks that quote a file of one suite stay.
         results: the folder of result files.
     """
     result = read_result(results / file)
@@ -58,8 +59,9 @@ def redirected(text: str, file: str, results: Path = RESULTS) -> str:
     def turn(match: re.Match[str]) -> str:
         whole, earlier, table = match[0], match[2], match[3]
         path = results / earlier
-        other = target(read_result(path), earlier) if path.is_file() else kind
-        if other != kind or not has(result, table):
+        before = read_result(path) if path.is_file() else {"target": kind, "suites": {}}
+        # A record of one suite was quoted for its own sake.
+        if "suites" not in before or target(before, earlier) != kind or not has(result, table):
             return whole
         return whole.replace(f"quote: {earlier} ", f"quote: {file} ", 1)
 

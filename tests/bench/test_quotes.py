@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aicl_fast.bench.quote import quoted
+from aicl_fast.bench.quote import BLOCK, quoted
 from aicl_fast.errors import ConfigError, DataError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +23,17 @@ def test_quoted_tables_are_the_recorded_ones(path: Path) -> None:
 
 def test_the_readme_quotes() -> None:
     assert (ROOT / "README.md").read_text(encoding="utf-8").count("<!-- quote: ") >= 3
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_no_page_shows_a_table_twice(path: Path) -> None:
+    shown = [match.group(2, 3) for match in BLOCK.finditer(path.read_text(encoding="utf-8"))]
+    assert len(set(shown)) == len(shown)
+
+
+def test_every_record_is_named_on_a_page() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
+    assert [path.name for path in RESULTS.glob("*.json") if path.name not in text] == []
 
 
 def test_a_changed_number_is_put_right(tmp_path: Path) -> None:

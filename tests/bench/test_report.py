@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from aicl_fast.bench import report
-from aicl_fast.bench.quote import TABLES, quoted
+from aicl_fast.bench.quote import quoted
 from aicl_fast.bench.record import RESULTS
+from aicl_fast.bench.tables import TABLES
 from aicl_fast.errors import ConfigError, DataError
 
 ROOT = RESULTS.parents[1]
@@ -58,6 +59,7 @@ def results(tmp_path: Path) -> Path:
         "new.json": whole(),
         "card.json": whole(target="cuda"),
         "train-cpu.json": {"device": "a chip", "suite": "train", "rows": []},
+        "load-cpu.json": {"device": "a chip", "suite": "load", "rows": []},
     }.items():
         (folder / name).write_text(json.dumps(value))
     return folder
@@ -75,7 +77,7 @@ def test_a_block_takes_its_suite_from_a_whole_run(results: Path) -> None:
     assert f"| ONNX Runtime | fp32 | 50.0 | {cell} | {cell} | 25 % |" in text
     assert "| import aicl_fast | 1 | 20 |  |  | 11 | 8.00 (7.90 to 8.10) |" in text
     assert "| fusion: B 1 | 5.0 | 80 % | 3.00x (2.00x) |  |" in text
-    assert "B 1 T 750: p50 200 µs, p99 240 µs, 50.0x the textbook." in text
+    assert "B 1 T 750: p50 200 µs, p99 240 µs, 50.0x the reference." in text
     assert text.count("Measured on a chip, 2 cores, 2026-01-01, commit 0123456789ab.") == 5
 
 
@@ -170,6 +172,7 @@ def test_blocks_turn_to_the_newer_file_of_the_same_kind(results: Path) -> None:
         "train-cpu.json train",
         "gone.json load",
         "old.json train",
+        "load-cpu.json load",
     ]
     text = "".join(f"<!-- quote: {name} -->\n<!-- end -->\n" for name in names)
     turned = report.redirected(text, "new.json", results)
@@ -179,6 +182,7 @@ def test_blocks_turn_to_the_newer_file_of_the_same_kind(results: Path) -> None:
         "train-cpu.json train",
         "new.json load",
         "old.json train",
+        "load-cpu.json load",
     ]
     assert turned == "".join(f"<!-- quote: {name} -->\n<!-- end -->\n" for name in expected)
     assert "card.json load" in report.redirected(
@@ -239,8 +243,8 @@ def test_a_gpus_record_is_reported(results: Path, capsys: pytest.CaptureFixture[
     assert report.main([str(results / "gpu.json")]) == 0
     told = capsys.readouterr().out
     assert "| hard | 100 |  | 30 |  |  |" in told
-    assert "numba over textbook NumPy: 30x." in told
-    assert "| ours | not timed: its first loss is nan, the textbook's 3 |  |" in told
+    assert "numba over NumPy: 30x." in told
+    assert "| ours | not timed: its first loss is nan, the reference's 3 |  |" in told
     assert "| OpenVINO, bf16 | 2.5 |" in told
     assert "This is a part: not finished in 90 s." in told
     assert "the table 'load' cannot be made of this record (KeyError: 'p50_ms')" in told
@@ -252,7 +256,7 @@ def test_rows_of_an_unsteady_machine_are_marked_and_few_turns_have_no_tail() -> 
         {"pipeline": "ours", "mAP": 0.5, **timed(2.0), "turns": 99, "drift": 1.3},
     ]
     lines = TABLES["detect"]({"rows": rows})
-    assert "| textbook | 10.0 | 12.0 | 1.00 (0.90 to 1.10) | 50.0 |" in lines
+    assert "| reference | 10.0 | 12.0 | 1.00 (0.90 to 1.10) | 50.0 |" in lines
     assert "| ours † | 5.0 |  | 2.00 (1.90 to 2.10) | 50.0 |" in lines
     assert lines[-1].startswith("† In the last third")
     lines = TABLES["detect"]({"rows": [{**row, "turns": 20, "drift": 1.0} for row in rows]})

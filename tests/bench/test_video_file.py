@@ -11,7 +11,7 @@ pytest.importorskip("av")
 pytest.importorskip("cv2")
 
 from aicl_fast.bench import video_file
-from aicl_fast.bench.quote import TABLES
+from aicl_fast.bench.tables import TABLES
 from aicl_fast.errors import AiclError
 from aicl_fast.metadata import SegmentInfo, Stream
 from aicl_fast.signature import SegmentOutputs
