@@ -162,11 +162,8 @@ def _choose(
 ) -> _Chosen:
     warnings: list[str] = []
     subset = protocol.subset
-    touched, every = (
-        touched_subsets(everything, found),
-        sorted({v.subset for v in everything.videos.values()}),
-    )
-    if subset is None and touched and list(touched) != every:
+    touched, every = (touched_subsets(everything, names) for names in (found, everything.videos))
+    if subset is None and touched and touched != every:
         subset = touched
         warnings.append(
             f"measured on subset {'+'.join(touched)}, the only one with detections (the file has "

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from aicl_fast.data.annotations import VideoAnnotation
-from aicl_fast.data.detections import Detection, Detections
+from aicl_fast.data.detections import Detections
 from aicl_fast.data.scores import Scores
 from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.plot.canvas import (
+    FAINT,
     GRID,
+    LINE,
     MAX_PIXELS,
     MIN_DPI,
     PALETTE,
@@ -28,6 +29,7 @@ from aicl_fast.plot.canvas import (
     save,
     style,
 )
+from aicl_fast.plot.layout import Layout, Panel, lay_out
 from aicl_fast.text import short_text
 
 if TYPE_CHECKING:
@@ -37,53 +39,8 @@ if TYPE_CHECKING:
 AWARE_COLOUR = "#1F2933"
 AGNOSTIC_COLOUR = "#8A97A6"
 
-MAX_CLASSES = len(PALETTE)
-"""Classes drawn for one video: those annotated, then the best detected."""
-LANES = 3
-"""Rows of detections a class. What overlaps that many better ones is not drawn; a note says how many."""
 _LONGEST_TITLE, _LONGEST_LABEL = 100, 24
 """Characters."""
-RELATIVE_SCORE = 0.25
-"""Without ``min_score``, detections below this share of the video's best score are not drawn."""
-
-
-class Panel(NamedTuple):
-    """One run on one video: what one block of a sheet shows."""
-
-    scores: Scores
-    detections: Detections
-    ground_truth: VideoAnnotation | None = None
-    title: str | None = None
-
-
-class Bar(NamedTuple):
-    """A detection in its lane, 0 the first."""
-
-    detection: Detection
-    lane: int
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What of a panel is drawn, decided before any drawing.
-
-    Attributes:
-        classes: class names, annotated ones first, then by best score.
-        bars: the detections drawn of each class.
-        annotated: (start, end) seconds of each class.
-        hidden: detections that are not drawn.
-        duration: seconds on the time axis.
-    """
-
-    classes: tuple[str, ...]
-    bars: Mapping[str, tuple[Bar, ...]]
-    annotated: Mapping[str, tuple[tuple[float, float], ...]]
-    hidden: int
-    duration: float
-
-    def lanes(self, name: str) -> int:
-        """Rows of detections that this class needs."""
-        return 1 + max((bar.lane for bar in self.bars[name]), default=0)
 
 
 def plot_timeline(
@@ -154,42 +111,6 @@ def plot_comparison(
     _draw(panels, path, title=title, min_score=min_score, thresholds=thresholds, one_axis=True)
 
 
-def lay_out(panel: Panel, min_score: float | None = None) -> Layout:
-    """Choose the classes and detections of a panel that are drawn, so that no two bars overlap.
-
-    By falling score, each detection takes the first lane of its class in which it has room.
-    """
-    found = panel.detections
-    truth = panel.ground_truth
-    annotated: dict[str, list[tuple[float, float]]] = {}
-    if truth is not None:
-        for label, (start, end) in zip(truth.labels, truth.segments.tolist(), strict=True):
-            annotated.setdefault(label, []).append((start, end))
-    best = float(found.scores.max()) if len(found) else 0.0
-    floor = RELATIVE_SCORE * best if min_score is None and best > 0 else min_score
-    order = np.argsort(-found.scores, kind="stable")
-    kept = [found[int(i)] for i in order if floor is None or found.scores[i] >= floor]
-    names = list(dict.fromkeys([*annotated, *(item.label for item in kept)]))[:MAX_CLASSES]
-    lanes: dict[str, list[list[tuple[float, float]]]] = {name: [[] for _ in range(LANES)] for name in names}
-    bars: dict[str, list[Bar]] = {name: [] for name in names}
-    for item in kept:
-        for number, lane in enumerate(lanes.get(item.label, [])):
-            if all(item.end <= start or item.start >= end for start, end in lane):
-                lane.append((item.start, item.end))
-                bars[item.label].append(Bar(item, number))
-                break
-    drawn = sum(map(len, bars.values()))
-    ends = [panel.scores.duration, *(bar.detection.end for items in bars.values() for bar in items)]
-    ends += [end for spans in annotated.values() for _, end in spans]
-    return Layout(
-        classes=tuple(names),
-        bars={name: tuple(items) for name, items in bars.items()},
-        annotated={name: tuple(annotated.get(name, ())) for name in names},
-        hidden=len(found) - drawn,
-        duration=max(ends),
-    )
-
-
 def _draw(
     panels: Sequence[Panel],
     path: str | os.PathLike[str],
@@ -215,39 +136,31 @@ def _draw(
     curve = 0.75 if compact else 1.25
     heights = [_height(layout, panel, curve) for layout, panel in zip(layouts, panels, strict=True)]
     head = 0.42 if title is not None and (compact or len(panels) > 1) else 0.0
-    figure: Figure = matplotlib.figure.Figure(figsize=(12.0, sum(heights) + head), facecolor="white")
     total = sum(heights) + head
-    top = total - head
     if target.suffix.lower() == ".png" and total * MIN_DPI > MAX_PIXELS:
         raise DataError(
             f"{target}: {len(panels)} videos are too many for one PNG ({MAX_PIXELS} pixels high). Draw "
             "fewer, or write .svg or .pdf."
         )
+    figure = matplotlib.figure.Figure(figsize=(12.0, total), facecolor="white")
     if title is not None and head:
-        figure.text(
-            0.012,
-            1 - 0.16 / total,
-            short_text(title, _LONGEST_TITLE),
-            size=14,
-            weight="bold",
-            color=TEXT,
-            va="top",
-        )
+        text = short_text(title, _LONGEST_TITLE)
+        figure.text(0.012, 1 - 0.16 / total, text, size=14, weight="bold", color=TEXT, va="top")
     best = max((float(p.detections.scores.max()) for p in panels if len(p.detections)), default=1.0)
+    sheet = _Sheet(figure, total, colours, marks, curve, best if one_axis else None)
+    top = total - head
     for number, (panel, layout, height) in enumerate(zip(panels, layouts, heights, strict=True)):
-        _panel(
-            figure,
-            panel,
-            layout,
-            colours,
-            (top - height, top, total),
-            marks,
-            best if one_axis else None,
-            duration or layout.duration,
-            legend=number == 0,
-            time_label=not (one_axis and number < len(panels) - 1),
-            curve=curve,
-        )
+        actionness, rows = _panel(sheet, panel, layout, top - height, top, duration or layout.duration)
+        if number == 0:
+            _legend(actionness, panel)
+        _rows(rows, panel, layout, sheet)
+        if not one_axis or number == len(panels) - 1:
+            rows.set_xlabel("seconds", size=9, color=TEXT, loc="right", labelpad=1)
+        if layout.hidden:
+            rows.annotate(
+                f"{layout.hidden} weaker detections not drawn", (0, 0), (0, -20), xycoords="axes fraction",
+                textcoords="offset points", size=8, color=FAINT, va="top",
+            )  # fmt: skip
         top -= height
     save(figure, target)
 
@@ -257,51 +170,49 @@ def _draw(
 _TITLE, _GAP, _FOOT, _ROW, _CLASS_GAP, _PAD = 0.40, 0.14, 0.50, 0.17, 0.12, 0.06
 
 
-def _rows_height(layout: Layout, panel: Panel) -> float:
-    truth = panel.ground_truth is not None
-    rows = sum(layout.lanes(name) + truth for name in layout.classes)
-    return max(rows * _ROW + len(layout.classes) * _CLASS_GAP, 0.35) + _PAD
+class _Sheet(NamedTuple):
+    """What all panels of a picture share."""
+
+    figure: Figure
+    total: float
+    """Inches that the figure is high."""
+    colours: Mapping[str, str]
+    marks: tuple[float, ...]
+    curve: float
+    """Inches that a chart of curves is high."""
+    best: float | None
+    """The score that is drawn darkest; None takes each panel's own best."""
 
 
 def _height(layout: Layout, panel: Panel, curve: float) -> float:
-    return _TITLE + 2 * (curve + _GAP) + _rows_height(layout, panel) + _FOOT
+    rows = sum(layout.lanes(name) + (panel.ground_truth is not None) for name in layout.classes)
+    rows_height = max(rows * _ROW + len(layout.classes) * _CLASS_GAP, 0.35) + _PAD
+    return _TITLE + 2 * (curve + _GAP) + rows_height + _FOOT
 
 
 def _panel(
-    figure: Figure,
-    panel: Panel,
-    layout: Layout,
-    colours: Mapping[str, str],
-    place: tuple[float, float, float],
-    marks: tuple[float, ...],
-    best: float | None,
-    duration: float,
-    *,
-    legend: bool,
-    time_label: bool,
-    curve: float,
-) -> None:
-    """Draw one block between two heights (inches from the bottom) of a figure of a total height."""
-    bottom, top, total = place
-    from matplotlib.patches import Patch
+    sheet: _Sheet, panel: Panel, layout: Layout, bottom: float, top: float, duration: float
+) -> tuple[Axes, Axes]:
+    """Draw the title and curves of one block between two heights (inches from the figure's bottom).
 
+    Returns:
+        The axes of the actionness, and empty ones for :func:`_rows`.
+    """
     left, width = 0.135, 0.85
-    scores = panel.scores
-    times = scores.times
+    scores, colours = panel.scores, sheet.colours
 
     def axes(upper: float, height: float) -> Axes:
-        return figure.add_axes((left, (upper - height) / total, width, height / total))
+        place = (left, (upper - height) / sheet.total, width, height / sheet.total)
+        return sheet.figure.add_axes(place)
 
     upper = top - _TITLE
-    actionness = axes(upper, curve)
-    upper -= curve + _GAP
-    fused = axes(upper, curve)
-    upper -= curve + _GAP
+    step = sheet.curve + _GAP
+    actionness, fused = axes(upper, sheet.curve), axes(upper - step, sheet.curve)
+    upper = upper - step - step
     rows = axes(upper, upper - bottom - _FOOT)
-
     name = short_text(scores.name if panel.title is None else panel.title, _LONGEST_TITLE)
-    figure.text(left, (top - _TITLE + 0.10) / total, name, size=11.5, weight="bold", color=TEXT, va="bottom")
-
+    height = (top - _TITLE + 0.10) / sheet.total
+    sheet.figure.text(left, height, name, size=11.5, weight="bold", color=TEXT, va="bottom")
     for chart, label in ((actionness, "actionness"), (fused, "fused score")):
         chart.set_ylim(0, 1.02)
         chart.set_yticks([0, 0.5, 1], ["0", ".5", "1"])
@@ -316,58 +227,48 @@ def _panel(
     for chart in (actionness, fused):
         chart.tick_params(labelbottom=False, length=0)
 
-    actionness.fill_between(times, scores.actionness_agnostic, color=AGNOSTIC_COLOUR, alpha=0.25, linewidth=0)
-    actionness.plot(
-        times, scores.actionness_agnostic, color=AGNOSTIC_COLOUR, linewidth=1.3, label="class-agnostic"
-    )
+    times, agnostic = scores.times, scores.actionness_agnostic
+    actionness.fill_between(times, agnostic, color=AGNOSTIC_COLOUR, alpha=0.25, linewidth=0)
+    actionness.plot(times, agnostic, color=AGNOSTIC_COLOUR, linewidth=1.3, label="class-agnostic")
     actionness.plot(times, scores.actionness, color=AWARE_COLOUR, linewidth=1.2, label="class-aware")
-    index = {class_name: number for number, class_name in enumerate(scores.classes)}
     # Actionness is most of every class's score, so two classes' curves often coincide: the first is drawn
     # broad and the later ones thinner on it, and each stays visible.
-    known = [class_name for class_name in layout.classes if class_name in index]
-    for place_in_stack, class_name in enumerate(known):
-        fused.plot(
-            times,
-            scores.fused[:, index[class_name]],
-            color=colours[class_name],
-            linewidth=1.3
-            + 1.5 * (len(known) - 1 - place_in_stack) / max(len(known) - 1, 1) * (len(known) > 1),
-            zorder=3,
-        )
-    for mark in marks:
-        fused.axhline(mark, color="#9AA5B1", linewidth=0.6, linestyle=(0, (2, 3)))
-    if legend:
-        handles, labels = actionness.get_legend_handles_labels()
-        if panel.ground_truth is not None:
-            handles.append(Patch(facecolor="white", edgecolor=TEXT, linewidth=1.2))
-            labels.append("ground truth")
-        handles.append(Patch(facecolor=TEXT))
-        labels.append("detected (paler: lower score)")
-        actionness.legend(
-            handles, labels, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncol=4, frameon=False,
-            fontsize=9, labelcolor=TEXT, borderaxespad=0.2, handlelength=1.6, columnspacing=1.6,
-        )  # fmt: skip
-    _rows(rows, panel, layout, colours, best)
-    if time_label:
-        rows.set_xlabel("seconds", size=9, color=TEXT, loc="right", labelpad=1)
-    if layout.hidden:
-        rows.annotate(
-            f"{layout.hidden} weaker detections not drawn", (0, 0), (0, -20), xycoords="axes fraction",
-            textcoords="offset points", size=8, color="#7B8794", va="top",
-        )  # fmt: skip
+    known = [class_name for class_name in layout.classes if class_name in scores.classes]
+    for later, class_name in zip(range(len(known) - 1, -1, -1), known, strict=True):
+        broad = 1.3 + 1.5 * later / max(len(known) - 1, 1)
+        values = scores.fused[:, scores.classes.index(class_name)]
+        fused.plot(times, values, color=colours[class_name], linewidth=broad, zorder=3)
+    for mark in sheet.marks:
+        fused.axhline(mark, color=LINE, linewidth=0.6, linestyle=(0, (2, 3)))
+    return actionness, rows
 
 
-def _rows(chart: Axes, panel: Panel, layout: Layout, colours: Mapping[str, str], best: float | None) -> None:
+def _legend(actionness: Axes, panel: Panel) -> None:
+    from matplotlib.patches import Patch
+
+    handles, labels = actionness.get_legend_handles_labels()
+    if panel.ground_truth is not None:
+        handles.append(Patch(facecolor="white", edgecolor=TEXT, linewidth=1.2))
+        labels.append("ground truth")
+    handles.append(Patch(facecolor=TEXT))
+    labels.append("detected (paler: lower score)")
+    actionness.legend(
+        handles, labels, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncol=4, frameon=False,
+        fontsize=9, labelcolor=TEXT, borderaxespad=0.2, handlelength=1.6, columnspacing=1.6,
+    )  # fmt: skip
+
+
+def _rows(chart: Axes, panel: Panel, layout: Layout, sheet: _Sheet) -> None:
     """Bars of every class: ground truth above, detections below it, paler with a lower score."""
+    colours, best = sheet.colours, sheet.best
     if best is None:
         best = max((bar.detection.score for bars in layout.bars.values() for bar in bars), default=1.0)
-    truth = panel.ground_truth is not None
     y = -_PAD / 2
-    ticks: list[tuple[float, str, str, bool]] = []
+    ticks: list[float] = []
     for name in layout.classes:
         y -= _CLASS_GAP / 2
         begin = y
-        if truth:
+        if panel.ground_truth is not None:
             chart.broken_barh(
                 [(start, end - start) for start, end in layout.annotated[name]],
                 (y - _ROW * 0.80, _ROW * 0.66),
@@ -386,17 +287,17 @@ def _rows(chart: Axes, panel: Panel, layout: Layout, colours: Mapping[str, str],
                 linewidth=0,
             )
         y -= layout.lanes(name) * _ROW
-        ticks.append(((begin + y) / 2, short_text(name, _LONGEST_LABEL), colours[name], True))
+        ticks.append((begin + y) / 2)
         y -= _CLASS_GAP / 2
         chart.axhline(y, color=GRID, linewidth=0.8)
     chart.set_ylim(min(y, -0.3) - _PAD / 2, 0)
-    chart.set_yticks([tick[0] for tick in ticks], [tick[1] for tick in ticks])
-    for text, tick in zip(chart.get_yticklabels(), ticks, strict=True):
-        text.set_color(tick[2])
+    chart.set_yticks(ticks, [short_text(name, _LONGEST_LABEL) for name in layout.classes])
+    for text, name in zip(chart.get_yticklabels(), layout.classes, strict=True):
+        text.set_color(colours[name])
         text.set_fontweight("bold")
         text.set_fontsize(9)
     chart.tick_params(axis="y", length=0)
     chart.spines["left"].set_visible(False)
     chart.grid(True, axis="x", color=GRID, linewidth=0.7)
     if not layout.classes:
-        chart.text(0.5, 0.5, "nothing detected", transform=chart.transAxes, ha="center", color="#7B8794")
+        chart.text(0.5, 0.5, "nothing detected", transform=chart.transAxes, ha="center", color=FAINT)
