@@ -242,6 +242,21 @@ def test_toml_errors_name_the_file(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("lr = = 3")
     with pytest.raises(ConfigError, match=r"bad\.toml: not valid TOML"):
         load_config(file=tmp_path / "bad.toml")
+    (tmp_path / "bare.toml").write_text("modal = rgb")
+    with pytest.raises(ConfigError, match=r'bare\.toml: .*Text stands in quotes: modal = "rgb"'):
+        load_config(file=tmp_path / "bare.toml")
+    for text, words in (
+        ("clases = ['a']", "clases: there is no such setting"),
+        ("[train]\nstepz = 3", r"train\.stepz: there is no such setting"),
+        ("steps = 'many'", "steps: expected a whole number"),
+        ("classes = ['a', 'a']", "classes: "),
+    ):
+        (tmp_path / "value.toml").write_text(text)
+        with pytest.raises(ConfigError, match=rf"value\.toml: {words}"):
+            load_config(file=tmp_path / "value.toml")
+    (tmp_path / "value.toml").write_text("steps = 3")
+    with pytest.raises(ConfigError, match=r"^train\.steps: expected a whole number"):  # replaced
+        load_config(file=tmp_path / "value.toml", overrides=["train.steps=many"])
     (tmp_path / "section.toml").write_text("[trian]\nlr = 3")
     with pytest.raises(ConfigError, match=r"no section \[trian\].*train"):
         load_config(file=tmp_path / "section.toml")
@@ -315,3 +330,8 @@ def test_a_class_that_is_named_twice_is_refused(tmp_path: Path) -> None:
     for name in ("", " ", "\u200b"):
         with pytest.raises(ConfigError, match="expected the name of a class"):
             load_config().with_classes(["jump", name])
+
+
+def test_overrides_are_a_list() -> None:
+    with pytest.raises(ConfigError, match=r"overrides: expected a list of name=value, got the text 'fps=3'"):
+        load_config(overrides="fps=3")

@@ -62,11 +62,23 @@ def load_config(
             flat.update({f"{key}.{name}": inner for name, inner in value.items()})
         else:
             flat[key] = value
-    flat.update(parse_overrides(overrides))
-    names = flat.pop("classes", None)
-    if names is not None:
-        config = config.with_classes(coerce(names, tuple[str, ...], "classes"))
-    return config.with_values(flat)
+    given = parse_overrides(overrides)
+    in_file = {_field(key) for key in flat} - {_field(key) for key in given}
+    flat.update(given)
+    try:
+        names = flat.pop("classes", None)
+        if names is not None:
+            config = config.with_classes(coerce(names, tuple[str, ...], "classes"))
+        return config.with_values(flat)
+    except ConfigError as error:
+        if _field(str(error).partition(":")[0]) not in in_file:
+            raise
+        raise ConfigError(f"{file}: {error}") from error
+
+
+def _field(key: str) -> str:
+    """A setting's name without its section."""
+    return key.rpartition(".")[2]
 
 
 def parse_overrides(items: Iterable[str]) -> dict[str, str]:
@@ -75,6 +87,10 @@ def parse_overrides(items: Iterable[str]) -> dict[str, str]:
     Raises:
         ConfigError: a string without a name or an equals sign.
     """
+    if isinstance(items, str):
+        raise ConfigError(
+            f"overrides: expected a list of name=value, got the text {items!r}. Write [{items!r}]."
+        )
     values: dict[str, str] = {}
     for item in items:
         name, equals, text = item.partition("=")
@@ -103,7 +119,9 @@ def _read_toml(file: str | os.PathLike[str]) -> dict[str, Any]:
         try:
             values: dict[str, Any] = clean_values(tomllib.loads(text))
         except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{file}: not valid TOML: {error_text(error)}") from error
+            raise ConfigError(
+                f'{file}: not valid TOML: {error_text(error)}. Text stands in quotes: modal = "rgb".'
+            ) from error
         except DataError as error:  # two keys that are equal in one Unicode form
             raise ConfigError(f"{file}: the settings file {error}") from error
         return values
