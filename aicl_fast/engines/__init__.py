@@ -112,16 +112,25 @@ def options_of(path: str | os.PathLike[str], engine: str | None = None) -> froze
 def _own_engine(path: Path) -> str:
     if is_container(path):
         return "openvino" if read_container(path).kind == "openvino" else "tensorrt"
-    if path.suffix == ".safetensors":
+    with path.open("rb") as file:
+        start = file.read(9)
+    if path.suffix == ".safetensors" or start[8:] == b"{":
         return "torch"
     if path.suffix in (".engine", ".openvino", ".plan", ".trt"):
         raise ModelError(
             f"{path}: is not a file that `aicl-fast export` wrote: it does not begin with our mark. A bare "
             "TensorRT plan or OpenVINO model carries no settings: export the weights again."
         )
+    if path.suffix != ".onnx" and start[:1] != _ONNX_START:
+        raise ModelError(
+            f"{path}: is no model file. Expected a file of `aicl-fast export` (.onnx, .openvino, .engine) or "
+            "`aicl-fast train` (.safetensors); `aicl-fast import-checkpoint` reads the authors' weights."
+        )
     return "onnxruntime"
 
 
+_ONNX_START = b"\x08"
+"""The tag of an ONNX file's first field, the IR version."""
 _OPTIONS = {
     "onnxruntime": {"threads", "pin_threads", "providers"},
     "openvino": {"threads", "pin_threads", "precision"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -12,13 +13,15 @@ import numpy as np
 import pytest
 
 from aicl_fast import Detector
+from aicl_fast.engines import open_engine
 from aicl_fast.engines.checksum import KIND, NAME
 from aicl_fast.engines.container import read_container, write_container
 from aicl_fast.engines.ir_file import check_ir
 from aicl_fast.engines.onnx_file import read_onnx
+from aicl_fast.engines.openvino import open_model
 from aicl_fast.errors import ModelError
 from aicl_fast.limits import MAX_UNPACKED
-from aicl_fast.metadata import METADATA_KEY
+from aicl_fast.metadata import METADATA_KEY, Range
 
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
@@ -308,6 +311,21 @@ def test_what_no_export_holds(tiny_model: Path, tmp_path: Path, change: Any, wor
         assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("segments", [None, Range(8, 32, 128)])
+@pytest.mark.parametrize("winograd", [False, True])
+def test_exports_are_far_from_the_limit(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, segments: Range | None, winograd: bool
+) -> None:
+    pytest.importorskip("openvino")
+    from aicl_fast.export.formats import ExportOptions, export_model
+
+    monkeypatch.setattr("aicl_fast.engines.graph.allowed_size", lambda on_disk, times=1: 16 << 20)
+    for name in ("onnx", "openvino"):
+        options = ExportOptions(name, segments=segments, convolution="winograd" if winograd else "direct")
+        out = export_model(tiny_model, tmp_path / f"m.{name}", options)
+        assert read_onnx(out) if name == "onnx" else open_model(out)
+
+
 def test_a_file_without_settings_meets_no_engine(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -532,3 +550,27 @@ def test_settings_of_weights_that_claim_more(tiny_model: Path, tmp_path: Path) -
         save_file(tensors, tmp_path / "m.safetensors", metadata={METADATA_KEY: text})
         with pytest.raises(ModelError, match=words):
             load_model(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("detections.json", b'{"results": {}}'),
+        ("clip.mp4", b"\0\0\0\x20ftypisom"),
+        ("weights.pt", b"PK\3\4"),
+        ("empty", b""),
+    ],
+)
+def test_a_file_of_another_kind(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(
+        ModelError, match=rf"{name}: is no model file\. Expected a file of `aicl-fast export`"
+    ):
+        open_engine(tmp_path / name)
+
+
+def test_what_a_file_holds_counts(tiny_model: Path, tmp_path: Path) -> None:
+    for own, engine in ((tiny_model, "torch"), (tiny_model.with_suffix(".onnx"), "onnxruntime")):
+        shutil.copy(own, tmp_path / "model")
+        with open_engine(tmp_path / "model") as opened:
+            assert opened.name == engine
