@@ -50,13 +50,15 @@ def plot_run(
         if not item.scores:
             raise DataError(
                 f"{item.name}: the run's folder has no scores.npz, so there are no curves to draw. Write it "
-                "with aicl_fast.report.save_scores."
+                "with `aicl-fast detect --scores`, or aicl_fast.report.save_scores."
             )
     names = tuple(videos)
     if worst is not None:
-        if names or worst < 1:
+        if worst < 1:
+            raise ConfigError(f"worst: expected a number of at least 1, got {worst}.")
+        if names:
             raise ConfigError(
-                f"worst: expected a number of at least 1 and no videos, got {worst} and {names}."
+                f"worst: {worst} videos are asked for and {len(names)} named. Give one of the two."
             )
         if truth is None:
             raise DataError(f"{current.name}: the worst videos cannot be told without a gt.json.")

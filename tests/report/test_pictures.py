@@ -59,9 +59,9 @@ def test_refusals(make_run: Callable[..., Path], tmp_path: Path) -> None:
         plot_run(run, tmp_path / "a.png", videos=["vidio_0001"])
     with pytest.raises(DataError, match="5 others"):
         plot_run(run, tmp_path / "a.png", videos=["x"])
-    with pytest.raises(ConfigError, match="worst"):
+    with pytest.raises(ConfigError, match="worst: 2 videos are asked for and 1 named"):
         plot_run(run, tmp_path / "a.png", videos=["video_0001"], worst=2)
-    with pytest.raises(ConfigError, match="worst"):
+    with pytest.raises(ConfigError, match="worst: expected a number of at least 1, got 0"):
         plot_run(run, tmp_path / "a.png", worst=0)
     (run / "scores.npz").unlink()
     with pytest.raises(DataError, match=r"scores\.npz"):

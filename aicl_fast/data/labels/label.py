@@ -133,7 +133,7 @@ def _segment(start: str, end: str) -> tuple[float, float] | None:
     try:
         times = float(start), float(end)
     except ValueError:
-        raise ValueError(f"start and end are {start!r} and {end!r}, expected seconds as numbers") from None
+        raise ValueError(f"start and end are {start!r} and {end!r}, expected seconds, as 3.8") from None
     if not (math.isfinite(times[0]) and 0 <= times[0] < times[1] < math.inf):
         raise ValueError(f"goes from {start} to {end} s, expected 0 <= start < end")
     return times
