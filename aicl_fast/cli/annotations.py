@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def run(
-    table: Annotated[Path, Argument(help="CSV: video,label[,start,end][,split], times in seconds.")],
+    table: Annotated[
+        Path, Argument(help="CSV: video,label[,start,end][,split], in seconds; or ActivityNet's JSON.")
+    ],
     out: Annotated[Path, Option("--out", "-o", help="Data set folder.")],
     videos: Annotated[
         Path | None, Option(help="Folder of the videos, for their lengths where there are no features yet.")

@@ -38,9 +38,9 @@ def run(
     truth = gt if gt is not None else runs[0].ground_truth or runs[1].ground_truth
     if truth is None:
         raise ConfigError(f"--gt: neither {first} nor {second} holds a gt.json; name the annotation file.")
-    detections = [run.detections for run in runs]
+    before, after = (run.detections for run in runs)
     names = (str(first), str(second))
-    found = compare(truth, *detections, parse_tious(tiou, preset), names=names, subset=subset)
+    found = compare(truth, before, after, parse_tious(tiou, preset), names=names, subset=subset)
     for warning in dict.fromkeys((*found.first.warnings, *found.second.warnings)):
         note(warning)
     table = titled_table("Differences, second minus first")

@@ -58,7 +58,7 @@ def run(
     fps: Annotated[float | None, Option(help="Frames a second; the model's if left out.")] = None,
     split: Annotated[str, Option(help="Of a data set folder: train or test.")] = "test",
     allow_missing: AllowMissing = False,
-    out: Annotated[Path, Option("--out", "-o", help="Where to write the detections.")] = Path(
+    out: Annotated[Path, Option("--out", "-o", help="Where to write the detections: .json, .csv.")] = Path(
         "detections.json"
     ),
     scores: Annotated[

@@ -39,11 +39,10 @@ def run(
 
       aicl-fast evaluate gt.json detections.json --tiou 0.5,0.75,0.95 -o metrics.json
     """
-    from aicl_fast.evaluate import diagnose, mean_average_precision
+    from aicl_fast.evaluate import Protocol, diagnose, mean_average_precision
 
-    tious = parse_tious(tiou, preset)
-    measured = {"subset": subset, "exclude": exclude or []}
-    result = mean_average_precision(ground_truth, detections, tious, **measured)
+    protocol = Protocol(parse_tious(tiou, preset), subset, exclude=exclude or ())
+    result = mean_average_precision(ground_truth, detections, protocol=protocol)
     for warning in result.warnings:
         note(warning)
     show(result_table(f"{detections} against {ground_truth}", "mAP", result))
@@ -51,7 +50,7 @@ def run(
     if detad is not None:
         from aicl_fast.plot import plot_diagnosis
 
-        diagnosis = diagnose(ground_truth, detections, tious=tious, **measured)
+        diagnosis = diagnose(ground_truth, detections, protocol=protocol)
         plot_diagnosis(diagnosis, detad)
         _print_diagnosis(diagnosis)
         show(f"picture: {detad}")
@@ -61,7 +60,6 @@ def run(
 
 
 def _print_diagnosis(diagnosis: Diagnosis) -> None:
-
     table = titled_table(f"What the best {diagnosis.factor}G detections are")
     for column in ("", "share (%)", "average mAP without it (%)"):
         table.add_column(column, justify="right" if column else "left")
