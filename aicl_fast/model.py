@@ -1,8 +1,9 @@
-"""The network: a class-aware branch over both streams and a class-agnostic branch a stream (section 3 of
-the paper). The only module of the package proper that imports torch."""
+"""The network: a class-aware branch over both streams and one class-agnostic branch per stream (section 3 of
+the paper), and the form of it that is exported."""
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 from aicl_fast.extras import needs
@@ -194,4 +195,72 @@ class TwoBranchNet(nn.Module):
         if self.winograd or e.is_cuda:  # where embeddings are (B, T, De) in memory too
             return functional.linear(e, conv.weight[..., 0], conv.bias)
         result: Tensor = conv(e.transpose(1, 2)).transpose(1, 2)
+        return result
+
+
+class LocalizationNet(nn.Module):
+    """The network as it is deployed: features in, the four results that localisation needs out.
+
+    Top-k pooling is part of it, so that no consumer of the file writes it again.
+
+    Args:
+        net: the trained network; it is copied where its precision changes.
+        config: its settings.
+        dtype: what the three kernel-3 convolutions are computed in. Inputs, heads (1 % of the work), sums,
+            softmax and sigmoids are float32.
+        dynamic: k follows T (k = T // topk_divisor) instead of being the settings' constant.
+        winograd: those convolutions are written out as matrix products, half as many
+            (:mod:`aicl_fast.kernels.winograd`); float32 only.
+    """
+
+    def __init__(
+        self,
+        net: TwoBranchNet,
+        config: Config,
+        dtype: torch.dtype = torch.float32,
+        *,
+        dynamic: bool = False,
+        winograd: bool = False,
+    ) -> None:
+        super().__init__()
+        if winograd:
+            net = copy.deepcopy(net)
+            net.use_winograd()
+        elif dtype != torch.float32:
+            net = copy.deepcopy(net)
+            for name in ("embed", "embed_rgb", "embed_flow"):
+                if hasattr(net, name):
+                    setattr(net, name, _Narrow(getattr(net, name), dtype))
+        self.net = net
+        self.k = config.topk
+        self.divisor = config.model.topk_divisor
+        self.dynamic = dynamic
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Run B videos.
+
+        Args:
+            features: (B, T, D) float32.
+        Returns:
+            ``scores`` (B, T, C) fused A_score, ``video_scores`` (B, C) softmax of the video logits,
+            ``actionness`` (B, T) A, ``actionness_agnostic`` (B, T) A_ca.
+        """
+        outputs = self.net(features)
+        k = features.shape[1] // self.divisor if self.dynamic else self.k
+        # ONNX's TopK breaks ties by the lowest index, as aicl_fast.kernels.topk_pool does.
+        best = outputs.A_score.topk(k, dim=1).indices
+        video_scores = outputs.CAS.gather(1, best).mean(1).softmax(-1)
+        return outputs.A_score, video_scores, outputs.A, outputs.A_ca
+
+
+class _Narrow(nn.Module):
+    """A convolution and its ReLU in a narrower type, between float32 values."""
+
+    def __init__(self, conv: nn.Conv1d, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.conv = conv.to(dtype)
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.conv(x.to(self.dtype)).relu().float()
         return result

@@ -29,7 +29,8 @@ from aicl_fast.bench.models import MODEL_HELP, WEIGHTS_HELP, Subject, given_subj
 from aicl_fast.bench.record import write_result
 from aicl_fast.detector import Detector
 from aicl_fast.errors import AiclError
-from aicl_fast.export.formats import ExportOptions, export_model
+from aicl_fast.export.export import export_model
+from aicl_fast.export.options import ExportOptions
 
 BASELINE = "textbook script"
 COMMAND = "aicl-fast detect"

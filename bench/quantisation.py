@@ -27,7 +27,7 @@ from aicl_fast.bench.record import write_result
 from aicl_fast.data.dataset import Dataset
 from aicl_fast.data.features import Floats
 from aicl_fast.errors import AiclError
-from aicl_fast.export.onnx import INPUT, build_onnx, model_info, require_onnx, set_metadata
+from aicl_fast.export.onnx import build_onnx, model_info, require_onnx, set_metadata
 from aicl_fast.export.parity import Parity, compare_detectors
 from aicl_fast.export.quantize import calibration_features, embeddings, ort_quantised, prepared, quantize_onnx
 from aicl_fast.metadata import ModelInfo, Precision
@@ -65,7 +65,7 @@ def by_nncf(model: Any, info: ModelInfo, features: Sequence[Floats], *, mean: bo
         advanced.activations_range_estimator_params = RangeEstimatorParametersSet.MINMAX
     return nncf.quantize(
         model,
-        nncf.Dataset([{INPUT: each} for each in features]),
+        nncf.Dataset([{model.graph.input[0].name: each} for each in features]),
         preset=nncf.QuantizationPreset.PERFORMANCE,
         subset_size=len(features),
         ignored_scope=nncf.IgnoredScope(names=others, validate=False),
@@ -84,7 +84,7 @@ def by_modelopt(model: Any, info: ModelInfo, features: Sequence[Floats], *, meth
         modelopt.quantize(
             str(source),
             quantize_mode=info.precision,
-            calibration_data={INPUT: np.concatenate(features)},
+            calibration_data={model.graph.input[0].name: np.concatenate(features)},
             calibration_method=method,
             calibration_eps=["cpu"],
             nodes_to_quantize=[node.name for node in embeddings(model)],

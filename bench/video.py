@@ -32,8 +32,8 @@ from aicl_fast.bench.measure import take_turns
 from aicl_fast.bench.record import write_result
 from aicl_fast.data.features import Floats
 from aicl_fast.errors import AiclError, ModelError, UnavailableError
-from aicl_fast.export.formats import ExportOptions
 from aicl_fast.export.i3d import TOLERANCES, export_i3d, random_clips
+from aicl_fast.export.options import ExportOptions
 from aicl_fast.metadata import FRAMES, Stream
 from aicl_fast.video.i3d import FLOW_BOUND, I3D, DeployedI3D
 from aicl_fast.video.i3d_weights import load_i3d

@@ -1,360 +1,168 @@
-"""From trained weights to a file in any format: what exists, and one function that makes it."""
+"""The formats that a model is exported in, one row each. A new format is one file that writes it, and a row.
+
+Another package adds a row by an entry point of the group ``aicl_fast.formats``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from aicl_fast.config import Config
-from aicl_fast.engines.container import is_container
-from aicl_fast.errors import ConfigError, DataError, ModelError
-from aicl_fast.export.onnx import build_onnx, check_opset, model_info, require_onnx, save_onnx
-from aicl_fast.export.tensorrt import (
-    BuildOptions,
-    check_options,
-    export_tensorrt,
-    read_timing_cache,
-)
-from aicl_fast.export.triton_repository import (
-    ServerOptions,
-    check_repository,
-    check_server,
-    export_triton_repository,
-)
-from aicl_fast.files import is_stdout, require_file, require_place
-from aicl_fast.metadata import ModelInfo, Precision, Range
-from aicl_fast.model import TwoBranchNet
-from aicl_fast.weights import load_model
+from aicl_fast import plugins
+from aicl_fast.errors import ConfigError
+from aicl_fast.export import onnx, openvino, triton_server
+from aicl_fast.export.options import ExportOptions, Progress
+from aicl_fast.export.tensorrt import build, cards
 
-FORMATS: dict[str, tuple[Precision, ...]] = {
-    "onnx": ("fp32", "fp16", "bf16", "int8", "fp8"),
-    "openvino": ("fp32", "fp16", "bf16", "int8", "fp8"),
-    "tensorrt": ("fp32", "tf32", "fp16", "bf16", "int8", "fp8"),
-    "tensorrt-rtx": ("fp32", "tf32", "fp16", "bf16", "int8", "fp8"),
-    "triton-repository": ("fp32", "tf32", "fp16", "bf16", "int8", "fp8"),
-}
-"""Format to the precisions that it can be written in."""
+Writer = Callable[[Any, Any, Path, ExportOptions, Progress | None], None]
 
-CALIBRATED = ("int8", "fp8")
-"""The precisions that need real features."""
 
-WINOGRAD: dict[str, tuple[Precision, ...]] = {
-    "onnx": ("fp32",),
-    "openvino": ("fp32", "fp16", "bf16", "int8"),
-    "tensorrt": ("fp32", "tf32"),
-    "tensorrt-rtx": ("fp32", "tf32"),
-}
-"""Where the convolutions can be written as half as many products: while the graph around them is float32."""
-
-SUFFIXES = {"onnx": ".onnx", "openvino": ".openvino", "tensorrt": ".engine", "tensorrt-rtx": ".engine"}
-"""How the files of a format are named."""
+def _nothing(*_: object) -> None:
+    pass
 
 
 @dataclass(frozen=True)
-class ExportOptions:
-    """What to write.
+class Format:
+    """A row of the table.
 
     Attributes:
-        format: one of :data:`FORMATS`.
-        precision: of the products; :data:`FORMATS` says which a format has.
-        batch: videos a run; None is 1 to 64.
-        segments: T; None is the settings'.
-        calibrate: data set folder whose training features calibrate int8 and fp8.
-        calibrate_videos: how many of them at most.
-        seed: chooses which.
-        convolution: ``direct``; ``winograd``, with half the products and a file twice as large, equal to
-            rounding; ``auto`` is winograd in ONNX and OpenVINO files of the precisions in :data:`WINOGRAD`.
-        build: TensorRT's options.
-        server: the Triton Inference Server's options.
-        opset: of ONNX, for older or newer runtimes; None is 18 (int8: 19, fp8: 21, bf16: 22).
-        allow_missing: leave out videos of ``calibrate`` that have no features.
+        name: as ``--format`` has it.
+        suffix: of its files; empty for a folder, which holds a localisation network alone.
+        precisions: that it can be written in.
+        write: ``write(model, info, path, options, progress)``: writes an ``onnx.ModelProto`` as ``path``,
+            whole or not at all. ``info`` is what the file has to say about itself (``info.to_json()``).
+        check: raises where options cannot be, or a package or device that the format needs is missing.
+        check_target: raises where the path cannot be written.
+        options: the attributes of :class:`ExportOptions` that not every format has: ``opset``, ``build`` and
+            ``server``.
+        winograd: the precisions in which the convolutions can be written as half as many products: while the
+            graph around them is float32.
+        prefers_winograd: that is done where ``--convolution`` is ``auto``: where it is measured to be faster.
+        narrow_graph: fp16 and bf16 are casts in the ONNX graph; otherwise the writer narrows a float32 one.
+        backends: a server's: what runs the model there, by ``--backend``.
     """
 
-    format: str = "onnx"
-    precision: str = "fp32"
-    batch: Range | None = None
-    segments: Range | None = None
-    calibrate: Path | None = None
-    calibrate_videos: int = 32
-    seed: int = 0
-    convolution: str = "auto"
-    build: BuildOptions = field(default_factory=BuildOptions)
-    server: ServerOptions = field(default_factory=ServerOptions)
-    opset: int | None = None
-    allow_missing: bool = False
+    name: str
+    suffix: str
+    precisions: tuple[str, ...]
+    write: Writer
+    check: Callable[[ExportOptions], Any] = _nothing
+    check_target: Callable[[Path, ExportOptions], None] = _nothing
+    options: tuple[str, ...] = ()
+    winograd: tuple[str, ...] = ()
+    prefers_winograd: bool = False
+    narrow_graph: bool = True
+    backends: Mapping[str, Format] = field(default_factory=dict)
+
+    def backend(self, options: ExportOptions) -> Format:
+        """The row of what runs the model: of the server's backend, or this one."""
+        return self.backends.get(options.server.backend, self)
 
 
-_PLAIN = ExportOptions()
+def _tensorrt(kind: Any) -> Format:
+    return Format(
+        kind,
+        ".engine",
+        ("fp32", "tf32", "fp16", "bf16", "int8", "fp8"),
+        partial(build.write, kind),
+        check=lambda options: cards.check_options(kind, options.build, options.precision),
+        options=("build",),
+        winograd=("fp32", "tf32"),  # not preferred: TensorRT looks for its own best way through a convolution
+    )
 
 
-def check_combination(options: ExportOptions) -> None:
-    """Refuse what cannot be written, before any work starts.
+_ONNX = Format(
+    "onnx",
+    ".onnx",
+    ("fp32", "fp16", "bf16", "int8", "fp8"),
+    onnx.write,
+    options=("opset",),
+    winograd=("fp32",),
+    prefers_winograd=True,
+)
+_OPENVINO = Format(
+    "openvino",
+    ".openvino",
+    ("fp32", "fp16", "bf16", "int8", "fp8"),
+    openvino.write,
+    check=openvino.require_openvino,
+    winograd=("fp32", "fp16", "bf16", "int8"),
+    prefers_winograd=True,
+    narrow_graph=False,  # OpenVINO rounds a float32 graph itself, and faster than casts do
+)
+_TENSORRT = _tensorrt("tensorrt")
+_TRITON_SERVER = Format(
+    "triton-repository",
+    "",
+    _TENSORRT.precisions,
+    triton_server.write,
+    check=triton_server.check,
+    check_target=triton_server.check_target,
+    options=("server",),
+    backends={
+        # ONNX Runtime has no bfloat16 convolution.
+        "onnx": replace(_ONNX, precisions=("fp32", "fp16", "int8", "fp8"), winograd=()),
+        "tensorrt": replace(_TENSORRT, winograd=()),
+    },
+)
+
+FORMATS: dict[str, Format] = {
+    row.name: row for row in (_ONNX, _OPENVINO, _TENSORRT, _tensorrt("tensorrt-rtx"), _TRITON_SERVER)
+}
+"""This package's formats, by name."""
+
+
+def all_formats() -> dict[str, Format]:
+    """:data:`FORMATS`, and those that other packages add.
 
     Raises:
-        ConfigError: a format, precision or option that does not exist or go together; with those that do.
-        UnavailableError: a package or device that the format needs is not here.
+        ConfigError: a package adds something else.
     """
-    format_, precision = options.format, options.precision
-    if format_ not in FORMATS:
-        raise ConfigError(f"--format: expected {', '.join(FORMATS)}, got {format_!r}.")
-    possible = FORMATS[format_]
-    if format_ == "triton-repository" and options.server.backend == "onnx":
-        # The server runs ONNX in ONNX Runtime.
-        possible = ("fp32", "fp16", "int8", "fp8")
-    if precision not in possible:
-        where = [name for name, precisions in FORMATS.items() if precision in precisions]
-        if format_ == "triton-repository" and precision in FORMATS[format_]:
-            where[where.index(format_)] = f"{format_} with --backend tensorrt"
-        also = f" {precision} exists for {', '.join(where)}." if where else ""
-        raise ConfigError(
-            f"--precision: expected {' or '.join(possible)} for --format {format_}, got {precision!r}.{also}"
-        )
-    if options.convolution not in ("auto", "direct", "winograd"):
-        raise ConfigError(f"--convolution: expected auto, direct or winograd, got {options.convolution!r}.")
-    if options.convolution == "winograd" and precision not in WINOGRAD.get(format_, ()):
-        have = ", ".join(f"{name} {'/'.join(kinds)}" for name, kinds in WINOGRAD.items())
-        raise ConfigError(f"--convolution: winograd exists for {have}; got {format_} {precision}.")
-    if options.opset is not None:
-        if format_ != "onnx" and (format_, options.server.backend) != ("triton-repository", "onnx"):
-            raise ConfigError(f"--opset: is for --format onnx and triton-repository; got --format {format_}.")
-        check_opset(options.opset, precision)
-    calibrated = precision in CALIBRATED
-    if calibrated and options.calibrate is None:
-        raise ConfigError(
-            f"--calibrate: {precision} needs real features: name a data set folder, whose training videos "
-            "are used."
-        )
-    if not calibrated and options.calibrate is not None:
-        raise ConfigError(f"--calibrate: is for --precision int8 and fp8; got --precision {precision}.")
-    if not calibrated and (options.calibrate_videos, options.seed) != (_PLAIN.calibrate_videos, _PLAIN.seed):
-        raise ConfigError(
-            f"--calibrate-videos, --seed: are for --precision int8 and fp8; got --precision {precision}."
-        )
-    if options.calibrate_videos < 1:
-        raise ConfigError(f"--calibrate-videos: expected at least 1, got {options.calibrate_videos}.")
-    if options.seed < 0:
-        raise ConfigError(f"--seed: expected 0 or more, got {options.seed}.")
-    if calibrated and options.segments is not None and not options.segments.fixed:
-        raise ConfigError(f"--segments: {precision} is calibrated at one T; give one size.")
-    if format_ != "triton-repository" and options.server != _PLAIN.server:
-        raise ConfigError(
-            "--name, --backend, --instances, --instance-kind and --queue-delay are for --format "
-            f"triton-repository; got --format {format_}."
-        )
-    kind = _tensorrt_kind(options)
-    if kind is not None:
-        check_options(kind, options.build, precision)
-    elif options.build != BuildOptions():
-        raise ConfigError(
-            "--workspace, --compute-capability, --timing-cache, --log and the other builder options are for "
-            f"--format tensorrt and tensorrt-rtx; got --format {format_}."
-        )
-    if format_ == "triton-repository":
-        check_server(options.server, options.batch)
-    if format_ == "openvino":
-        from aicl_fast.export.openvino import require_openvino
+    added = plugins.load("aicl_fast.formats")
+    for name, row in added.items():
+        if not isinstance(row, Format):
+            raise ConfigError(
+                f"{name}: expected an aicl_fast.export.formats.Format at the entry point of the group "
+                f"aicl_fast.formats, got {type(row).__name__}. Upgrade or uninstall the package that adds it."
+            )
+    return FORMATS | {row.name: row for row in added.values()}
 
-        require_openvino()
-    require_onnx()
+
+def get_format(name: str) -> Format:
+    """A format by name.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    formats = FORMATS if name in FORMATS else all_formats()
+    if name not in formats:
+        raise ConfigError(f"--format: expected {', '.join(formats)}, got {name!r}.")
+    return formats[name]
 
 
 def format_of(out: Path | None) -> str:
-    """The format that a file's name says; ONNX where it says none.
+    """The name of the format that a file's name ends as; ONNX where it says none.
 
     Raises:
         ConfigError: files of two formats have such names.
     """
-    fits = [name for name, suffix in SUFFIXES.items() if out is not None and out.suffix.lower() == suffix]
-    if len(fits) > 1:
-        raise ConfigError(f"--format: {out} may be {' or '.join(fits)}; say which.")
-    return fits[0] if fits else "onnx"
+    suffix = out.suffix.lower() if out is not None else ""
+    names = [row.name for row in all_formats().values() if suffix and row.suffix == suffix]
+    if len(names) > 1:
+        raise ConfigError(f"--format: {out} may be {' or '.join(names)}; say which.")
+    return names[0] if names else "onnx"
 
 
-def check_weights(weights: Path) -> None:
-    """Refuse what is an export already.
-
-    Raises:
-        DataError: no such file.
-        ModelError: an exported model.
-    """
-    require_file(weights, "file of weights")
-    if weights.suffix.lower() in SUFFIXES.values() or is_container(weights):
-        there = [weights.with_suffix(suffix) for suffix in (".safetensors", ".pt", ".npz")]
-        beside = next(
-            (str(path) for path in there if path.is_file()), "the model.safetensors of its training"
-        )
-        raise ModelError(
-            f"{weights}: is an exported model, and an export is made of the weights. Give {beside}."
-        )
-
-
-def check_target(weights: Path, target: Path, options: ExportOptions) -> None:
-    """Refuse to write over what is read, or under a name of another format, before any work starts.
-
-    Args:
-        weights: what is exported.
-        target: what will be written.
-        options: the other files that an export writes, and the data set that it reads.
-    Raises:
-        ConfigError: one of the files to write is the weights, or two of them are the same; or the target's
-            name ends as another format's.
-        DataError: no weights are there, or a file cannot be written, or the timing cache not read.
-        ModelError: the weights are an exported model.
-    """
-    check_weights(weights)
-    written = {"--out": target, "--log": options.build.log, "--timing-cache": options.build.timing_cache}
-    read = {"the weights": weights}
-    for option, path in written.items():
-        if path is None:
-            continue
-        if option != "--out" or options.format in SUFFIXES:
-            try:
-                require_place(path)
-            except DataError as error:
-                raise DataError(f"{option}: {error}") from error
-        for what, other in read.items():
-            if _same(path, other):
-                raise ConfigError(f"{option}: {path} is {what}, and would be overwritten. Name another file.")
-        read[f"what {option} names"] = path
-    suffix = SUFFIXES.get(options.format)
-    if suffix is not None and target.suffix.lower() != suffix and not is_stdout(target):
-        raise ConfigError(
-            f"--out: expected a name that ends in {suffix} for --format {options.format}, got {target}."
-        )
-    if suffix is None and target.suffix.lower() in SUFFIXES.values():
-        raise ConfigError(f"--out: expected a folder for --format {options.format}, got {target}.")
-    log, cache = options.build.log, options.build.timing_cache
-    try:
-        if log is not None:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            log.open("a").close()
-    except OSError as error:
-        raise DataError(f"--log: {log} cannot be written ({error.strerror}). Name another file.") from error
-    if cache is not None:
-        read_timing_cache(cache)
-
-
-def _same(path: Path, other: Path) -> bool:
-    """By any link; also of files that are not there yet."""
-    try:
-        if path.exists() and other.exists():
-            return path.samefile(other)
-        return path.resolve() == other.resolve()
-    except (OSError, ValueError):  # a name that no file can have
-        return False
-
-
-def export_model(
-    weights: Path,
-    out: Path | None = None,
-    options: ExportOptions | None = None,
-    *,
-    progress: Callable[[int, int, str], None] | None = None,
-) -> Path:
-    """Write trained weights in a format that runs without torch.
-
-    Args:
-        weights: ``model.safetensors``.
-        out: the file to write, with the format's ending (a folder for ``triton-repository``); None is beside
-            the weights, under their name.
-        options: None is float32 ONNX.
-        progress: told (steps done, steps in all, phase) while TensorRT builds.
-    Returns:
-        What was written.
-    Raises:
-        AiclError: as :func:`check_combination`, :func:`aicl_fast.weights.load_model` and the format's own
-            function.
-    """
-    options = options or ExportOptions()
-    check_combination(options)
-    target = out
-    if target is None:
-        suffix = SUFFIXES.get(options.format)
-        target = weights.with_suffix(suffix) if suffix else weights.with_name("model_repository")
-    check_target(weights, target, options)
-    if options.format == "triton-repository":
-        check_repository(target, options.server)
-    net, config = load_model(weights)
-    model, info = exported_onnx(net, config, options)
-    if options.format == "triton-repository":
-        export_triton_repository(model, info, target, options.server, options.build)
-    else:
-        write_file(model, info, target, options, progress)
-    return target
-
-
-def write_file(
-    model: Any,
-    info: Any,
-    target: Path,
-    options: ExportOptions,
-    progress: Callable[[int, int, str], None] | None,
-) -> None:
-    """Write an ONNX graph, of whichever network, in a format that is one file.
-
-    Args:
-        model: ``onnx.ModelProto``, with the metadata that an ONNX file keeps.
-        info: what files of the other formats say about themselves.
-        target: the file, whole or not at all.
-        options: the format, and TensorRT's options.
-        progress: told (steps done, steps in all, phase) while TensorRT builds.
-    """
-    kind = _tensorrt_kind(options)
-    if options.format == "openvino":
-        from aicl_fast.export.openvino import export_openvino
-
-        export_openvino(model, info, target)
-    elif kind is not None:
-        export_tensorrt(kind, model, info, target, options.build, progress=progress)
-    else:
-        save_onnx(model, target)
-
-
-def exported_onnx(net: TwoBranchNet, config: Config, options: ExportOptions) -> tuple[Any, ModelInfo]:
-    """The ONNX graph that a format is made from, and what the file will say about itself."""
-    if options.precision not in get_args(Precision):
-        raise ConfigError(f"--precision: expected one of {', '.join(get_args(Precision))}.")
-    precision: Any = options.precision
-    info = model_info(net, config, precision=precision, batch=options.batch, segments=options.segments)
-    features = []
-    if precision in CALIBRATED:  # before the graph, which takes seconds
-        from aicl_fast.export.quantize import calibration_features, quantize_onnx
-
-        assert options.calibrate is not None  # check_combination has seen to it
-        features = calibration_features(
-            options.calibrate,
-            info.config,
-            videos=options.calibrate_videos,
-            seed=options.seed,
-            allow_missing=options.allow_missing,
-        )
-    openvino = options.format == "openvino"
-    in_graph = not openvino and precision in ("fp16", "bf16")
-    # tf32 is a way to multiply float32; OpenVINO rounds a float32 graph itself, and faster than casts do.
-    model = build_onnx(
-        net,
-        info if in_graph else replace(info, precision="fp32"),
-        winograd=_winograd(options),
-        opset=None if precision in CALIBRATED else options.opset,
-    )
-    if precision in CALIBRATED:
-        return quantize_onnx(model, info, features, opset=options.opset), info
-    return model, info
-
-
-def _winograd(options: ExportOptions) -> bool:
-    chosen = options.convolution
-    if chosen == "auto":
-        # Measured on CPUs; TensorRT looks for its own best way through a convolution.
-        return options.format in ("onnx", "openvino") and options.precision in WINOGRAD[options.format]
-    return chosen == "winograd"
-
-
-def _tensorrt_kind(options: ExportOptions) -> Any:
-    if options.format in ("tensorrt", "tensorrt-rtx"):
-        return options.format
-    if options.format == "triton-repository" and options.server.backend == "tensorrt":
-        return "tensorrt"
-    return None
+def formats_with(has: Callable[[Format], bool]) -> list[str]:
+    """The names of the formats that something is true of; with the backend, where only some have it."""
+    names = []
+    for row in all_formats().values():
+        backends = [name for name, backend in row.backends.items() if has(backend)]
+        if backends and len(backends) < len(row.backends):
+            names += [f"{row.name} with --backend {name}" for name in backends]
+        elif backends or has(row):
+            names.append(row.name)
+    return names

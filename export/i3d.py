@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,31 +14,21 @@ with needs("export"):
     import torch
 
 from aicl_fast.errors import ConfigError
-from aicl_fast.export.formats import SUFFIXES, ExportOptions, check_combination, check_target, write_file
-from aicl_fast.export.onnx import (
-    check_opset,
-    check_range,
-    default_opset,
-    in_opset,
-    require_onnx,
-    traced,
-)
-from aicl_fast.export.tensorrt import interface
-from aicl_fast.metadata import BATCH, METADATA_KEY, Precision, Range, SegmentInfo, require_sizes
-from aicl_fast.signature import SegmentOutputs
+from aicl_fast.export.export import check_combination, check_target, target_of
+from aicl_fast.export.formats import all_formats, get_format
+from aicl_fast.export.onnx import NARROW, graph_of, set_metadata
+from aicl_fast.export.options import ExportOptions, Progress, check_range
+from aicl_fast.metadata import BATCH, Precision, Range, SegmentInfo, require_sizes
 from aicl_fast.video.i3d import I3D, DeployedI3D
 from aicl_fast.video.i3d_weights import i3d_hash, load_i3d
 from aicl_fast.video.networks import SegmentNetwork, open_network
 
 NETWORKS = ("i3d-rgb", "i3d-flow")
 """What ``aicl-fast export --model`` takes beside a detector's weights."""
-FORMATS = ("onnx", "openvino", "tensorrt", "tensorrt-rtx")
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 
 TOLERANCES = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 1e-2, "bf16": 6e-2}
 """How far features may be from those of float32 torch, as a share of the largest."""
-
-_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def export_i3d(
@@ -48,7 +37,7 @@ def export_i3d(
     out: Path | None = None,
     options: ExportOptions | None = None,
     *,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Write trained weights of I3D in a format that runs without torch.
 
@@ -56,7 +45,7 @@ def export_i3d(
         network: one of :data:`NETWORKS`; the weights must be of that stream.
         weights: as :func:`aicl_fast.video.i3d_weights.load_i3d` takes them.
         out: the file to write; None is beside the weights, under their name.
-        options: of :data:`FORMATS` and :data:`PRECISIONS`; None is float32 ONNX.
+        options: of :data:`PRECISIONS`, in a format that is one file; None is float32 ONNX.
         progress: told (steps done, steps in all, phase) while TensorRT builds.
     Returns:
         What was written.
@@ -65,16 +54,15 @@ def export_i3d(
     """
     options = options or ExportOptions()
     check_i3d_options(network, options)
-    target = weights.with_suffix(SUFFIXES[options.format]) if out is None else out
+    target = target_of(weights, out, options)
     check_target(weights, target, options)
     net = load_i3d(weights, stream="flow" if network == "i3d-flow" else "rgb")
-    precision: Any = options.precision
-    info = i3d_info(net, precision=precision, batch=options.batch)
-    in_graph = options.format != "openvino" and precision in _DTYPES
-    # tf32 is a way to multiply float32; OpenVINO rounds a float32 graph itself.
-    model = build_i3d_onnx(net, info if in_graph else replace(info, precision="fp32"), opset=options.opset)
-    set_i3d_metadata(model, info)
-    write_file(model, info, target, options, progress)
+    row, precision = get_format(options.format), options.precision
+    info = i3d_info(net, precision=precision, batch=options.batch)  # type: ignore[arg-type]
+    narrow = row.narrow_graph and precision in NARROW
+    model = build_i3d_onnx(net, info if narrow else replace(info, precision="fp32"), opset=options.opset)
+    set_metadata(model, info)
+    row.write(model, info, target, options, progress)
     return target
 
 
@@ -87,12 +75,13 @@ def check_i3d_options(network: str, options: ExportOptions) -> None:
     """
     if network not in NETWORKS:
         raise ConfigError(f"--model: expected {' or '.join(NETWORKS)}, got {network!r}.")
-    for option, given, possible in (
-        ("--format", options.format, FORMATS),
+    files = tuple(row.name for row in all_formats().values() if row.suffix)
+    for option, value, possible in (
+        ("--format", options.format, files),
         ("--precision", options.precision, PRECISIONS),
     ):
-        if given not in possible:
-            raise ConfigError(f"{option}: expected {', '.join(possible)} for {network}, got {given!r}.")
+        if value not in possible:
+            raise ConfigError(f"{option}: expected {', '.join(possible)} for {network}, got {value!r}.")
     if options.segments is not None:
         raise ConfigError(f"--segments: is not of {network}, which takes one segment of 16 frames at a time.")
     if options.convolution != "auto":
@@ -129,54 +118,7 @@ def build_i3d_onnx(net: I3D, info: SegmentInfo, *, opset: int | None = None) -> 
         ConfigError: an opset that cannot be written.
         UnavailableError: onnx or onnxscript is not installed.
     """
-    onnx = require_onnx()
-    check_opset(opset, info.precision)
-    module = DeployedI3D(net, _DTYPES.get(info.precision, torch.float32)).eval()
-    # The exporter takes a dimension of size one for a constant.
-    count = info.batch.opt if info.batch.fixed else 2
-    dtype = torch.uint8 if info.stream == "rgb" else torch.float32
-    example = torch.zeros(count, *info.clip_shape, dtype=dtype)
-    shapes = {} if info.batch.fixed else {0: torch.export.Dim("batch", min=1)}
-    traced_in = default_opset(info.precision)
-    model = traced(module, example, "clips", SegmentOutputs._fields, shapes, opset=traced_in)
-    model = in_opset(model, traced_in if opset is None else opset)
-    set_i3d_metadata(model, info)
-    onnx.checker.check_model(model, full_check=True)
-    check_i3d_interface(model, info)
-    return model
-
-
-def set_i3d_metadata(model: Any, info: SegmentInfo) -> None:
-    """Write what the file says about itself into an ONNX model's properties."""
-    properties = {
-        METADATA_KEY: info.to_json(),
-        "normalisation": "in the graph",
-        "precision": info.precision,
-        "weights_sha256": info.weights,
-    }
-    require_onnx().helper.set_model_props(model, properties)
-
-
-def check_i3d_interface(model: Any, info: SegmentInfo) -> None:
-    """Infer every shape strictly and compare inputs and outputs with what consumers rely on.
-
-    Raises:
-        RuntimeError: the exporter wrote something else; a fault of ours, not of the user's.
-    """
-    onnx = require_onnx()
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-    inputs, outputs = interface(info)
-    expected = {
-        name: (each.type, [size.opt if size.fixed else "batch" for size in each.shape])
-        for name, each in {**inputs, **outputs}.items()
-    }
-    found = {}
-    for value in [*inferred.graph.input, *inferred.graph.output]:
-        tensor = value.type.tensor_type
-        type_ = onnx.TensorProto.DataType.Name(tensor.elem_type)
-        found[value.name] = (type_, [dim.dim_param or dim.dim_value for dim in tensor.shape.dim])
-    if found != expected:
-        raise RuntimeError(f"ONNX export: expected inputs and outputs {expected}, got {found}")
+    return graph_of(DeployedI3D(net, NARROW.get(info.precision, torch.float32)), info, opset)
 
 
 @dataclass(frozen=True)

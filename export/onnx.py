@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import json
 import logging
 import os
-import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from aicl_fast.extras import needs
@@ -22,6 +21,7 @@ with needs("export"):
 from aicl_fast.config import Config
 from aicl_fast.engines import checksum
 from aicl_fast.errors import ConfigError
+from aicl_fast.export.options import ExportOptions, Progress, check_range
 from aicl_fast.files import atomic_path
 from aicl_fast.metadata import (
     BATCH,
@@ -29,10 +29,11 @@ from aicl_fast.metadata import (
     ModelInfo,
     Precision,
     Range,
-    read_range,
+    SegmentInfo,
     require_sizes,
 )
-from aicl_fast.model import TwoBranchNet
+from aicl_fast.model import LocalizationNet, TwoBranchNet
+from aicl_fast.signature import signature_of
 from aicl_fast.weights import weights_hash
 
 OPSET = 18
@@ -43,107 +44,10 @@ LOWEST_OPSETS = {"fp32": 15, "fp16": 15, "bf16": OPSET_BF16, "int8": 19, "fp8": 
 takes float8, since ONNX Runtime moves pairs past one."""
 HIGHEST_OPSET = 23
 """The last that every supported version of ONNX Runtime reads."""
-INPUT = "features"
-OUTPUTS = ("scores", "video_scores", "actionness", "actionness_agnostic")
+NARROW = {"fp16": torch.float16, "bf16": torch.bfloat16}
+"""The precisions that casts in the graph make."""
 
 _OTHER = "aicl_fast"
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-class LocalizationNet(nn.Module):
-    """The network as it is deployed: features in, the four results that localisation needs out.
-
-    Top-k pooling is part of it, so that no consumer of the file writes it again.
-
-    Args:
-        net: the trained network; it is copied where its precision changes.
-        config: its settings.
-        dtype: what the three kernel-3 convolutions are computed in. Inputs, heads (1 % of the work), sums,
-            softmax and sigmoids are float32.
-        dynamic: k follows T (k = T // topk_divisor) instead of being the settings' constant.
-        winograd: those convolutions are written out as matrix products, half as many
-            (:mod:`aicl_fast.kernels.winograd`); float32 only.
-    """
-
-    def __init__(
-        self,
-        net: TwoBranchNet,
-        config: Config,
-        dtype: torch.dtype = torch.float32,
-        *,
-        dynamic: bool = False,
-        winograd: bool = False,
-    ) -> None:
-        super().__init__()
-        if winograd:
-            net = copy.deepcopy(net)
-            net.use_winograd()
-        elif dtype != torch.float32:
-            net = copy.deepcopy(net)
-            for name in ("embed", "embed_rgb", "embed_flow"):
-                if hasattr(net, name):
-                    setattr(net, name, _Narrow(getattr(net, name), dtype))
-        self.net = net
-        self.k = config.topk
-        self.divisor = config.model.topk_divisor
-        self.dynamic = dynamic
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Run B videos.
-
-        Args:
-            features: (B, T, D) float32.
-        Returns:
-            ``scores`` (B, T, C) fused A_score, ``video_scores`` (B, C) softmax of the video logits,
-            ``actionness`` (B, T) A, ``actionness_agnostic`` (B, T) A_ca.
-        """
-        outputs = self.net(features)
-        k = features.shape[1] // self.divisor if self.dynamic else self.k
-        # ONNX's TopK breaks ties by the lowest index, as aicl_fast.kernels.topk_pool does.
-        best = outputs.A_score.topk(k, dim=1).indices
-        video_scores = outputs.CAS.gather(1, best).mean(1).softmax(-1)
-        return outputs.A_score, video_scores, outputs.A, outputs.A_ca
-
-
-class _Narrow(nn.Module):
-    """A convolution and its ReLU in a narrower type, between float32 values."""
-
-    def __init__(self, conv: nn.Conv1d, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.conv = conv.to(dtype)
-        self.dtype = dtype
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.conv(x.to(self.dtype)).relu().float()
-        return result
-
-
-def parse_range(text: str, name: str) -> Range:
-    """``8`` or ``1:8:64`` (smallest, the one to tune for, largest).
-
-    Raises:
-        ConfigError: another form, or sizes that do not rise.
-    """
-    parts = text.split(":")
-    if len(parts) in (1, 3) and all(re.fullmatch(r"\s*\d{1,10}\s*", part) for part in parts):
-        numbers = [int(part) for part in parts]
-        with contextlib.suppress(ValueError):
-            return read_range(numbers if len(numbers) == 3 else numbers * 3, name)
-    raise ConfigError(
-        f"{name}: expected one size or smallest:usual:largest, for example 8 or 1:8:64, got {text!r}."
-    )
-
-
-def check_range(sizes: Range, name: str) -> Range:
-    """The sizes, if a dimension can have them.
-
-    Raises:
-        ConfigError: no whole numbers that rise from 1.
-    """
-    try:
-        return read_range(sizes, name)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{error}.") from error
 
 
 def model_info(
@@ -215,26 +119,39 @@ def build_onnx(
         ConfigError: an opset that cannot be written.
         UnavailableError: onnx or onnxscript is not installed.
     """
+    dtype = NARROW.get(info.precision, torch.float32)
+    dynamic = not info.segments.fixed
+    module = LocalizationNet(net.cpu().eval(), info.config, dtype, dynamic=dynamic, winograd=winograd)
+    return graph_of(module, info, opset)
+
+
+def graph_of(module: nn.Module, info: ModelInfo | SegmentInfo, opset: int | None = None) -> Any:
+    """A network as an ``onnx.ModelProto`` with the signature and the settings that ``info`` names.
+
+    Raises:
+        ConfigError: an opset that cannot be written.
+        UnavailableError: onnx or onnxscript is not installed.
+    """
     onnx = require_onnx()
     check_opset(opset, info.precision)
-    dynamic = not info.segments.fixed
-    dtype = _DTYPES[info.precision]
-    module = LocalizationNet(net.cpu().eval(), info.config, dtype, dynamic=dynamic, winograd=winograd).eval()
+    signature = signature_of(info)
     # The exporter takes a dimension of size one for a constant.
     count = info.batch.opt if info.batch.fixed else 2
-    example = torch.zeros(count, info.segments.opt, info.config.data.input_width)
+    sizes = [count, *(axis.sizes.opt for axis in signature.input.axes[1:])]
+    example = torch.zeros(sizes, dtype=getattr(torch, signature.input.dtype))
     shapes: dict[int, Any] = {}
-    if not info.batch.fixed:
-        shapes[0] = torch.export.Dim("batch", min=1)
-    if dynamic:
-        shapes[1] = torch.export.Dim("segments", min=info.segments.min, max=info.segments.max)
+    for place, axis in enumerate(signature.input.axes):
+        if not axis.sizes.fixed:
+            bounds = {"min": 1} if place == 0 else {"min": axis.sizes.min, "max": axis.sizes.max}
+            shapes[place] = torch.export.Dim(str(signature.input.sizes[place]), **bounds)
+    outputs = [tensor.name for tensor in signature.outputs]
     traced_in = default_opset(info.precision)
-    model = traced(module, example, INPUT, OUTPUTS, shapes, opset=traced_in)
+    model = traced(module.eval(), example, signature.input.name, outputs, shapes, opset=traced_in)
     _drop_repeated_relu(model)
     model = in_opset(model, traced_in if opset is None else opset)
     set_metadata(model, info)
     onnx.checker.check_model(model, full_check=True)
-    check_interface(model, info)
+    check_signature(model, info)
     return model
 
 
@@ -374,6 +291,11 @@ def save_onnx(model: Any, path: str | os.PathLike[str]) -> None:
         checksum.write_checksum(temporary)
 
 
+def write(model: Any, info: Any, path: Path, options: ExportOptions, progress: Progress | None) -> None:
+    """As a format's row has it: see :class:`aicl_fast.export.formats.Format`."""
+    save_onnx(model, path)
+
+
 def require_onnx() -> Any:
     """The onnx package.
 
@@ -386,50 +308,37 @@ def require_onnx() -> Any:
     return onnx
 
 
-def set_metadata(model: Any, info: ModelInfo) -> None:
+def set_metadata(model: Any, info: ModelInfo | SegmentInfo) -> None:
     """Write what the file says about itself into an ONNX model's properties."""
-    onnx = require_onnx()
-    config = info.config
-    onnx.helper.set_model_props(
-        model,
-        {
-            METADATA_KEY: info.to_json(),
-            "classes": json.dumps(config.classes, ensure_ascii=False),
-            "preset": config.preset,
-            "frame_rate": repr(config.data.fps),
-            "normalisation": "in the graph" if config.model.standardize_input else "none",
-            "precision": info.precision,
-            "weights_sha256": info.weights,
-        },
-    )
+    properties, normalised = {METADATA_KEY: info.to_json()}, True
+    if isinstance(info, ModelInfo):
+        config = info.config
+        properties["classes"] = json.dumps(config.classes, ensure_ascii=False)
+        properties["preset"] = config.preset
+        properties["frame_rate"] = repr(config.data.fps)
+        normalised = config.model.standardize_input
+    properties["normalisation"] = "in the graph" if normalised else "none"
+    properties["precision"] = info.precision
+    properties["weights_sha256"] = info.weights
+    require_onnx().helper.set_model_props(model, properties)
 
 
-def check_interface(model: Any, info: ModelInfo) -> None:
+def check_signature(model: Any, info: ModelInfo | SegmentInfo) -> None:
     """Infer every shape strictly and compare inputs and outputs with what consumers rely on.
 
     Raises:
-        RuntimeError: the exporter wrote something else; a fault of ours, not of the user's.
+        RuntimeError: the exporter wrote something else; a fault of this package, not of the user's.
     """
     onnx = require_onnx()
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-    batch = info.batch.opt if info.batch.fixed else "batch"
-    length = info.segments.opt if info.segments.fixed else "segments"
-    classes = info.config.model.num_classes
-    expected: dict[str, list[Any]] = {
-        INPUT: [batch, length, info.config.data.input_width],
-        "scores": [batch, length, classes],
-        "video_scores": [batch, classes],
-        "actionness": [batch, length],
-        "actionness_agnostic": [batch, length],
-    }
-    found = {}
+    expected = {name: (tensor.onnx_type, tensor.sizes) for name, tensor in signature_of(info).tensors.items()}
+    actual = {}
     for value in [*inferred.graph.input, *inferred.graph.output]:
         tensor = value.type.tensor_type
-        if tensor.elem_type != onnx.TensorProto.FLOAT:
-            raise RuntimeError(f"ONNX export: {value.name} is not float32")
-        found[value.name] = [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
-    if found != expected:
-        raise RuntimeError(f"ONNX export: expected inputs and outputs {expected}, got {found}")
+        dtype = onnx.TensorProto.DataType.Name(tensor.elem_type)
+        actual[value.name] = (dtype, [dim.dim_param or dim.dim_value for dim in tensor.shape.dim])
+    if actual != expected:
+        raise RuntimeError(f"ONNX export: expected inputs and outputs {expected}, got {actual}")
 
 
 def _drop_repeated_relu(model: Any) -> None:
@@ -450,7 +359,7 @@ def _drop_repeated_relu(model: Any) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def _quiet() -> Iterator[None]:
     """torch's exporter reports its passes on stdout and through warnings; an error still comes through."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

@@ -1,18 +1,18 @@
-"""ONNX to OpenVINO: one .openvino file that holds the model, its weights and our settings."""
+"""ONNX to OpenVINO: one .openvino file that holds the model, its weights and the settings."""
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from aicl_fast.engines.container import Describes, write_container
 from aicl_fast.engines.openvino_import import import_openvino
+from aicl_fast.export.options import ExportOptions, Progress
 from aicl_fast.export.quantize import slices_first
 
 
-def require_openvino() -> Any:
+def require_openvino(_: ExportOptions | None = None) -> Any:
     """The openvino package.
 
     Raises:
@@ -21,8 +21,8 @@ def require_openvino() -> Any:
     return import_openvino("--format openvino")
 
 
-def export_openvino(model: Any, info: Describes, path: str | os.PathLike[str]) -> None:
-    """Write an OpenVINO model as one file of ours.
+def write(model: Any, info: Describes, path: Path, options: ExportOptions, progress: Progress | None) -> None:
+    """Write an OpenVINO model as one ``.openvino`` file.
 
     fp32 and bf16 files hold float32 weights; a bf16 one asks for bfloat16 products when it is opened, which
     leaves the last layers in float32. fp16 files hold float16 weights and are half as large. int8 and fp8

@@ -16,7 +16,8 @@ pytest.importorskip("onnxruntime")
 from aicl_fast.bench import detect, engines, load
 from aicl_fast.config import Config
 from aicl_fast.errors import AiclError, DataError
-from aicl_fast.export.formats import ExportOptions, export_model
+from aicl_fast.export.export import export_model
+from aicl_fast.export.options import ExportOptions
 from aicl_fast.metadata import Range
 from aicl_fast.weights import save_model
 

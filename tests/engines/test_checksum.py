@@ -23,7 +23,8 @@ FLIPS = 120
 def container(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model as an ``.openvino`` file."""
     pytest.importorskip("openvino")
-    from aicl_fast.export.formats import ExportOptions, export_model
+    from aicl_fast.export.export import export_model
+    from aicl_fast.export.options import ExportOptions
 
     path = tmp_path_factory.mktemp("openvino") / "m.openvino"
     return export_model(tiny_model, path, ExportOptions(format="openvino", convolution="direct"))

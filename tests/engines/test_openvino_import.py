@@ -27,7 +27,8 @@ import threading
 from pathlib import Path
 import numpy as np
 from aicl_fast import Detector
-from aicl_fast.export.formats import ExportOptions, export_model
+from aicl_fast.export.export import export_model
+from aicl_fast.export.options import ExportOptions
 weights = Path(sys.argv[1])
 file = export_model(weights, Path("m.openvino"), ExportOptions(format="openvino", convolution="direct"))
 for name in (file, weights.with_suffix(".onnx")):

@@ -1,14 +1,20 @@
-"""Weights of the tiny model, an engine's distance from torch, and one thread for all."""
+"""Weights of the tiny model exported in any format, distances from torch, and one thread for all."""
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from aicl_fast.signature import NetworkOutputs
+
+if TYPE_CHECKING:
+    from aicl_fast.export.options import ExportOptions
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -23,9 +29,9 @@ def _one_thread():
 @pytest.fixture(scope="session", autouse=True)
 def _graphs_are_built_once():
     """torch's exporter takes seconds; the same weights, precision and sizes give the same graph."""
-    formats = pytest.importorskip("aicl_fast.export.formats")
+    exporting = pytest.importorskip("aicl_fast.export.export")
     built: dict[tuple[object, ...], bytes] = {}
-    build = formats.build_onnx
+    build = exporting.build_onnx
 
     def remember(net, info, **options):
         import onnx
@@ -36,7 +42,7 @@ def _graphs_are_built_once():
         return onnx.load_from_string(built[key])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(formats, "build_onnx", remember)
+        patch.setattr(exporting, "build_onnx", remember)
         yield
 
 
@@ -52,6 +58,59 @@ def expected(tiny_model: Path, batch: np.ndarray) -> NetworkOutputs:
     from aicl_fast.engines.torch import TorchEngine
 
     return TorchEngine(tiny_model)(batch)
+
+
+@pytest.fixture(scope="session")
+def assert_close() -> Callable[..., None]:
+    """``assert_close(actual, expected, atol)``: four float32 outputs each."""
+
+    def check(actual: Any, expected: Any, atol: float = 1e-6) -> None:
+        for name, a, b in zip(NetworkOutputs._fields, actual, expected, strict=True):
+            assert a.dtype == np.float32
+            np.testing.assert_allclose(a, b, atol=atol, rtol=0, err_msg=name)
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def options(
+    make_tiny_dataset: Any, tiny_config: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., ExportOptions]:
+    """``options("onnx", "int8", ...)``, with a data set where the precision needs one."""
+    from aicl_fast.export.options import CALIBRATED, ExportOptions
+
+    data = make_tiny_dataset(tmp_path_factory.mktemp("calibration") / "data", tiny_config)
+
+    def make(format_: str = "onnx", precision: str = "fp32", **more: Any) -> ExportOptions:
+        return ExportOptions(format_, precision, calibrate=data if precision in CALIBRATED else None, **more)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def graph(tiny_model: Path, options: Callable[..., ExportOptions]) -> Callable[..., Any]:
+    """``graph("onnx", "int8")``: the tiny model as an ``onnx.ModelProto``, and what its file will say."""
+    from aicl_fast.export.export import exported_onnx
+    from aicl_fast.weights import load_model
+
+    return functools.cache(lambda *names: exported_onnx(*load_model(tiny_model), options(*names)))
+
+
+@pytest.fixture(scope="session")
+def exported(
+    tiny_model: Path, options: Callable[..., ExportOptions], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """``exported("openvino", "bf16")``: the tiny model's file in a format; of a server's, the model's."""
+    from aicl_fast.export.export import export_model
+    from aicl_fast.export.formats import FORMATS
+
+    @functools.cache
+    def export(format_: str = "onnx", precision: str = "fp32", **more: Any) -> Path:
+        path = tmp_path_factory.mktemp("exported") / f"m{FORMATS[format_].suffix}"
+        out = export_model(tiny_model, path, options(format_, precision, **more))
+        return next(out.rglob("model.onnx")) if out.is_dir() else out
+
+    return export
 
 
 @pytest.fixture

@@ -18,18 +18,16 @@ from aicl_fast.config import Config, load_config  # noqa: E402
 from aicl_fast.engines.ort import OnnxRuntimeEngine  # noqa: E402
 from aicl_fast.errors import ConfigError, DataError, ModelError  # noqa: E402
 from aicl_fast.export.onnx import (  # noqa: E402
-    INPUT,
     OPSET,
     OPSET_BF16,
-    OUTPUTS,
     build_onnx,
-    check_interface,
+    check_signature,
     export_onnx,
     in_opset,
     model_info,
-    parse_range,
     set_metadata,
 )
+from aicl_fast.export.options import parse_range  # noqa: E402
 from aicl_fast.export.quantize import quantize_onnx  # noqa: E402
 from aicl_fast.kernels import topk_pool  # noqa: E402
 from aicl_fast.metadata import METADATA_KEY, Range  # noqa: E402
@@ -66,8 +64,8 @@ def real() -> tuple[TwoBranchNet, Config]:
 def test_the_graphs_interface(tiny_model: Path, tiny_config: Config) -> None:
     model = onnx.load(tiny_model.with_suffix(".onnx"))
     assert [(o.domain, o.version) for o in model.opset_import] == [("", OPSET)]
-    assert [i.name for i in model.graph.input] == [INPUT]
-    assert tuple(o.name for o in model.graph.output) == OUTPUTS
+    assert [i.name for i in model.graph.input] == ["features"]
+    assert tuple(o.name for o in model.graph.output) == NetworkOutputs._fields
     (batch, segments, width) = model.graph.input[0].type.tensor_type.shape.dim
     assert (batch.dim_param, segments.dim_value, width.dim_value) == ("batch", 32, 11)
     properties = {p.key: p.value for p in model.metadata_props}
@@ -80,7 +78,7 @@ def test_the_graphs_interface(tiny_model: Path, tiny_config: Config) -> None:
     assert (about["precision"], about["batch"], about["segments"]) == ("fp32", [1, 8, 64], [32, 32, 32])
     assert about["version"]
     with pytest.raises(RuntimeError, match="expected inputs and outputs"):
-        check_interface(model, model_info(net, tiny_config, batch=Range(3, 3, 3)))
+        check_signature(model, model_info(net, tiny_config, batch=Range(3, 3, 3)))
 
 
 def test_the_hash_is_of_the_weights_alone(tiny_config: Config) -> None:
@@ -169,7 +167,7 @@ def test_a_second_consumer_reads_it(tiny_model: Path) -> None:
     features = np.random.default_rng(0).random((2, 32, 11), dtype=np.float32)
     expected = reference(net, features, config.topk)
     plain = ReferenceEvaluator(str(tiny_model.with_suffix(".onnx")))
-    assert_close(NetworkOutputs(*plain.run(None, {INPUT: features})), expected, 1e-6)
+    assert_close(NetworkOutputs(*plain.run(None, {"features": features})), expected, 1e-6)
 
 
 def test_any_length_in_the_range(tmp_path: Path, tiny_model: Path) -> None:

@@ -29,18 +29,12 @@ from aicl_fast.engines.gpu_array import gpu_array, is_gpu_array, read_capsule
 from aicl_fast.engines.tensorrt import TensorRTEngine, check_builder, check_card
 from aicl_fast.engines.tensorrt_api import load_tensorrt
 from aicl_fast.errors import AiclError, ConfigError, DataError, ModelError, UnavailableError
-from aicl_fast.export.formats import ExportOptions, export_model, exported_onnx
+from aicl_fast.export.export import export_model, exported_onnx
 from aicl_fast.export.onnx import build_onnx, model_info
-from aicl_fast.export.tensorrt import (
-    BuildOptions,
-    build_plan,
-    check_network,
-    check_options,
-    export_tensorrt,
-    network_from_onnx,
-    parse_capabilities,
-    refit_tensorrt,
-)
+from aicl_fast.export.options import BuildOptions, ExportOptions
+from aicl_fast.export.tensorrt.build import build_plan, check_network, export_tensorrt, network_from_onnx
+from aicl_fast.export.tensorrt.cards import check_options, parse_capabilities
+from aicl_fast.export.tensorrt.refit import refit_tensorrt
 from aicl_fast.metadata import ModelInfo, Range, SegmentInfo
 from aicl_fast.signature import NetworkOutputs
 from aicl_fast.video.networks import open_network
@@ -790,7 +784,7 @@ def test_a_plan_that_does_not_load(engine: Any, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("newer", [True, False], ids=["remains refittable", "has no such flag"])
 def test_refitting(tmp_path: Path, graph: Any, monkeypatch: pytest.MonkeyPatch, newer: bool) -> None:
     """The plan comes with its weights, and what TensorRT holds ends before the GPU is let go of."""
-    import aicl_fast.export.tensorrt as export
+    import aicl_fast.export.tensorrt.refit as export
 
     alive: list[Any] = []
     device = MakeBelieveCuda(0)

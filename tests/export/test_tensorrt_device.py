@@ -20,9 +20,10 @@ from aicl_fast import Detector
 from aicl_fast.engines.tensorrt import Cuda, TensorRTEngine
 from aicl_fast.engines.tensorrt_api import load_tensorrt
 from aicl_fast.errors import DataError, UnavailableError
-from aicl_fast.export.formats import ExportOptions, export_model
+from aicl_fast.export.export import export_model, exported_onnx
+from aicl_fast.export.options import BuildOptions, ExportOptions
 from aicl_fast.export.parity import TOLERANCES
-from aicl_fast.export.tensorrt import BuildOptions, refit_tensorrt
+from aicl_fast.export.tensorrt.refit import refit_tensorrt
 from aicl_fast.metadata import Range
 from aicl_fast.signature import NetworkOutputs
 
@@ -351,7 +352,6 @@ def test_new_weights_in_an_old_engine(
 ) -> None:
     import torch
 
-    from aicl_fast.export.formats import exported_onnx
     from aicl_fast.model import TwoBranchNet
     from aicl_fast.weights import load_model, save_model
 
