@@ -17,7 +17,7 @@ import torch
 from aicl_fast.bench.kernel_cases import Case, Inputs, check, complete, expected, finite, reason
 from aicl_fast.bench.launches import Swept, fields, launched_with, replaced
 from aicl_fast.bench.processes import side_by_side, watched
-from aicl_fast.bench.quote import in_words
+from aicl_fast.bench.tables import in_words
 from aicl_fast.kernels import aot
 
 Found = dict[str, Any]

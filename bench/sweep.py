@@ -43,8 +43,8 @@ from aicl_fast.bench.kernels import (
 )
 from aicl_fast.bench.launches import Swept, fields, launched_with, replaced, swept
 from aicl_fast.bench.measure import Timing, median_interval, take_turns
-from aicl_fast.bench.quote import in_words
 from aicl_fast.bench.record import write_result
+from aicl_fast.bench.tables import in_words
 from aicl_fast.kernels import launch as launching
 from aicl_fast.kernels.aot import TARGETS
 
