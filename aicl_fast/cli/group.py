@@ -39,7 +39,13 @@ class _Commands(TyperGroup):
         if cmd_name in self.table:
             return _command(cmd_name, importlib.import_module(self.table[cmd_name]).run)
         if cmd_name in plugins.load(GROUP):
-            return _command(cmd_name, plugins.load(GROUP)[cmd_name])
+            function = plugins.load(GROUP)[cmd_name]
+            if not callable(function):
+                raise ConfigError(
+                    f"{GROUP}: expected {cmd_name!r} to be a function, got a {type(function).__name__}. Name "
+                    "it as my_package.my_module:run in the package's entry points."
+                )
+            return _command(cmd_name, function)
         # typer takes the names that it suggests from here.
         self.commands.update(dict.fromkeys(self.list_commands(ctx), cast(Any, None)))
         return None

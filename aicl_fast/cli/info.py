@@ -71,7 +71,9 @@ def _print_model(path: Path) -> None:
         if METADATA_KEY in metadata:
             _print_config(str(path), parse_metadata(metadata[METADATA_KEY], path))
             return
-    if path.suffix in (".npz", ".pt", ".safetensors"):
+    from aicl_fast.video.networks import TORCH_SUFFIXES
+
+    if path.suffix.lower() in TORCH_SUFFIXES:
         from aicl_fast.video.i3d_weights import i3d_hash, load_i3d
 
         net = load_i3d(path)
@@ -118,7 +120,8 @@ def _read_metadata(path: Path) -> str | None:
     from aicl_fast.engines import options_of
     from aicl_fast.engines.openvino import open_model
 
-    options_of(path)  # refuses what is no model file
+    if path.suffix != ".xml":
+        options_of(path)  # refuses what is no model file
     return open_model(require_file(path, "model file")).metadata
 
 

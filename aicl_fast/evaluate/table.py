@@ -120,9 +120,9 @@ def build_table(
         ConfigError: ``exclude`` names a video that there is not.
     """
     protocol = protocol or Protocol()
-    found = as_detections(detections)
+    truth, found = as_ground_truth(ground_truth), as_detections(detections)
     source = "detections" if isinstance(detections, Mapping) else str(detections)
-    chosen = _choose(as_ground_truth(ground_truth), found, protocol, source)
+    chosen = _choose(truth, found, protocol, source)
     gt_video, gt_class, gt_segments = _annotations(chosen)
     videos, video, label, scores, segments = _detections(chosen, found)
     known = np.nonzero(label >= 0)[0]

@@ -5,118 +5,140 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pytest
+import typer
 
-from aicl_fast import load_detections
+from aicl_fast import cli, load_detections, plugins
+from aicl_fast.cli import COMMANDS
 from aicl_fast.config import load_config
 
-
-def run(*arguments: object, cwd: Path, expect: int = 0) -> str:
-    """Run ``aicl-fast`` and return its output, stdout and stderr together."""
-    command = [str(Path(sys.executable).with_name("aicl-fast")), *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
-    output = done.stdout + done.stderr
-    assert done.returncode == expect, output
-    assert "Traceback" not in output
-    return output
+Run = Callable[..., str]
+SMALL = ("segments=32", "rgb_width=6", "flow_width=5", "embedding_width=8")
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "demo",
-        "train",
-        "detect",
-        "evaluate",
-        "compare",
-        "plot",
-        "report",
-        "export",
-        "parity",
-        "info",
-        "bench",
-        "import-checkpoint",
-        "synthetic",
-        "ablate",
-    ],
-)
-def test_help_has_examples(command: str, tmp_path: Path) -> None:
-    text = run(command, "--help", cwd=tmp_path)
+def settings(*values: str) -> list[str]:
+    """Each as an option."""
+    return [part for value in values for part in ("--set", value)]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_examples(run: Run, command: str) -> None:
+    text = run(command, "--help")
     assert f"aicl-fast {command}" in text
     assert "Examples" in text
 
 
-def test_help_loads_nothing_heavy() -> None:
+def in_a_process(code: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Code that calls ``main`` with arguments, in an interpreter of its own."""
+    command = [sys.executable, "-c", f"import sys\nfrom aicl_fast.cli import COMMANDS, main\n{code}"]
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=True, cwd=folder)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"]], ids=" ".join)
+def test_help_loads_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     code = (
-        "import sys; from aicl_fast.cli.app import app\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
         "heavy = {'torch', 'numba', 'onnxruntime', 'matplotlib', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert in_a_process(code, *arguments, folder=tmp_path).stdout
+
+
+def test_one_command_is_loaded(tmp_path: Path) -> None:
+    code = (
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "loaded = {name for name, module in COMMANDS.items() if module in sys.modules}\n"
+        "assert loaded == {'synthetic'}, loaded"
+    )
+    in_a_process(code, "synthetic", "--help", folder=tmp_path)
+
+
+def test_every_file_is_a_command_or_shared() -> None:
+    shared = {"__init__", "console", "ending", "group", "options", "video"}
+    files = {path.stem for path in Path(cli.__file__).parent.glob("*.py")}
+    assert files == shared | {name.replace("-", "_") for name in COMMANDS}
+
+
+def test_another_packages_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def toy(name: Annotated[str, typer.Argument(help="Whom to greet.")], loud: bool = False) -> None:
+        """Greet somebody."""
+        typer.echo(f"hello {name}{'!' * loud}")
+
+    monkeypatch.setattr(plugins, "load", {"aicl_fast.commands": {"toy": toy, "train": toy}}.__getitem__)
+    assert run("toy", "you", "--loud") == "hello you!"
+    text = run("--help")
+    assert "toy Greet somebody." in text
+    assert "train Train a model" in text
+    assert "Whom to greet." in run("toy", "--help")
+    assert "No such command 'toi'. Did you mean 'toy'?" in run("toi", expect=2)
+
+
+def test_another_packages_command_that_is_none(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "load", {"aicl_fast.commands": {"toy": sys}}.__getitem__)
+    assert "aicl_fast.commands: expected 'toy' to be a function, got a module" in run("toy", expect=2)
 
 
 def test_the_version_by_script_and_by_module(tmp_path: Path) -> None:
-    expected = f"aicl-fast {version('aicl-fast')}\n"
-    assert run("--version", cwd=tmp_path) == expected
-    module = [sys.executable, "-m", "aicl_fast", "--version"]
-    done = subprocess.run(module, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout == expected
+    for command in ([Path(sys.executable).with_name("aicl-fast")], [sys.executable, "-m", "aicl_fast"]):
+        done = subprocess.run(
+            [*command, "--version"], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert done.stdout == f"aicl-fast {version('aicl-fast')}\n"
 
 
-def test_from_data_to_metrics(tiny_dataset: Path, tmp_path: Path) -> None:
-    settings = [
-        "segments=32",
-        "rgb_width=6",
-        "flow_width=5",
-        "embedding_width=8",
-        "steps=5",
-        "warmup_steps=2",
-    ]
-    options = [part for setting in settings for part in ("--set", setting)]
-    text = run("train", "-p", "demo", "-d", tiny_dataset, "-o", "run", *options, cwd=tmp_path)
+def test_from_data_to_metrics(run: Run, tiny_dataset: Path, tmp_path: Path) -> None:
+    options = settings(*SMALL, "steps=5", "warmup_steps=2")
+    text = run("train", "-p", "demo", "-d", tiny_dataset, "-o", "run", *options)
     assert "6 train, 3 test videos, 3 classes" in text
     assert "run/model.safetensors" in text
-    run("export", "run/model.safetensors", cwd=tmp_path)
-    text = run("detect", "run/model.onnx", tiny_dataset, "-o", "found.json", cwd=tmp_path)
+    run("export", "run/model.safetensors")
+    text = run("detect", "run/model.onnx", tiny_dataset, "-o", "found.json")
     assert "in 3 recordings: found.json" in text
     assert list(load_detections(tmp_path / "found.json")) == ["test_0", "test_1", "test_2"]
-    run("evaluate", tiny_dataset / "gt.json", "found.json", "--subset", "test", "-o", "m.json", cwd=tmp_path)
+    run("evaluate", tiny_dataset / "gt.json", "found.json", "--subset", "test", "-o", "m.json")
     assert 0 <= json.loads((tmp_path / "m.json").read_text())["average_mAP"] <= 1
-    text = run("info", "run/model.onnx", cwd=tmp_path)
+    text = run("info", "run/model.onnx")
     assert "Jump, Run, Throw" in text
     assert "train.steps" in text
+    assert "…" not in text  # a hash may go over two lines, but none of it is left out
+    assert "run/metrics.json: is no model file. Expected a file of `aicl-fast export`" in run(
+        "info", "run/metrics.json", expect=2
+    )
 
 
-def test_a_resumed_run_says_where_it_starts(tiny_dataset: Path, tmp_path: Path) -> None:
-    settings = ["segments=32", "rgb_width=6", "flow_width=5", "embedding_width=8", "ramp_steps=0"]
-    options = [part for setting in settings for part in ("--set", setting)]
-    command = ["train", "-p", "demo", "-d", tiny_dataset, "-o", "run", *options, "--set", "steps=5"]
-    text = run(*command, "--resume", cwd=tmp_path)
-    assert "run: starting anew, no checkpoint is there" in text
-    text = run(*command[:-1], "steps=8", "--resume", cwd=tmp_path)
-    assert "run: going on from step 5" in text
-    text = run(*command, "--overwrite", cwd=tmp_path)
-    assert "starting anew" not in text
-    assert "going on" not in text
+def test_a_resumed_run_says_where_it_starts(run: Run, tiny_dataset: Path) -> None:
+    options = settings(*SMALL, "ramp_steps=0", "steps=5")
+    command = ["train", "-p", "demo", "-d", tiny_dataset, "-o", "run", *options]
+    text = run(*command, "--resume")
+    assert "run: starting at step 0, there is no checkpoint" in text
+    text = run(*command[:-1], "steps=8", "--resume")
+    assert "run: resuming from step 5" in text
+    text = run(*command, "--overwrite")
+    assert "starting" not in text
+    assert "resuming" not in text
 
 
-def test_ways_to_name_recordings(tiny_model: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+def test_ways_to_name_recordings(run: Run, tiny_model: Path, tiny_dataset: Path, tmp_path: Path) -> None:
     model = tiny_model.with_suffix(".onnx")
     folder = tiny_dataset / "features" / "test"
     rgb, flow = folder / "rgb" / "test_1.npy", folder / "flow" / "test_1.npy"
-    run("detect", model, "--rgb", rgb, "--flow", flow, "-o", "pair.json", cwd=tmp_path)
+    run("detect", model, "--rgb", rgb, "--flow", flow, "-o", "pair.json")
     np.save(tmp_path / "test_1.npy", np.concatenate([np.load(rgb), np.load(flow)], axis=1))
-    run("detect", model, "test_1.npy", "-o", "joined.json", cwd=tmp_path)
-    run("detect", model, folder, "-o", "folder.json", "--threads", 1, cwd=tmp_path)
+    run("detect", model, "test_1.npy", "-o", "joined.json")
+    run("detect", model, folder, "-o", "folder.json", "--threads", 1)
     pair = load_detections(tmp_path / "pair.json")["test_1"]
     assert len(pair) > 0
     assert load_detections(tmp_path / "joined.json")["test_1"] == pair
     assert len(load_detections(tmp_path / "folder.json")) == 3
-    run("detect", model, "test_1.npy", "-o", "few.json", "--set", "max_detections=2", cwd=tmp_path)
+    run("detect", model, "test_1.npy", "-o", "few.json", "--set", "max_detections=2")
     assert len(load_detections(tmp_path / "few.json")["test_1"]) == 2
 
 
@@ -171,7 +193,7 @@ def test_ways_to_name_recordings(tiny_model: Path, tiny_dataset: Path, tmp_path:
     ],
 )
 def test_errors_exit_with_2_and_write_nothing(
-    arguments: list[str], words: str, tiny_model: Path, tiny_dataset: Path, tmp_path: Path
+    run: Run, arguments: list[str], words: str, tiny_model: Path, tiny_dataset: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "bad.json").write_text("{oops")
     (tmp_path / "empty").mkdir()
@@ -179,51 +201,48 @@ def test_errors_exit_with_2_and_write_nothing(
     names = {"MODEL": str(tiny_model.with_suffix(".onnx")), "DATA": "data"}
     names["foo:MODEL"] = f"foo:{names['MODEL']}"
     arguments = [names.get(argument, argument) for argument in arguments]
-    text = " ".join(run(*arguments, cwd=tmp_path, expect=2).split())
-    assert words in text
+    assert words in run(*arguments, expect=2)
     assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_the_detectors_engine_and_device_are_chosen(
-    engine: str, tiny_model: Path, tiny_dataset: Path, tmp_path: Path
+    run: Run, engine: str, tiny_model: Path, tiny_dataset: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip(engine)
     model = tiny_model.with_suffix(".onnx")
-    run("detect", model, tiny_dataset, "--engine", engine, "--device", "cpu", cwd=tmp_path)
+    run("detect", model, tiny_dataset, "--engine", engine, "--device", "cpu")
     assert len(load_detections(tmp_path / "detections.json")) == 3
     # Neither has a GPU here, and each says so in its own words.
-    text = run(
-        "detect", model, tiny_dataset, "--engine", engine, "--device", "cuda:7", cwd=tmp_path, expect=2
-    )
+    text = run("detect", model, tiny_dataset, "--engine", engine, "--device", "cuda:7", expect=2)
     assert {"onnxruntime": "CUDAExecutionProvider", "openvino": "OpenVINO runs on the CPU"}[engine] in text
 
 
 def test_a_bad_recording_does_not_cost_the_others(
-    tiny_model: Path, tiny_dataset: Path, tmp_path: Path
+    run: Run, tiny_model: Path, tiny_dataset: Path, tmp_path: Path
 ) -> None:
     path = tiny_dataset / "features/test/rgb/test_2.npy"
     array = np.load(path)
     array[3, 3] = np.nan
     np.save(path, array)
     model = tiny_model.with_suffix(".onnx")
-    text = run("detect", model, tiny_dataset, cwd=tmp_path, expect=1)
+    text = run("detect", model, tiny_dataset, expect=1)
     assert "1 of 3 recordings could not be used" in text
     assert "test_2.npy: 1 values are NaN" in text
     assert sorted(load_detections(tmp_path / "detections.json")) == ["test_0", "test_1"]
     (tmp_path / "detections.json").unlink()
     pair = ("--rgb", path, "--flow", tiny_dataset / "features/test/flow/test_2.npy")
-    run("detect", model, *pair, cwd=tmp_path, expect=2)
+    run("detect", model, *pair, expect=2)
     assert not (tmp_path / "detections.json").exists()
 
 
 @pytest.mark.slow
-def test_the_demo_in_short(tmp_path: Path) -> None:
+def test_the_demo_in_short(run: Run, tmp_path: Path) -> None:
     """Every artefact of the demo, with a training too short to be good."""
     pytest.importorskip("seglearn")
-    run("demo", "--set", "steps=5", "-o", "out", cwd=tmp_path)
+    run("demo", "--set", "steps=5", "-o", "out")
     # A second run takes the prepared data as they are and trains anew.
-    text = run("demo", "--set", "steps=20", "--seeds", 2, "--ablate", "-o", "out", cwd=tmp_path)
+    text = run("demo", "--set", "steps=20", "--seeds", 2, "--ablate", "-o", "out")
     assert "L_a alone" in text
     assert "timeline.png" in text
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -236,19 +255,19 @@ def test_the_demo_in_short(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "timeline.png").read_bytes()[:4] == b"\x89PNG"
     assert len(load_detections(tmp_path / "out" / "detections.json")) == 80
     assert "<html" in (tmp_path / "out" / "report.html").read_text()
-    _judge(tmp_path)
+    _judge(run, tmp_path)
 
 
-def _judge(folder: Path) -> None:
+def _judge(run: Run, folder: Path) -> None:
     """What can be asked of a run's folder afterwards."""
-    text = run("compare", "out", "out", "-o", "compare.json", cwd=folder)
+    text = run("compare", "out", "out", "-o", "compare.json")
     assert "within noise" in text
-    run("plot", "out", "--video", "watch_test_000", "-o", "one.svg", cwd=folder)
+    run("plot", "out", "--video", "watch_test_000", "-o", "one.svg")
     assert "<svg" in (folder / "one.svg").read_text()
-    run("plot", "out", "--worst", 3, "-o", "worst.png", cwd=folder)
-    run("report", "out", "--baseline", "out", "-o", "page.html", cwd=folder)
+    run("plot", "out", "--worst", 3, "-o", "worst.png")
+    run("report", "out", "--baseline", "out", "-o", "page.html")
     truth = "out/data/gt.json"
-    text = run("evaluate", truth, "out/detections.json", "--subset", "test", "--detad", "e.png", cwd=folder)
+    text = run("evaluate", truth, "out/detections.json", "--subset", "test", "--detad", "e.png")
     assert "background" in text.lower()
     for name in ("compare.json", "worst.png", "page.html", "e.png"):
         assert (folder / name).stat().st_size > 0
@@ -274,41 +293,37 @@ def test_only_a_choice_by_the_test_videos_is_called_one() -> None:
     assert leak_note(held_out, [(100, 0.5)]) == ""
 
 
-def test_parity_takes_what_engines_are_opened_with(tiny_model: Path, tmp_path: Path) -> None:
+def test_parity_takes_what_engines_are_opened_with(run: Run, tiny_model: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     files = [str(tiny_model), str(tiny_model.with_suffix(".onnx"))]
     common = ["--device", "cpu", "--threads", "1", "--runs", "1"]
-    text = run("parity", *files, *common, "--provider", "CPUExecutionProvider", "--pin-threads", cwd=tmp_path)
+    text = run("parity", *files, *common, "--provider", "CPUExecutionProvider", "--pin-threads")
     assert "model.onnx" in text
-    run("parity", *files, *common, "--provider", "NoSuchProvider", cwd=tmp_path, expect=2)
+    run("parity", *files, *common, "--provider", "NoSuchProvider", expect=2)
 
 
 def test_a_warning_is_printed_once_as_a_note(tmp_path: Path) -> None:
-    code = """
-import sys, warnings
-import aicl_fast.cli.app
-from aicl_fast.cli import main
-from aicl_fast.errors import AiclWarning
-def odd():
-    for _ in range(3):
-        warnings.warn("odd [red]data[/red]", AiclWarning)
-aicl_fast.cli.app.app = odd
-main()
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    code = (
+        "import types, warnings\n"
+        "from aicl_fast.errors import AiclWarning\n"
+        "def odd():\n"
+        "    for _ in range(3): warnings.warn('odd [red]data[/red]', AiclWarning)\n"
+        "sys.modules['odd'] = types.SimpleNamespace(run=odd)\n"
+        "COMMANDS['odd'] = 'odd'\n"
+        "main()"
     )
+    done = in_a_process(code, "odd", folder=tmp_path)
     assert done.stderr == "note: odd [red]data[/red]\n"
     assert done.stdout == ""
 
 
-def test_evaluate_leaves_out_a_list_of_videos(tmp_path: Path) -> None:
+def test_evaluate_leaves_out_a_list_of_videos(run: Run, tmp_path: Path) -> None:
     annotation = {"subset": "test", "annotations": [{"label": "x", "segment": [0, 10]}]}
     (tmp_path / "gt.json").write_text(json.dumps({"database": {"a": annotation, "b": annotation}}))
     found = {"a": [{"label": "x", "score": 1, "segment": [0, 10]}], "b": []}
     (tmp_path / "d.json").write_text(json.dumps({"results": found}))
     (tmp_path / "blocked.json").write_text('["b"]')
-    run("evaluate", "gt.json", "d.json", "--exclude", "blocked.json", "-o", "m.json", cwd=tmp_path)
+    run("evaluate", "gt.json", "d.json", "--exclude", "blocked.json", "-o", "m.json")
     assert json.loads((tmp_path / "m.json").read_text())["average_mAP"] == 1
-    text = run("evaluate", "gt.json", "d.json", "--exclude", "thumos", cwd=tmp_path, expect=2)
+    text = run("evaluate", "gt.json", "d.json", "--exclude", "thumos", expect=2)
     assert "Did you mean thumos14?" in text
