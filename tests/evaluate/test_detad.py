@@ -8,14 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from aicl_fast.data.annotations import GroundTruth
 from aicl_fast.errors import ConfigError
 from aicl_fast.evaluate import BUCKETS, ERRORS, Buckets, diagnose
 from aicl_fast.evaluate.average_precision import Judged
-from aicl_fast.evaluate.detad import classify
 from aicl_fast.evaluate.protocol import Protocol
 from aicl_fast.evaluate.table import build_table
 
@@ -106,36 +103,6 @@ def test_bad_arguments(truth_of: Any, found_of: Any) -> None:
     for arguments in ({"tiou": 0}, {"tious": []}, {"factor": 0}, {"buckets": "charades"}):
         with pytest.raises(ConfigError, match=next(iter(arguments))):
             diagnose(truth, found, **arguments)
-
-
-times = st.integers(0, 14)
-spans = st.tuples(st.sampled_from("ab"), times, times).map(lambda x: (x[0], min(x[1:]), max(x[1:])))
-items = st.tuples(st.sampled_from("ab"), st.integers(0, 30), times, times).map(
-    lambda x: (x[0], x[1] / 30, min(x[2:]), max(x[2:]))
-)
-
-
-@given(
-    truth=st.fixed_dictionaries({video: st.lists(spans, min_size=1, max_size=6) for video in "vw"}),
-    found=st.fixed_dictionaries({video: st.lists(items, max_size=12) for video in "vw"}),
-    threshold=st.sampled_from([0.05, 0.1, 0.3, 0.5]),
-)
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_kinds_equal_loops(
-    truth: Any, found: Any, threshold: float, naive: Any, truth_of: Any, found_of: Any
-) -> None:
-    table = build_table(truth_of(truth), found_of(found))
-    kinds, _ = classify(table, np.array([threshold]))
-    ours = [
-        (table.classes[label], score, table.videos[video], ERRORS[kind])
-        for label, score, video, kind in zip(
-            table.label, table.scores.tolist(), table.video, kinds[0], strict=True
-        )
-    ]
-    labels = {span[0] for spans in truth.values() for span in spans}
-    assert ours == [
-        row for row in naive.kinds(truth, found, threshold) if row[0] in labels
-    ]  # unknown labels are ignored
 
 
 def test_real_detections(shared_data: Path) -> None:

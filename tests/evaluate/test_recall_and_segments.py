@@ -7,36 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from aicl_fast.data.annotations import GroundTruth, VideoAnnotation
 from aicl_fast.data.scores import Scores
 from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.evaluate import average_recall, segment_accuracy
 from aicl_fast.evaluate.segments import segment_labels
-
-times = st.integers(0, 14)
-spans = st.tuples(st.sampled_from("ab"), times, times).map(lambda x: (x[0], min(x[1:]), max(x[1:])))
-items = st.tuples(st.sampled_from("ab"), st.integers(0, 9), times, times).map(
-    lambda x: (x[0], x[1] / 9, min(x[2:]), max(x[2:]))
-)
-
-
-@given(
-    truth=st.fixed_dictionaries({video: st.lists(spans, min_size=1, max_size=6) for video in "vw"}),
-    found=st.fixed_dictionaries({video: st.lists(items, max_size=12) for video in "vw"}),
-)
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_recall_equals_loops(truth: Any, found: Any, naive: Any, truth_of: Any, found_of: Any) -> None:
-    labels = {span[0] for video in truth.values() for span in video}
-    found = {video: [item for item in every if item[0] in labels] for video, every in found.items()}
-    numbers, tious = [1, 3, 100], [0.2, 0.5, 0.8]
-    result = average_recall(truth_of(truth), found_of(found), numbers, tious)
-    expected = [[naive.recall(truth, found, n, t) for t in tious] for n in numbers]
-    np.testing.assert_allclose(result.recall, expected, atol=1e-12)
-    np.testing.assert_allclose(result.average, np.mean(expected, axis=1), atol=1e-12)
-    json.dumps(result.to_dict(), allow_nan=False)
 
 
 def test_recall_refuses(truth_of: Any, found_of: Any) -> None:
