@@ -1,4 +1,4 @@
-"""Small inputs for every command, and installations made of links to what is installed here."""
+"""Small inputs for every command, and what an installation with an extra has."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import importlib.metadata
 import shutil
 import subprocess
 import sys
-import venv
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,35 +89,3 @@ def requirements(extra: str | None) -> set[str]:
                 target = canonicalize_name(requirement.name)
                 wanted += [(target, each) for each in ("", *requirement.extras)]
     return {name for name, _ in found}
-
-
-@pytest.fixture
-def linked_installation(tmp_path: Path) -> Callable[[Iterable[str]], Path]:
-    """``linked_installation(names)``: the interpreter of an environment with these distributions alone."""
-
-    def make(names: Iterable[str]) -> Path:
-        home = tmp_path / "environment"
-        venv.create(home, with_pip=False, symlinks=True)
-        (site,) = home.glob("lib/python*/site-packages")
-        for name in names:
-            distribution = importlib.metadata.distribution(name)
-            source = Path(str(distribution.locate_file("")))
-            for file in distribution.files or ():
-                if ".." not in file.parts:
-                    _link(source, site, file.parts)
-        return home / "bin" / "python"
-
-    return make
-
-
-def _link(source: Path, site: Path, parts: tuple[str, ...]) -> None:
-    """Link a file, or the highest folder above it that no other distribution shares."""
-    target = site / parts[0]
-    if len(parts) > 1 and not parts[0].endswith((".dist-info", ".libs")) and parts[0] != "__pycache__":
-        namespace = not (source / parts[0] / "__init__.py").exists()  # as google and cuda are
-        if namespace and not target.is_symlink():
-            target.mkdir(exist_ok=True)
-            return _link(source / parts[0], target, parts[1:])
-    if not target.is_symlink():
-        target.symlink_to(source / parts[0])
-    return None
