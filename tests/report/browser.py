@@ -130,6 +130,18 @@ class Browser:
             raise RuntimeError(str(answer["exceptionDetails"]))
         return answer["result"].get("value")
 
+    def text(self, selector: str) -> str:
+        """What the first such element says."""
+        return str(self.run(f"document.querySelector({json.dumps(selector)}).textContent"))
+
+    def click(self, selector: str) -> None:
+        """Click on the first such element."""
+        self.run(f"document.querySelector({json.dumps(selector)}).click()")
+
+    def count(self, selector: str) -> int:
+        """How many such elements there are."""
+        return int(self.run(f"document.querySelectorAll({json.dumps(selector)}).length"))
+
     def wait(self, expression: str, seconds: float = 20.0) -> None:
         """Until the expression is true.
 

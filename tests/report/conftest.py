@@ -42,11 +42,11 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture
-def page(browser: Any) -> Callable[[Path], Any]:
-    """``page(path)`` opens a report and waits until it has drawn itself."""
+def page(browser: Any) -> Iterator[Callable[[Path], Any]]:
+    """``page(path)`` opens a report and waits until it has drawn itself. It must not complain of anything."""
 
     def go(path: Path) -> Any:
-        # A page that differs in its hash only would not load anew.
+        # A page that differs in its hash only would not load again.
         browser.open("about:blank")
         browser.errors.clear()
         browser.requests.clear()
@@ -54,7 +54,8 @@ def page(browser: Any) -> Callable[[Path], Any]:
         browser.wait("document.documentElement.dataset.ready === 'yes'")
         return browser
 
-    return go
+    yield go
+    assert browser.errors == []
 
 
 @pytest.fixture

@@ -171,7 +171,7 @@ def test_213_videos_stay_small(make_run: Callable[..., Path]) -> None:
 
 
 def shown(browser: Any) -> tuple[int, int]:
-    kept, everything = re.findall(r"\d+", browser.run("document.getElementById('shown').textContent"))
+    kept, everything = re.findall(r"\d+", browser.text("#shown"))
     return int(kept), int(everything)
 
 
@@ -180,33 +180,35 @@ def picture(browser: Any) -> str:
     return text
 
 
-def search(browser: Any, text: str) -> list[str]:
+def enter(browser: Any, control: str, value: object, event: str = "input") -> None:
     browser.run(
-        "(() => { const box = document.getElementById('search'); "
-        f"box.value = {json.dumps(text)}; box.dispatchEvent(new Event('input')); }})()"
+        f"(() => {{ const box = document.getElementById('{control}'); "
+        f"box.value = {json.dumps(value)}; box.dispatchEvent(new Event('{event}')); }})()"
     )
+
+
+def search(browser: Any, text: str) -> list[str]:
+    enter(browser, "search", text)
     names: list[str] = browser.run(
         "[...document.querySelectorAll('#video-list button')].map((button) => button.dataset.video)"
     )
     return names
 
 
-def slide(browser: Any, value: int) -> None:
-    browser.run(
-        "(() => { const slider = document.getElementById('threshold'); "
-        f"slider.value = {value}; slider.dispatchEvent(new Event('input')); }})()"
-    )
+def choose(browser: Any, video: str) -> None:
+    search(browser, video)
+    browser.click("#video-list button")
 
 
 def test_it_renders(make_run: Callable[..., Path], page: Callable[[Path], Any]) -> None:
     run = make_run("run")
     browser = page(write_report(run, title="a <b>title</b>"))
-    assert browser.run("document.getElementById('title').textContent") == "a <b>title</b>"
+    assert browser.text("#title") == "a <b>title</b>"
     average = mean_average_precision(run / "gt.json", run / "detections.json").average
-    assert f"{100 * average:.1f} %" in browser.run("document.getElementById('summary').textContent")
-    assert browser.run("document.querySelectorAll('#class-table tbody tr').length") == 3
-    assert browser.run("document.querySelectorAll('#error-charts svg').length") == 3
-    assert browser.run("document.querySelectorAll('#map-chart circle').length") == 7
+    assert f"{100 * average:.1f} %" in browser.text("#summary")
+    assert browser.count("#class-table tbody tr") == 3
+    assert browser.count("#error-charts svg") == 3
+    assert browser.count("#map-chart circle") == 7
     colours = browser.run(
         "(() => { const c = document.getElementById('timeline'), d = c.getContext('2d')"
         ".getImageData(0, 0, c.width, c.height).data; const found = new Set(); "
@@ -214,7 +216,6 @@ def test_it_renders(make_run: Callable[..., Path], page: Callable[[Path], Any]) 
         "return found.size; })()"
     )
     assert colours > 20
-    assert browser.errors == []
     assert [url for url in browser.requests if not url.startswith("data:")] == [
         (run / "report.html").as_uri()
     ]
@@ -227,49 +228,42 @@ def test_worst_first_and_search(make_run: Callable[..., Path], page: Callable[[P
     listed = search(browser, "")
     by_name = {video["name"]: video["runs"][0]["ap"] for video in data_of(path)["videos"]}
     assert [by_name[name] for name in listed] == sorted(by_name.values())
-    assert browser.run("document.getElementById('video-name').textContent") == listed[0]
+    assert browser.text("#video-name") == listed[0]
     assert search(browser, "0011") == ["video_0011"]
     assert set(search(browser, "high JUMP")) == {f"video_{i:04d}" for i in (2, 5, 8, 11)}
     assert search(browser, "nothing") == []
-    assert "0 of 12" in browser.run("document.getElementById('found').textContent")
-    search(browser, "video_0007")
-    browser.run("document.querySelector('#video-list button').click()")
-    assert browser.run("document.getElementById('video-name').textContent") == "video_0007"
+    assert "0 of 12" in browser.text("#found")
+    choose(browser, "video_0007")
+    assert browser.text("#video-name") == "video_0007"
     assert browser.run("location.hash") == "#video=video_0007"
-    assert browser.errors == []
 
 
 def test_the_slider_filters(make_run: Callable[..., Path], page: Callable[[Path], Any]) -> None:
     run = make_run("run")
     browser = page(write_report(run))
-    video = browser.run("document.getElementById('video-name').textContent")
+    video = browser.text("#video-name")
     found = load_detections(run / "detections.json")[video]
     pictures = set()
     for value in (0, 300, 600, 1000):
-        slide(browser, value)
+        enter(browser, "threshold", value)
         threshold = value / 1000 * round(float(found.scores.max()), 4)
         kept = sum(round(score, 4) >= threshold for score in found.scores.tolist())
         assert shown(browser) == (kept, len(found))
         pictures.add(picture(browser))
     assert shown(browser)[0] == 1
     assert len(pictures) == 4
-    assert browser.errors == []
 
 
 def test_branches_and_colours_switch(make_run: Callable[..., Path], page: Callable[[Path], Any]) -> None:
     browser = page(write_report(make_run("run")))
     pictures = [picture(browser)]
     for name in ("show-aware", "show-agnostic"):
-        browser.run(f"document.getElementById('{name}').click()")
+        browser.click(f"#{name}")
         pictures.append(picture(browser))
-    browser.run(
-        "(() => { const box = document.getElementById('colour-by'); box.value = 'kind'; "
-        "box.dispatchEvent(new Event('change')); })()"
-    )
+    enter(browser, "colour-by", "kind", "change")
     pictures.append(picture(browser))
     assert len(set(pictures)) == 4
-    assert "localisation" in browser.run("document.getElementById('legend').textContent")
-    assert browser.errors == []
+    assert "localisation" in browser.text("#legend")
 
 
 def test_zoom_move_and_hover(make_run: Callable[..., Path], page: Callable[[Path], Any]) -> None:
@@ -283,7 +277,7 @@ def test_zoom_move_and_hover(make_run: Callable[..., Path], page: Callable[[Path
     whole = picture(browser)
     browser.mouse("mouseMoved", x, y)
     browser.wait("!document.getElementById('tip').hidden")
-    tip = browser.run("document.getElementById('tip').textContent")
+    tip = browser.text("#tip")
     assert "class-aware 0." in tip
     assert "class-agnostic 0." in tip
     browser.mouse("mouseWheel", x, y, deltaX=0, deltaY=-240)
@@ -296,9 +290,8 @@ def test_zoom_move_and_hover(make_run: Callable[..., Path], page: Callable[[Path
     browser.mouse("mouseReleased", x - 60, y, button="left", clickCount=1)
     browser.mouse("mouseMoved", 2, 2)
     assert picture(browser) != zoomed
-    browser.run("document.getElementById('reset').click()")
+    browser.click("#reset")
     assert picture(browser) == whole
-    assert browser.errors == []
 
 
 def test_it_opens_at_its_top(make_run: Callable[..., Path], page: Callable[[Path], Any]) -> None:
@@ -309,21 +302,19 @@ def test_it_opens_at_its_top(make_run: Callable[..., Path], page: Callable[[Path
 
 def test_sorting_the_classes(make_run: Callable[..., Path], page: Callable[[Path], Any]) -> None:
     browser = page(write_report(make_run("run")))
-    browser.run("document.querySelector('#class-table th').click()")
+    browser.click("#class-table th")
     names = browser.run(
         "[...document.querySelectorAll('#class-table tbody tr')].map((row) => row.cells[0].textContent)"
     )
     assert names == sorted(names)
-    assert browser.errors == []
 
 
 def test_two_runs_in_the_browser(make_run: Callable[..., Path], page: Callable[[Path], Any]) -> None:
     first = make_run("baseline", videos=21, noise=4.0)
     second = make_run("AICL", videos=21, noise=0.3, seed=4)
     browser = page(write_report(second, baseline=first, resamples=200))
-    assert "AICL is better than baseline" in browser.run("document.querySelector('.verdict').textContent")
-    assert browser.run("document.querySelectorAll('#error-charts svg').length") == 6
-    assert browser.errors == []
+    assert "AICL is better than baseline" in browser.text(".verdict")
+    assert browser.count("#error-charts svg") == 6
     # Kept for whoever looks at a CI run, and for the README.
     folder = os.environ.get("AICL_ARTIFACTS")
     if folder:
@@ -335,16 +326,14 @@ def test_names_are_text_and_never_markup(make_run: Callable[..., Path], page: Ca
     run = make_run("run", rename=lambda index: f"{evil}{index}")
     browser = page(write_report(run, title=evil))
     assert browser.run("window.broken") is None
-    assert browser.run("document.getElementById('video-name').textContent").startswith(evil)
+    assert browser.text("#video-name").startswith(evil)
     assert browser.run("document.title").startswith("</script><img")
-    assert browser.errors == []
 
 
 def test_a_run_without_curves(make_run: Callable[..., Path], page: Callable[[Path], Any]) -> None:
     browser = page(write_report(make_run("run", scores=False)))
     assert shown(browser)[1] == 12
-    assert "actionness" not in browser.run("document.getElementById('legend').textContent")
-    assert browser.errors == []
+    assert "actionness" not in browser.text("#legend")
 
 
 def test_a_video_s_file_is_played(
@@ -356,15 +345,12 @@ def test_a_video_s_file_is_played(
     shutil.copyfile(clip, media / "video_0001.mp4")
     run = make_run("run")
     browser = page(write_report(run, media=media))
-    search(browser, "video_0001")
-    browser.run("document.querySelector('#video-list button').click()")
+    choose(browser, "video_0001")
     browser.wait("document.querySelector('#player video').readyState >= 1")
     assert browser.run("document.querySelector('#player video').duration") == pytest.approx(18.16, abs=0.3)
-    search(browser, "video_0002")
-    browser.run("document.querySelector('#video-list button').click()")
+    choose(browser, "video_0002")
     assert browser.run("document.querySelector('#player video')") is None
-    assert "No file of this video" in browser.run("document.getElementById('player').textContent")
-    assert browser.errors == []
+    assert "No file of this video" in browser.text("#player")
 
 
 def test_without_annotations_there_are_the_timelines(
@@ -385,21 +371,19 @@ def test_without_annotations_there_are_the_timelines(
         found = [(document["classes"][label], score) for label, score, *_ in video["runs"][0]["detections"]]
         assert found == [(d.label, round(d.score, 4)) for d in expected[video["name"]]]
     browser = page(path)
-    assert "3 videos · 36 detections" in browser.run("document.getElementById('summary').textContent")
+    assert "3 videos · 36 detections" in browser.text("#summary")
     for hidden in ("precision", "errors", "colour-by"):
         assert not browser.run(f"document.getElementById('{hidden}').checkVisibility()")
     assert search(browser, "") == ["video_0000", "video_0001", "video_0002"]
     assert shown(browser)[1] == 12
-    search(browser, "video_0001")
-    browser.run("document.querySelector('#video-list button').click()")
+    choose(browser, "video_0001")
     browser.wait("document.querySelector('#player video').readyState >= 1")
     before = picture(browser)
     browser.run("document.querySelector('#player video').currentTime = 9")
     browser.wait("!document.querySelector('#player video').seeking")
     browser.wait(f"document.getElementById('timeline').toDataURL() !== {json.dumps(before)}")
-    slide(browser, 0)
+    enter(browser, "threshold", 0)
     assert shown(browser) == (12, 12)
-    assert browser.errors == []
 
 
 def test_two_runs_without_annotations(make_run: Callable[..., Path], page: Callable[[Path], Any]) -> None:
@@ -409,10 +393,8 @@ def test_two_runs_without_annotations(make_run: Callable[..., Path], page: Calla
     browser = page(write_report(second, baseline=first))
     assert set(search(browser, "")) == {"video_0000", "video_0001", "video_0002"}
     assert shown(browser)[1] == 24
-    assert browser.errors == []
 
 
 def test_many_videos_open(make_run: Callable[..., Path], page: Callable[[Path], Any]) -> None:
     browser = page(write_report(make_run("run", videos=213, length=750, detections=95)))
     assert len(search(browser, "")) == 213
-    assert browser.errors == []
