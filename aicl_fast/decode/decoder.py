@@ -12,7 +12,7 @@ import numpy.typing as npt
 from aicl_fast.config import DecodeConfig
 from aicl_fast.data.detections import Detections
 from aicl_fast.data.scores import Scores
-from aicl_fast.decode.inputs import Input, check_input, not_finite
+from aicl_fast.decode.inputs import Array, Input, check_input, not_finite
 from aicl_fast.decode.native import NativeBackend, native_module
 from aicl_fast.decode.nms import compiled_mode
 from aicl_fast.decode.numba import NumbaBackend
@@ -129,7 +129,7 @@ class Decoder:
         return self._finite(given, self._backend.run(*given))
 
     def _check(self, *given: Any) -> Input:
-        return check_input(*given, num_classes=len(self.classes), upscale=self.config.upscale)
+        return check_input(*given, len(self.classes), self.config.upscale)
 
     def _check_classes(self, scores: Scores) -> None:
         if scores.classes is not self.classes and scores.classes != self.classes:
@@ -145,9 +145,9 @@ class Decoder:
         return found
 
 
-def _fields(scores: Scores) -> Input:
+def _fields(scores: Scores) -> tuple[Array, Array, int, float, int, str]:
     """Of one recording what :meth:`Decoder.decode` takes."""
-    return Input(
+    return (
         scores.fused,
         scores.video_scores,
         scores.num_segments,

@@ -16,6 +16,7 @@ LARGEST = 1e38
 """Far above any score, and low enough that no sum over a grid of 2³¹ points overflows."""
 _MAX_SEGMENTS = 2**40
 _MAX_POINTS = 2**31 - 2
+_MAX_FRAMES = 2**31 - 1
 
 
 class Input(NamedTuple):
@@ -36,7 +37,6 @@ def check_input(
     fps: float,
     frames_per_segment: int,
     video: str,
-    *,
     num_classes: int,
     upscale: int,
 ) -> Input:
@@ -61,19 +61,20 @@ def check_input(
             "expected a shorter recording, or a smaller upscale."
         )
     check_count(num_segments, 1, video)
-    _check_between("fps", fps, 1e-30, 1e30)
-    _check_between("frames_per_segment", frames_per_segment, 1, 2**31 - 1)
-    if frames_per_segment != int(frames_per_segment):
-        raise ConfigError(f"frames_per_segment: expected a whole number, got {frames_per_segment!r}.")
+    if not (_is_real(fps) and 1e-30 <= fps <= 1e30):
+        raise ConfigError(f"fps: expected 1e-30 to 1e+30, got {fps!r}.")
+    frames = frames_per_segment
+    if not (_is_real(frames) and 1 <= frames <= _MAX_FRAMES and frames == int(frames)):
+        raise ConfigError(f"frames_per_segment: expected a whole number from 1 to 2**31 - 1, got {frames!r}.")
     if v.dtype != a_score.dtype:
         # The larger of the two: what was given in float64 is not rounded.
         a_score, v = a_score.astype(np.float64), v.astype(np.float64)
-    return Input(a_score, v, int(num_segments), float(fps), int(frames_per_segment), video)
+    return Input(a_score, v, int(num_segments), float(fps), int(frames), video)
 
 
-def _check_between(name: str, value: float, low: float, high: float) -> None:
-    if not (isinstance(value, numbers.Real) and low <= value <= high):
-        raise ConfigError(f"{name}: expected {low:g} to {high:g}, got {value!r}.")
+def _is_real(value: object) -> bool:
+    # The common types first: to ask for any real number takes as long as the rest of a check.
+    return isinstance(value, (float, int, numbers.Real))
 
 
 def check_count(num_segments: int, low: int, video: str) -> None:
