@@ -17,9 +17,9 @@ from aicl_fast.data.features import Array, check_features, check_lengths
 from aicl_fast.data.sampling import sample, sample_on_gpu
 from aicl_fast.data.scores import Scores
 from aicl_fast.decode.decoder import Decoder
-from aicl_fast.engines import Engine, Provider, open_engine
-from aicl_fast.engines.base import run_in_parts
-from aicl_fast.engines.gpu_array import is_gpu_array
+from aicl_fast.engines.cuda.arrays import is_gpu_array
+from aicl_fast.engines.registry import Provider, open_session
+from aicl_fast.engines.session import Session
 from aicl_fast.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -137,11 +137,11 @@ class Detector:
             "providers": providers,
             "trust": trust,
         }
-        self._engine = open_engine(model, **self._arguments)
+        self._session = open_session(model, **self._arguments)
         try:
             self.segments = self.config.data.segments if segments is None else segments
         except DataError:
-            self._engine.close()
+            self._session.close()
             raise
         self.decode_config = decode if decode is not None else self.config.decode
         self._decoder: Decoder | None = None
@@ -151,9 +151,9 @@ class Detector:
         return _opened, (type(self), os.path.abspath(self.path), arguments)
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> Session:
         """What runs the network."""
-        return self._engine
+        return self._session
 
     @property
     def segments(self) -> int:
@@ -166,7 +166,7 @@ class Detector:
 
     @segments.setter
     def segments(self, length: int) -> None:
-        low, _, high = self._engine.info.segments
+        low, _, high = self._session.info.segments
         if not (isinstance(length, (int, np.integer)) and low <= length <= high):
             raise DataError(
                 f"segments: {self.path} takes {low if low == high else f'{low} to {high}'} segments, got "
@@ -176,7 +176,7 @@ class Detector:
 
     def close(self) -> None:
         """Give back what the engine holds. The detector cannot be called afterwards."""
-        self._engine.close()
+        self._session.close()
 
     def __enter__(self) -> Detector:
         return self
@@ -187,12 +187,13 @@ class Detector:
     @property
     def path(self) -> Path:
         """The model file."""
-        return self._engine.path
+        return self._session.path
 
     @property
     def config(self) -> Config:
         """The model's settings."""
-        return self._engine.config
+        config: Config = self._session.info.config
+        return config
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -268,17 +269,14 @@ class Detector:
             raise DataError("recordings: some are on a GPU and some on the host; copy them to one place.")
         checked: Any
         if on_gpu[0]:
-            from aicl_fast.engines.gpu_features import check_on_gpu, filled_on_gpu
+            from aicl_fast.engines.cuda.features import check_on_gpu
 
             checked = [self._checked(*item, check_on_gpu) for item in zip(recordings, names, strict=True)]
             sampled = sample_on_gpu(checked, self._segments)
-            if self._engine.name != "torch":
-                sampled = sampled.float()
-            low, _, high = self._engine.info.batch
-            outputs = run_in_parts(self._engine, sampled, low, high, filled_on_gpu)
+            outputs = self._session(sampled if self._session.any_float_on_gpu else sampled.float())
         else:
             checked = [self._checked(*item, check_features) for item in zip(recordings, names, strict=True)]
-            outputs = self._engine(sample(checked, self._segments))
+            outputs = self._session(sample(checked, self._segments))
         return [
             Scores(
                 fused=outputs.scores[row],

@@ -80,6 +80,7 @@ def reading(
     source: object,
     what: str,
     *,
+    verb: str = "read",
     error: type[AiclError] = DataError,
     advice: str = "If it was cut off while being copied, copy it again.",
 ) -> Iterator[None]:
@@ -88,6 +89,7 @@ def reading(
     Args:
         source: the file or argument.
         what: what it is, as a noun phrase ("feature file").
+        verb: what the block does with it ("read", "run").
         error: what is raised.
         advice: the next step.
     Raises:
@@ -98,8 +100,8 @@ def reading(
     except AiclError:
         raise
     except MemoryError as failure:
-        raise error(f"{source}: there is not enough memory to read the {what}. {advice}") from failure
+        raise error(f"{source}: there is not enough memory to {verb} the {what}. {advice}") from failure
     except RecursionError as failure:
-        raise error(f"{source}: the {what} is nested too deep to be read.") from failure
+        raise error(f"{source}: the {what} is nested too deep to be {verb}.") from failure
     except Exception as failure:  # damaged bytes bring out whatever a parser did not think of
-        raise error(f"{source}: the {what} cannot be read ({error_text(failure)}). {advice}") from failure
+        raise error(f"{source}: the {what} cannot be {verb} ({error_text(failure)}). {advice}") from failure

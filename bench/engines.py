@@ -38,7 +38,7 @@ from aicl_fast.config import Config
 from aicl_fast.data.features import Floats
 from aicl_fast.data.sampling import sample
 from aicl_fast.detector import Detector
-from aicl_fast.engines.ort_import import import_onnxruntime
+from aicl_fast.engines.packages import import_onnxruntime
 from aicl_fast.errors import AiclError, UnavailableError
 from aicl_fast.export import formats
 from aicl_fast.export.export import export_model

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from aicl_fast.engines.container import Describes, write_container
-from aicl_fast.engines.openvino_import import import_openvino
+from aicl_fast.engines.packages import import_openvino
 from aicl_fast.export.options import ExportOptions, Progress
 from aicl_fast.export.quantize import slices_first
 

@@ -18,7 +18,7 @@ from aicl_fast.config import Config
 from aicl_fast.data.dataset import Dataset
 from aicl_fast.data.features import Floats
 from aicl_fast.data.sampling import sample
-from aicl_fast.engines.ort_import import import_onnxruntime
+from aicl_fast.engines.packages import import_onnxruntime
 from aicl_fast.errors import DataError
 from aicl_fast.export.onnx import (
     check_opset,

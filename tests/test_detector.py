@@ -285,7 +285,7 @@ def test_closing_while_others_run(tiny_model: Path) -> None:
 
 def test_the_gpu_that_was_asked_for(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
-    import aicl_fast.engines.ort as ort
+    import aicl_fast.engines.onnxruntime as ort
 
     class Asked(Exception):
         pass
@@ -293,7 +293,7 @@ def test_the_gpu_that_was_asked_for(tiny_model: Path, monkeypatch: pytest.Monkey
     def session(path: Path, *, providers: object, **_: object) -> None:
         raise Asked(providers)
 
-    monkeypatch.setattr(ort, "open_session", session)
+    monkeypatch.setattr(ort, "load", session)
     path = tiny_model.with_suffix(".onnx")
 
     def asked(**options: object) -> object:
@@ -326,7 +326,7 @@ def test_the_gpu_that_was_asked_for(tiny_model: Path, monkeypatch: pytest.Monkey
 def test_threads_are_tied_to_cores(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 
-    import aicl_fast.engines.ort as ort
+    import aicl_fast.engines.onnxruntime as ort
 
     seen: list[tuple[int, str]] = []
     real = onnxruntime.InferenceSession

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from aicl_fast.devices import torch_device  # noqa: E402
-from aicl_fast.engines.torch import TorchEngine  # noqa: E402
+from aicl_fast.engines.torch import TorchSession  # noqa: E402
 from aicl_fast.errors import ConfigError, UnavailableError  # noqa: E402
 from aicl_fast.train.distributed import joined_ranks  # noqa: E402
 
@@ -48,7 +48,7 @@ def test_a_device_that_is_not_here(
 
 @pytest.mark.parametrize("name", ["foo", "mps", "meta", "cuda:", "cuda:-1", "cuda:²", "cpu:0", "", "cuda 0"])
 def test_names_that_mean_no_device(tiny_model: Path, name: str) -> None:
-    for ask in (torch_device, lambda name: TorchEngine(tiny_model, device=name)):
+    for ask in (torch_device, lambda name: TorchSession(tiny_model, device=name)):
         with pytest.raises(ConfigError) as raised:
             ask(name)
         assert str(raised.value) == f"device: expected cpu, cuda or cuda:N, got {name!r}."

@@ -13,8 +13,8 @@ torch = pytest.importorskip("torch")
 
 from aicl_fast import Detector  # noqa: E402
 from aicl_fast import detector as detector_module  # noqa: E402
-from aicl_fast.engines import base, gpu_features  # noqa: E402
-from aicl_fast.engines import torch as torch_engine  # noqa: E402
+from aicl_fast.engines import session  # noqa: E402
+from aicl_fast.engines.cuda import features as gpu_features  # noqa: E402
 from aicl_fast.errors import DataError, UnavailableError  # noqa: E402
 from aicl_fast.metadata import Range  # noqa: E402
 
@@ -25,7 +25,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     if request.param == "cpu":
-        for module in (detector_module, base, torch_engine):
+        for module in (detector_module, session):
             monkeypatch.setattr(module, "is_gpu_array", lambda value: isinstance(value, torch.Tensor))
     return str(request.param)
 

@@ -225,7 +225,7 @@ def _check_verify(weights: Path, options: ExportOptions, data: Path | None) -> N
     if options.format == "triton-repository" and options.server.backend == "tensorrt":
         raise ConfigError("--verify: a bare plan cannot be opened; verify --format tensorrt first.")
     if options.format in TENSORRT:
-        from aicl_fast.engines.tensorrt import Cuda
+        from aicl_fast.engines.cuda.driver import Cuda
 
         Cuda(0).close()
     _, config = load_model(weights)

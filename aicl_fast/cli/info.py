@@ -117,8 +117,8 @@ def _read_metadata(path: Path) -> str | None:
 
     if path.is_file() and is_container(path):
         return read_container(path).metadata
-    from aicl_fast.engines import options_of
     from aicl_fast.engines.openvino import open_model
+    from aicl_fast.engines.registry import options_of
 
     if path.suffix != ".xml":
         options_of(path)  # refuses what is no model file

@@ -113,12 +113,12 @@ def parity_table(title: str, results: Sequence[Parity]) -> Table:
 def _open(text: str, device: str | None, options: dict[str, Any], *, trust: bool) -> Detector:
     """A model file, or ``engine:file`` to say what runs it."""
     from aicl_fast.detector import Detector
-    from aicl_fast.engines import ENGINES, options_of
+    from aicl_fast.engines.registry import engines, options_of
 
     before, colon, after = text.partition(":")
-    engine, file = (before, after) if colon and before in ENGINES else (None, text)
+    engine, file = (before, after) if colon and before in engines() else (None, text)
     if colon and engine is None and not Path(text).exists() and Path(after).exists():
-        raise ConfigError(f"{text}: there is no engine {before!r}; expected one of {', '.join(ENGINES)}.")
+        raise ConfigError(f"{text}: there is no engine {before!r}; expected one of {', '.join(engines())}.")
     has = options_of(file, engine)
     return Detector(
         file,

@@ -1,8 +1,7 @@
-"""OpenVINO on the CPU: our .openvino container, or an ONNX file."""
+"""OpenVINO on the CPU: an .openvino container, an ONNX file, or OpenVINO's own form."""
 
 from __future__ import annotations
 
-import os
 import threading
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,16 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.engines.base import Engine, leave_after_fork, running
 from aicl_fast.engines.container import is_container, read_container
 from aicl_fast.engines.ir_file import check_ir
 from aicl_fast.engines.onnx_file import read_onnx
-from aicl_fast.engines.openvino_import import import_openvino
+from aicl_fast.engines.packages import import_openvino
+from aicl_fast.engines.session import Session, leave_after_fork, read_settings, running
 from aicl_fast.errors import ModelError
 from aicl_fast.files import require_file
-from aicl_fast.metadata import parse_info, require_sizes
+from aicl_fast.metadata import DETECTOR
 from aicl_fast.processors import processor_count, processor_quota
-from aicl_fast.signature import NetworkOutputs
+from aicl_fast.signature import Signature
 from aicl_fast.text import clean_text
 
 # Left to itself OpenVINO computes float32 files in bfloat16 wherever the processor can, so the type is
@@ -33,22 +32,23 @@ _ANY = ()
 """In place of a shape: all that the file allows."""
 
 
-class OpenVinoEngine(Engine):
-    """A model in OpenVINO's CPU plugin.
+class OpenVinoSession(Session):
+    """A model in OpenVINO's CPU plugin. Safe to call from several threads.
 
-    Where the file fixes T, each size of a batch has a compiled model of its own, made when it first comes
-    (one video's when the file is opened): OpenVINO is faster where it knows the sizes. The last eight are
-    kept. Where T varies, one compiled model runs every shape, since a new length must not cost a compilation.
+    Where a localisation network's file fixes T, each size of a batch has a compiled model of its own, made
+    when it first comes (the smallest's when the file is opened): OpenVINO is faster where it knows the sizes.
+    The last eight are kept. Where T varies, and for segment networks, one compiled model runs every shape,
+    since another must not cost a compilation.
 
     Args:
-        path: ``.openvino`` or ``.onnx``, written by ``aicl-fast export``.
+        path: ``.openvino``, ``.onnx`` or ``.xml``, written by ``aicl-fast export``.
+        kind: of the model.
         threads: threads in all; None takes every core, or what a quota grants.
         pin_threads: tie threads to cores; None is OpenVINO's own choice.
         precision: ``fp32``, ``bf16`` or ``fp16``, of the products; None is the file's own. The last layers,
             from the heads' sums on, stay in float32.
     Raises:
-        DataError: no such file.
-        ModelError: not a model of ours, damaged, or a precision that this processor has no products in.
+        ModelError: not an aicl_fast model, damaged, or a precision that this processor has no products in.
         UnavailableError: OpenVINO is not installed.
     """
 
@@ -56,37 +56,37 @@ class OpenVinoEngine(Engine):
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: Path,
         *,
+        kind: str = DETECTOR,
         threads: int | None = None,
         pin_threads: bool | None = None,
         precision: str | None = None,
     ) -> None:
-        self.path = require_file(path, "model file")
-        file = open_model(self.path)
-        self.info = parse_info(file.metadata, self.path)
-        require_sizes(self.info, self.path.stat().st_size, self.path)
+        file = open_model(path)
+        super().__init__(path, read_settings(file.metadata, path, kind))
         self._model: Any = file.read()
-        self._process = os.getpid()
         self._settings: dict[str, Any] = {"asked": precision, "threads": threads, "pin_threads": pin_threads}
+        self.precision = precision or self.precision
         self._compiled: dict[tuple[int, ...], _Compiled] = {}
+        self._by_shape = kind == DETECTOR and self.info.segments.fixed
         self._lock = threading.Lock()
-        self._compiled_for((self.info.batch.min, self.info.segments.opt, self.config.data.input_width))
+        self._compiled_for((self.info.batch.min, *(axis.sizes.opt for axis in self.signature.input.axes[1:])))
 
-    def run(self, features: npt.NDArray[np.float32]) -> NetworkOutputs:
-        """Run (B, T, D) float32 features. Safe to call from several threads."""
-        return self._compiled_for(features.shape).run(features)
+    def run(self, inputs: npt.NDArray[Any]) -> Any:
+        """Run one batch."""
+        return self._compiled_for(inputs.shape).run(inputs)
 
     def _compiled_for(self, shape: tuple[int, ...]) -> _Compiled:
-        if not self.info.segments.fixed:
+        if not self._by_shape:
             shape = _ANY
         with self._lock:
             self._check_open()
-            found = self._compiled.pop(shape, None) or self._compile(shape)
-            self._compiled[shape] = found  # the last used is last
+            compiled = self._compiled.pop(shape, None) or self._compile(shape)
+            self._compiled[shape] = compiled  # the last used is last
             if len(self._compiled) > _KEPT:
                 del self._compiled[next(iter(self._compiled))]
-            return found
+            return compiled
 
     def _after_fork(self) -> None:
         self._lock = threading.Lock()  # a thread of the other process may have held it
@@ -102,27 +102,28 @@ class OpenVinoEngine(Engine):
         with running(self.path):
             model = self._model.clone()
             if shape != _ANY:
-                model.reshape({"features": list(shape)})
-            return _Compiled(compile_model(model, self.path, self.info.precision, **self._settings))
+                model.reshape({self.signature.input.name: list(shape)})
+            own = self.info.precision
+            return _Compiled(compile_model(model, self.path, own, **self._settings), self.signature)
 
 
 class _Compiled:
     """A model for one shape, or for any, and the requests that no thread is using."""
 
-    def __init__(self, compiled: Any) -> None:
-        self.compiled = compiled
+    def __init__(self, compiled: Any, signature: Signature) -> None:
+        self.compiled, self.signature = compiled, signature
         leave_after_fork(self)
-        self.outputs = [compiled.output(name) for name in NetworkOutputs._fields]
+        self.outputs = [compiled.output(tensor.name) for tensor in signature.outputs]
         self.idle: list[Any] = []
 
-    def run(self, features: npt.NDArray[np.float32]) -> NetworkOutputs:
-        """Run features of a shape that it is for."""
+    def run(self, inputs: npt.NDArray[Any]) -> Any:
+        """Run inputs of a shape that it is for."""
         try:
             request = self.idle.pop()
         except IndexError:
             request = self.compiled.create_infer_request()
-        found = request.infer({"features": features}, share_inputs=True, share_outputs=False)
-        outputs = NetworkOutputs(*(found[output] for output in self.outputs))
+        found = request.infer({self.signature.input.name: inputs}, share_inputs=True, share_outputs=False)
+        outputs = self.signature.result(*(found[output] for output in self.outputs))
         self.idle.append(request)
         return outputs
 
@@ -132,7 +133,7 @@ class ModelFile(NamedTuple):
 
     path: Path
     metadata: str | None
-    """Ours, if there is."""
+    """aicl_fast's settings, if there are any."""
     network: bytes | None
     """In OpenVINO's form; None is the file itself."""
     weights: bytes | None
@@ -166,7 +167,7 @@ class ModelFile(NamedTuple):
 
 
 def open_model(path: Path) -> ModelFile:
-    """Look through a container of ours, an ONNX file or OpenVINO's own.
+    """Look through a container, an ONNX file or OpenVINO's own.
 
     Raises:
         ModelError: damaged, of another kind, or with something in it that no export writes.

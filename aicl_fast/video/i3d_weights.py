@@ -17,13 +17,13 @@ with needs("train"):
     from torch import Tensor
 
 from aicl_fast.data.arrays import open_archive
+from aicl_fast.engines.registry import I3D_SUFFIXES
 from aicl_fast.errors import ModelError
 from aicl_fast.files import require_file
 from aicl_fast.limits import reading, require_size
 from aicl_fast.metadata import METADATA_KEY, Stream
 from aicl_fast.torch_file import load_state_dict, without_prefix
 from aicl_fast.video.i3d import I3D
-from aicl_fast.video.networks import PICKLED, TORCH_SUFFIXES
 from aicl_fast.weights import weights_hash
 
 _WHAT = "weights of I3D"
@@ -137,9 +137,9 @@ def _read(path: Path) -> dict[str, Tensor]:
         return _from_flax(path)
     if suffix == ".safetensors":
         return _from_safetensors(path)
-    if suffix in PICKLED:
+    if suffix in I3D_SUFFIXES:
         return load_state_dict(path, _WHAT)
-    raise ModelError(f"{path}: expected weights of I3D in one of {', '.join(TORCH_SUFFIXES)}.")
+    raise ModelError(f"{path}: expected weights of I3D in one of {', '.join(I3D_SUFFIXES)}.")
 
 
 def _from_safetensors(path: Path) -> dict[str, Tensor]:

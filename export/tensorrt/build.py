@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aicl_fast.engines.container import write_container
-from aicl_fast.engines.tensorrt_api import NAMES, Kind, last_error, load_tensorrt, make_logger
+from aicl_fast.engines.packages import NAMES, Kind, load_tensorrt
+from aicl_fast.engines.tensorrt.logger import last_error, make_logger
 from aicl_fast.errors import ModelError, UnavailableError
 from aicl_fast.export.options import BuildOptions, ExportOptions, Progress
 from aicl_fast.export.tensorrt.cards import (

@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from aicl_fast.engines.tensorrt import Cuda
-from aicl_fast.engines.tensorrt_api import NAMES, Kind, load_tensorrt
+from aicl_fast.engines.cuda.driver import Cuda
+from aicl_fast.engines.packages import NAMES, Kind, load_tensorrt
 from aicl_fast.errors import ConfigError, DataError, UnavailableError
 from aicl_fast.export.options import BuildOptions
 from aicl_fast.files import require_file, require_place
@@ -142,7 +142,7 @@ def installed_card() -> str:
 
 
 def cards_of(kind: Kind, options: BuildOptions, precision: str) -> list[str]:
-    """What :func:`aicl_fast.engines.tensorrt.check_card` compares with; empty is any card."""
+    """What :func:`aicl_fast.engines.tensorrt.plan.check_card` compares with; empty is any card."""
     if kind == "tensorrt-rtx":
         return list(options.compute_capability) or [f"{LOWEST_CARD.get(precision, ANY_RTX)}+"]
     return ["8.0+"] if options.hardware_compatible else [installed_card()]

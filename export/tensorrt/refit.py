@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from aicl_fast.engines.base import running
 from aicl_fast.engines.container import Container, read_container, write_container
-from aicl_fast.engines.tensorrt import Cuda, check_builder, check_card
-from aicl_fast.engines.tensorrt_api import NAMES, Kind, last_error, load_tensorrt, make_logger
-from aicl_fast.engines.tensorrt_plan import require_trust
+from aicl_fast.engines.cuda.driver import Cuda
+from aicl_fast.engines.packages import NAMES, Kind, load_tensorrt
+from aicl_fast.engines.session import running
+from aicl_fast.engines.tensorrt.logger import last_error, make_logger
+from aicl_fast.engines.tensorrt.plan import check_builder, check_card, require_trust
 from aicl_fast.errors import ModelError
 from aicl_fast.metadata import ModelInfo
 

@@ -19,7 +19,7 @@ import pytest
 from aicl_fast import detector as detector_module
 from aicl_fast.config import load_config
 from aicl_fast.detector import Detector
-from aicl_fast.engines import Engine
+from aicl_fast.engines.session import Session
 from aicl_fast.metadata import ModelInfo
 from aicl_fast.signature import NetworkOutputs
 
@@ -105,14 +105,14 @@ def test_decoding_allocates_nothing(program: Path, nms: str) -> None:
     assert during == 0
 
 
-class Constant(Engine):
+class Constant(Session):
     """Scores that are there already, so that what is allocated is not the engine's."""
 
     name = "constant"
 
     def __init__(self, path: Any, **_: Any) -> None:
         config = load_config("thumos14")
-        self.path, self.info = Path(path), ModelInfo(config)
+        super().__init__(Path(path), ModelInfo(config))
         length, classes = config.data.segments, config.model.num_classes
         rng = np.random.default_rng(0)
         self.outputs = NetworkOutputs(
@@ -144,7 +144,7 @@ def peak_and_growth(detector: Detector, segments: int) -> tuple[int, int]:
 
 
 def test_detecting_allocates_the_batch_and_no_copy_of_the_recording(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detector_module, "open_engine", Constant)
+    monkeypatch.setattr(detector_module, "open_session", Constant)
     detector = Detector("constant")
     data = detector.config.data
     batch = 4 * data.segments * data.input_width

@@ -13,13 +13,14 @@ pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
 from aicl_fast.bench import video
+from aicl_fast.engines.session import Session
 from aicl_fast.errors import AiclError, ConfigError, UnavailableError
 from aicl_fast.metadata import SegmentInfo
 from aicl_fast.signature import SegmentOutputs
 from aicl_fast.video.networks import SegmentNetwork
 
 
-class Half(SegmentNetwork):
+class _Half(Session):
     """The mean of each clip and its half, a bit off."""
 
     def __init__(self, off: float) -> None:
@@ -33,20 +34,24 @@ class Half(SegmentNetwork):
         return SegmentOutputs(features.astype(np.float32), np.repeat(means, 400, axis=1).astype(np.float32))
 
 
+def half(off: float) -> SegmentNetwork:
+    return SegmentNetwork(_Half(off))
+
+
 def test_only_what_agrees_is_timed() -> None:
-    clips = video.random_clips(Half(0), 2)
-    contenders = {video.BASELINE: Half(0), "mine, fp32": Half(2**-11), "mine, bf16": Half(2**-7)}
+    clips = video.random_clips(half(0), 2)
+    contenders = {video.BASELINE: half(0), "mine, fp32": half(2**-11), "mine, bf16": half(2**-7)}
     apart = video.check(contenders, clips)
     assert apart == pytest.approx({video.BASELINE: 0, "mine, fp32": 2**-11, "mine, bf16": 2**-7}, rel=1e-6)
     for off in (2e-3, float("nan")):
         with pytest.raises(AiclError, match="mine, fp32: features differ by"):
-            video.check(contenders | {"mine, fp32": Half(off)}, clips)
+            video.check(contenders | {"mine, fp32": half(off)}, clips)
 
 
 def test_a_row_a_way_and_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video, "PlainI3D", lambda *_: Half(0))
+    monkeypatch.setattr(video, "PlainI3D", lambda *_: half(0))
     monkeypatch.setattr(video, "load_i3d", lambda *_: None)
-    monkeypatch.setattr(video, "open_networks", lambda *_: {"mine, fp32": Half(0)})
+    monkeypatch.setattr(video, "open_networks", lambda *_: {"mine, fp32": half(0)})
     rows = video.measure_network(video.Subject(Path(), (1, 3), 1, "cpu", 0.0, compiled=False))
     assert [(row["way"], row["batch"]) for row in rows] == [
         (video.BASELINE, 1),

@@ -12,6 +12,7 @@ pytest.importorskip("cv2")
 
 from aicl_fast.bench import video_file
 from aicl_fast.bench.tables import TABLES
+from aicl_fast.engines.session import Session
 from aicl_fast.errors import AiclError
 from aicl_fast.metadata import SegmentInfo, Stream
 from aicl_fast.signature import SegmentOutputs
@@ -45,7 +46,7 @@ def test_flow(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows[0]["frames_per_second"] == pytest.approx(2e3 / rows[0]["p50_ms"])
 
 
-class Means(SegmentNetwork):
+class Means(Session):
     """A few pixels of each clip."""
 
     def __init__(self, stream: Stream) -> None:
@@ -57,7 +58,7 @@ class Means(SegmentNetwork):
 
 
 def test_the_whole() -> None:
-    networks = {"rgb": Means("rgb"), "flow": Means("flow")}
+    networks = {"rgb": SegmentNetwork(Means("rgb")), "flow": SegmentNetwork(Means("flow"))}
     rows = video_file.measure_whole(networks, 0.0, 2, segments=1, least=1)
     assert [(row["stage"], row["way"]) for row in rows] == [
         ("whole", video_file.IN_TURN),

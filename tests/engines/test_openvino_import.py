@@ -63,7 +63,7 @@ def test_no_telemetry(
 def test_the_package_can_be_imported_afterwards(tmp_path: Path) -> None:
     pytest.importorskip("openvino_telemetry")
     program = (
-        "from aicl_fast.engines.openvino_import import import_openvino\n"
+        "from aicl_fast.engines.packages import import_openvino\n"
         "assert import_openvino('this').__name__ == 'openvino'\n"
         "import openvino_telemetry\n"
     )

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from aicl_fast import Detector
-from aicl_fast.engines import open_engine
 from aicl_fast.engines.checksum import KIND, NAME
 from aicl_fast.engines.container import read_container, write_container
 from aicl_fast.engines.ir_file import check_ir
 from aicl_fast.engines.onnx_file import read_onnx
 from aicl_fast.engines.openvino import open_model
+from aicl_fast.engines.registry import open_session
 from aicl_fast.errors import ModelError
 from aicl_fast.limits import MAX_UNPACKED
 from aicl_fast.metadata import METADATA_KEY, Range
@@ -566,11 +566,11 @@ def test_a_file_of_another_kind(tmp_path: Path, name: str, content: bytes) -> No
     with pytest.raises(
         ModelError, match=rf"{name}: is no model file\. Expected a file of `aicl-fast export`"
     ):
-        open_engine(tmp_path / name)
+        open_session(tmp_path / name)
 
 
 def test_what_a_file_holds_counts(tiny_model: Path, tmp_path: Path) -> None:
     for own, engine in ((tiny_model, "torch"), (tiny_model.with_suffix(".onnx"), "onnxruntime")):
         shutil.copy(own, tmp_path / "model")
-        with open_engine(tmp_path / "model") as opened:
+        with open_session(tmp_path / "model") as opened:
             assert opened.name == engine

@@ -55,9 +55,9 @@ def batch() -> np.ndarray:
 @pytest.fixture(scope="session")
 def expected(tiny_model: Path, batch: np.ndarray) -> NetworkOutputs:
     """What torch says of them in float32."""
-    from aicl_fast.engines.torch import TorchEngine
+    from aicl_fast.engines.torch import TorchSession
 
-    return TorchEngine(tiny_model)(batch)
+    return TorchSession(tiny_model)(batch)
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ pytest.importorskip("onnx")
 from aicl_fast.cli import export as export_command
 from aicl_fast.engines.container import read_container, write_container
 from aicl_fast.engines.onnx_file import read_onnx
-from aicl_fast.engines.tensorrt import check_builder
+from aicl_fast.engines.tensorrt.plan import check_builder
 from aicl_fast.errors import AiclError, ConfigError, DataError, ModelError
 from aicl_fast.export.export import check_combination, check_target, export_model
 from aicl_fast.export.onnx import model_info

@@ -338,7 +338,7 @@ def test_tensorrt_asks_for_its_package_and_then_for_a_card(
     monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     import aicl_fast.export.tensorrt.cards as tensorrt
-    from aicl_fast.engines.tensorrt import Cuda
+    from aicl_fast.engines.cuda.driver import Cuda
 
     calibrate = Path("x") if precision in CALIBRATED else None
     options = ExportOptions("tensorrt", precision, calibrate=calibrate)
@@ -380,7 +380,8 @@ def test_files_that_cannot_be_used_are_named_first(
 ) -> None:
     pytest.importorskip("tensorrt_rtx_bindings")
     import aicl_fast.export.export as exporting
-    from aicl_fast.engines.tensorrt_api import load_tensorrt, make_logger
+    from aicl_fast.engines.packages import load_tensorrt
+    from aicl_fast.engines.tensorrt.logger import make_logger
 
     monkeypatch.setattr(exporting, "exported_onnx", None)  # work that must not have started
     (tmp_path / "file").touch()

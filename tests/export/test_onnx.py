@@ -15,7 +15,7 @@ onnx = pytest.importorskip("onnx")
 
 from aicl_fast import Detector  # noqa: E402
 from aicl_fast.config import Config, load_config  # noqa: E402
-from aicl_fast.engines.ort import OnnxRuntimeEngine  # noqa: E402
+from aicl_fast.engines.onnxruntime import OnnxRuntimeSession  # noqa: E402
 from aicl_fast.errors import ConfigError, DataError, ModelError  # noqa: E402
 from aicl_fast.export.onnx import (  # noqa: E402
     OPSET,
@@ -116,7 +116,7 @@ def test_real_size_equals_torch(tmp_path: Path, real, batch: int) -> None:
     net, config = real
     export_onnx(net, config, tmp_path / "m.onnx")
     features = np.random.default_rng(batch).random((batch, 750, 2048), dtype=np.float32)
-    actual = OnnxRuntimeEngine(tmp_path / "m.onnx", threads=1)(features)
+    actual = OnnxRuntimeSession(tmp_path / "m.onnx", threads=1)(features)
     assert_close(actual, reference(net, features, config.topk), 2e-6)
 
 
@@ -128,7 +128,7 @@ def test_winograd_gives_the_same_without_a_convolution(tmp_path: Path, real, seg
     assert products >= 18  # six an embedding
     assert not net.winograd  # the network itself is left as it was
     onnx.save(model, tmp_path / "m.onnx")
-    engine = OnnxRuntimeEngine(tmp_path / "m.onnx", threads=1)
+    engine = OnnxRuntimeSession(tmp_path / "m.onnx", threads=1)
     clear = 0
     for length in [750] if segments is None else [751, 61, 3000]:
         features = np.random.default_rng(length).random((2, length, 2048), dtype=np.float32)
@@ -149,7 +149,7 @@ def test_real_size_in_half_precision(tmp_path: Path, real) -> None:
     features = np.random.default_rng(1).random((2, 750, 2048), dtype=np.float32)
     expected = reference(net, features, config.topk)
     export_onnx(net, config, tmp_path / "half.onnx", precision="fp16")
-    assert_close(OnnxRuntimeEngine(tmp_path / "half.onnx", threads=1)(features), expected, 1e-3)
+    assert_close(OnnxRuntimeSession(tmp_path / "half.onnx", threads=1)(features), expected, 1e-3)
     assert (tmp_path / "half.onnx").stat().st_size < 13.5e6  # 6.3 M parameters of two bytes
     export_onnx(net, config, tmp_path / "brain.onnx", precision="bf16")
     with pytest.raises(ModelError, match=r"brain\.onnx: ONNX Runtime has no kernels.*engine='openvino'"):
@@ -174,7 +174,7 @@ def test_any_length_in_the_range(tmp_path: Path, tiny_model: Path) -> None:
     net, config = load_model(tiny_model)
     path = tmp_path / "any.onnx"
     export_onnx(net, config, path, batch=Range(1, 2, 4), segments=Range(8, 40, 200))
-    engine = OnnxRuntimeEngine(path, threads=1)
+    engine = OnnxRuntimeSession(path, threads=1)
     assert engine.config.data.segments == 40
     assert engine.info.segments == Range(8, 40, 200)
     for length in (8, 9, 15, 16, 40, 200):
@@ -195,7 +195,7 @@ def test_any_length_in_the_range(tmp_path: Path, tiny_model: Path) -> None:
 def test_any_number_of_videos_fits_the_files_batch(tmp_path: Path, tiny_model: Path, batch: Range) -> None:
     net, config = load_model(tiny_model)
     export_onnx(net, config, tmp_path / "m.onnx", batch=batch)
-    engine = OnnxRuntimeEngine(tmp_path / "m.onnx", threads=1)
+    engine = OnnxRuntimeSession(tmp_path / "m.onnx", threads=1)
     for count in (1, 4, 9):
         features = np.random.default_rng(count).random((count, 32, 11), dtype=np.float32)
         assert_close(engine(features), reference(net, features, config.topk), 2e-6)
@@ -227,7 +227,7 @@ def test_equal_scores_are_ranked_by_index(tmp_path: Path, tiny_config) -> None:
     features = np.random.default_rng(0).random((3, 32, 11), dtype=np.float32)
     with torch.no_grad():
         expected = net(torch.from_numpy(features)).CAS[:, : tiny_config.topk].mean(1).softmax(1)
-    actual = OnnxRuntimeEngine(tmp_path / "m.onnx")(features)
+    actual = OnnxRuntimeSession(tmp_path / "m.onnx")(features)
     np.testing.assert_allclose(actual.video_scores, expected.numpy(), atol=1e-6)
 
 
@@ -238,7 +238,7 @@ def test_one_stream(tmp_path: Path, tiny_config: Config, modal: str) -> None:
     net = TwoBranchNet(config).eval()
     export_onnx(net, config, tmp_path / "m.onnx", precision="fp16")
     features = np.random.default_rng(0).random((2, 32, config.data.input_width), dtype=np.float32)
-    actual = OnnxRuntimeEngine(tmp_path / "m.onnx")(features)
+    actual = OnnxRuntimeSession(tmp_path / "m.onnx")(features)
     assert_close(actual, reference(net, features, config.topk), 2e-3)
 
 
@@ -299,7 +299,7 @@ def test_any_opset_computes_the_same(tiny_model, batch, tmp_path, precision, win
         # The release that brought the opset, by ONNX's own table.
         assert model.ir_version == {15: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}[own]
         onnx.save(model, tmp_path / "m.onnx")
-        actual = OnnxRuntimeEngine(tmp_path / "m.onnx", threads=1)(batch)
+        actual = OnnxRuntimeSession(tmp_path / "m.onnx", threads=1)(batch)
         expected = expected or actual
         assert_close(actual, expected, 1e-3 if precision == "fp16" else 1e-6)
 

@@ -116,13 +116,13 @@ def test_parity_with_options(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) 
     from aicl_fast.cli import parity
 
     given: dict[str, Any] = {}
-    real = detector.open_engine
+    real = detector.open_session
 
     def spy(path: Any, *, engine: str | None, **options: Any) -> Any:
         given[str(engine)] = {name: value for name, value in options.items() if value not in (None, False)}
         return real(path, engine=engine, **options)
 
-    monkeypatch.setattr(detector, "open_engine", spy)
+    monkeypatch.setattr(detector, "open_session", spy)
     onnx = tiny_model.with_suffix(".onnx")
     models = [str(tiny_model), f"onnxruntime:{onnx}", f"openvino:{onnx}"]
     provider = "CPUExecutionProvider"

@@ -21,13 +21,14 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
-import aicl_fast.engines.tensorrt as runtime
-import aicl_fast.engines.tensorrt_plan as plans
+import aicl_fast.engines.tensorrt.plan as plans
+import aicl_fast.engines.tensorrt.session as runtime
 from aicl_fast import Detector
 from aicl_fast.engines.container import KINDS, MAGIC, read_container, write_container
-from aicl_fast.engines.gpu_array import gpu_array, is_gpu_array, read_capsule
-from aicl_fast.engines.tensorrt import TensorRTEngine, check_builder, check_card
-from aicl_fast.engines.tensorrt_api import load_tensorrt
+from aicl_fast.engines.cuda.arrays import is_gpu_array, read_array, read_capsule
+from aicl_fast.engines.packages import load_tensorrt
+from aicl_fast.engines.tensorrt.plan import check_builder, check_card
+from aicl_fast.engines.tensorrt.session import TensorRTSession
 from aicl_fast.errors import AiclError, ConfigError, DataError, ModelError, UnavailableError
 from aicl_fast.export.export import export_model, exported_onnx
 from aicl_fast.export.onnx import build_onnx, model_info
@@ -465,9 +466,9 @@ class MakeBelieveContext:
 
 @pytest.fixture
 def engine(tiny_model: Path, tmp_path: Path, graph: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    from aicl_fast.engines.torch import TorchEngine
+    from aicl_fast.engines.torch import TorchSession
 
-    reference = TorchEngine(tiny_model)
+    reference = TorchSession(tiny_model)
     devices: list[MakeBelieveCuda] = []
 
     def cuda(number: int) -> MakeBelieveCuda:
@@ -484,7 +485,7 @@ def engine(tiny_model: Path, tmp_path: Path, graph: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr(plans, "load_tensorrt", lambda kind: api)
     monkeypatch.setattr(plans, "make_logger", lambda api: SimpleNamespace(errors=["no reason"]))
     path = _container(tmp_path / "m.engine", graph[1])
-    opened = TensorRTEngine(path, pool=2)
+    opened = TensorRTSession(path, pool=2)
     yield opened
     opened.close()
 
@@ -512,7 +513,7 @@ def test_submitting(engine: Any, batch: np.ndarray, expected: NetworkOutputs) ->
     close_to(first.result(), expected)
     with pytest.raises(RuntimeError, match="taken already"):
         first.result()
-    with pytest.raises(DataError, match="takes 1:8:64 videos a run, got 65"):
+    with pytest.raises(DataError, match="takes 1:8:64 rows per run, got 65"):
         engine.submit(np.zeros((65, 32, 11), np.float32))
     with pytest.raises(DataError, match="T 32 and D 11"):
         engine.submit(np.zeros((1, 33, 11), np.float32))
@@ -652,14 +653,14 @@ def test_what_cannot_be_captured_runs(engine: Any, batch, expected: NetworkOutpu
 
 
 def test_an_engine_that_nobody_closes(engine: Any, batch: np.ndarray) -> None:
-    opened = TensorRTEngine(engine.path)
+    opened = TensorRTSession(engine.path)
     device = opened.cuda
     opened(batch)
     del opened
     gc.collect()
     assert device.closed
     assert device.empty
-    opened = TensorRTEngine(engine.path)
+    opened = TensorRTSession(engine.path)
     runtime._close_all()  # as at the interpreter's end
     assert opened.cuda.closed
     assert engine.cuda.closed
@@ -712,7 +713,7 @@ def test_kernels_that_cannot_be_kept(engine: Any, batch: np.ndarray, tmp_path: P
         )
 
     engine._plan.engine.create_runtime_config = settings
-    with TensorRTEngine(engine.path, cache=tmp_path / "cache") as opened:
+    with TensorRTSession(engine.path, cache=tmp_path / "cache") as opened:
         opened(batch)
         assert not opened._plan.cache.exists()
         opened(batch)  # captured: there are kernels, and who knows whether it is closed
@@ -720,11 +721,11 @@ def test_kernels_that_cannot_be_kept(engine: Any, batch: np.ndarray, tmp_path: P
         opened._plan.cache.unlink()
         opened(batch)
     assert not opened._plan.cache.exists()  # nothing new
-    with TensorRTEngine(engine.path, cache=tmp_path / "cache") as opened:
+    with TensorRTSession(engine.path, cache=tmp_path / "cache") as opened:
         opened(batch)
     assert opened._plan.cache.read_bytes() == b"kernels"
     (tmp_path / "file").touch()
-    opened = TensorRTEngine(engine.path, cache=tmp_path / "file")
+    opened = TensorRTSession(engine.path, cache=tmp_path / "file")
     opened(batch)
     with pytest.warns(RuntimeWarning, match=r"cannot be kept: .*file.*Choose"):
         opened.close()
@@ -770,7 +771,7 @@ def test_a_plan_that_does_not_load(engine: Any, monkeypatch: pytest.MonkeyPatch)
     )
     monkeypatch.setattr(plans, "load_tensorrt", lambda kind: api)
     with pytest.raises(ModelError, match=r"TensorRT-RTX cannot load the plan \(no reason\)"):
-        TensorRTEngine(engine.path)
+        TensorRTSession(engine.path)
 
     def fail(self: Any) -> None:
         raise UnavailableError("CUDA: cuDevicePrimaryCtxRelease failed")
@@ -778,7 +779,7 @@ def test_a_plan_that_does_not_load(engine: Any, monkeypatch: pytest.MonkeyPatch)
     with monkeypatch.context() as patch:  # the first failure is the one that is told
         patch.setattr(MakeBelieveCuda, "close", fail)
         with pytest.raises(ModelError, match="cannot load the plan"):
-            TensorRTEngine(engine.path)
+            TensorRTSession(engine.path)
 
 
 @pytest.mark.parametrize("newer", [True, False], ids=["remains refittable", "has no such flag"])
@@ -922,7 +923,7 @@ def test_a_segment_network(engine: Any, tmp_path: Path, stream: str, monkeypatch
             np.testing.assert_array_equal(network(clips), clips.reshape(7, -1)[:, -1024:])
         assert network.classify(clips).shape == (7, 7)
         assert device.launches
-        with pytest.raises(ModelError, match="precision: is in the engine"):
+        with pytest.raises(ModelError, match=r"precision: is not an option .*has its precision in it"):
             open_network(path, precision="fp16")
     assert device.closed
     with pytest.raises(ModelError, match=r"i3d\.engine: is a network of kind 'i3d'"):
@@ -939,7 +940,7 @@ def test_dlpack_says_where_memory_is() -> None:
     assert (tensor.data or 0) + tensor.byte_offset == array.ctypes.data
     assert not is_gpu_array(array)
     with pytest.raises(DataError, match="is not on a GPU; give it as a numpy array"):
-        gpu_array(array, 1)
+        read_array(array, 1)
 
     class Fake:
         shape = array.shape
@@ -952,7 +953,7 @@ def test_dlpack_says_where_memory_is() -> None:
             return (2, 3)
 
     assert is_gpu_array(Fake())
-    found = gpu_array(Fake(), 5)
+    found = read_array(Fake(), 5)
     assert (found.pointer, found.shape, found.device) == (array.ctypes.data, (2, 3, 4), 3)
 
 

@@ -17,8 +17,9 @@ pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
 from aicl_fast import Detector
-from aicl_fast.engines.tensorrt import Cuda, TensorRTEngine
-from aicl_fast.engines.tensorrt_api import load_tensorrt
+from aicl_fast.engines.cuda.driver import Cuda
+from aicl_fast.engines.packages import load_tensorrt
+from aicl_fast.engines.tensorrt.session import TensorRTSession
 from aicl_fast.errors import DataError, UnavailableError
 from aicl_fast.export.export import export_model, exported_onnx
 from aicl_fast.export.options import BuildOptions, ExportOptions
@@ -156,7 +157,7 @@ def test_what_the_driver_refuses(driver: CheckedDriver) -> None:
 def test_a_tensor_that_its_owner_keeps() -> None:
     import torch
 
-    from aicl_fast.engines.gpu_array import gpu_array, is_gpu_array
+    from aicl_fast.engines.cuda.arrays import is_gpu_array, read_array
 
     class OnGpu:
         def __init__(self, tensor: Any) -> None:
@@ -175,7 +176,7 @@ def test_a_tensor_that_its_owner_keeps() -> None:
     needed = OnGpu(torch.zeros(1, 2, 3, requires_grad=True))
     assert is_gpu_array(needed)
     with pytest.raises(DataError, match="features: cannot be read where they are"):
-        gpu_array(needed, 1)
+        read_array(needed, 1)
 
 
 # --- on a GPU
@@ -202,8 +203,8 @@ def engine_file(kind: str, tiny_model: Path, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture
-def engine(engine_file: Path, tmp_path: Path) -> Iterator[TensorRTEngine]:
-    with TensorRTEngine(engine_file, pool=2, cache=tmp_path / "cache") as opened:
+def engine(engine_file: Path, tmp_path: Path) -> Iterator[TensorRTSession]:
+    with TensorRTSession(engine_file, pool=2, cache=tmp_path / "cache") as opened:
         yield opened
 
 
@@ -249,7 +250,7 @@ def test_any_shape_in_the_profile(kind: str, tiny_model: Path, tmp_path: Path) -
 
 @pytest.mark.gpu
 def test_a_graph_is_replayed(
-    engine: TensorRTEngine, batch: np.ndarray, expected: NetworkOutputs, monkeypatch: pytest.MonkeyPatch
+    engine: TensorRTSession, batch: np.ndarray, expected: NetworkOutputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launched = []
     launch = engine.cuda.launch
@@ -263,7 +264,7 @@ def test_a_graph_is_replayed(
 
 
 @pytest.mark.gpu
-def test_batches_in_flight(engine: TensorRTEngine, batch: np.ndarray, expected: NetworkOutputs) -> None:
+def test_batches_in_flight(engine: TensorRTSession, batch: np.ndarray, expected: NetworkOutputs) -> None:
     features = batch.copy()
     first, second = engine.submit(features), engine.submit(features[::-1].copy())
     features[:] = 0
@@ -272,7 +273,7 @@ def test_batches_in_flight(engine: TensorRTEngine, batch: np.ndarray, expected: 
 
 
 @pytest.mark.gpu
-def test_several_threads(engine: TensorRTEngine, batch: np.ndarray, expected: NetworkOutputs) -> None:
+def test_several_threads(engine: TensorRTSession, batch: np.ndarray, expected: NetworkOutputs) -> None:
     with ThreadPoolExecutor(6) as pool:
         for number, outputs in enumerate(pool.map(lambda n: engine(batch[n % 5][None]), range(120))):
             close_to(outputs, NetworkOutputs(*(each[number % 5][None] for each in expected)))
@@ -280,7 +281,7 @@ def test_several_threads(engine: TensorRTEngine, batch: np.ndarray, expected: Ne
 
 
 @pytest.mark.gpu
-def test_arrays_on_the_gpu(engine: TensorRTEngine, batch: np.ndarray, expected: NetworkOutputs) -> None:
+def test_arrays_on_the_gpu(engine: TensorRTSession, batch: np.ndarray, expected: NetworkOutputs) -> None:
     import torch
 
     if not torch.cuda.is_available():
@@ -314,7 +315,7 @@ def test_many_shapes_take_little_memory(kind: str, tiny_model: Path, tmp_path: P
     options = ExportOptions(kind, batch=Range(1, 2, 64), segments=Range(8, 32, 512))
     onnx = export_model(tiny_model, tmp_path / "m.onnx", ExportOptions(segments=Range(8, 32, 512)))
     expected = Detector(onnx).engine
-    with TensorRTEngine(export_model(tiny_model, tmp_path / "m.engine", options)) as opened:
+    with TensorRTSession(export_model(tiny_model, tmp_path / "m.engine", options)) as opened:
         for length in (8, 512, *range(9, 40), 8):
             features = np.random.default_rng(length).random((2, length, 11), dtype=np.float32)
             for _ in range(3):
@@ -324,25 +325,25 @@ def test_many_shapes_take_little_memory(kind: str, tiny_model: Path, tmp_path: P
 
 @pytest.mark.gpu
 def test_dropped_and_not_closed(engine_file: Path, batch: np.ndarray, expected: NetworkOutputs) -> None:
-    opened = TensorRTEngine(engine_file, pool=2)
+    opened = TensorRTSession(engine_file, pool=2)
     for _ in range(6):
         opened.submit(batch[::-1].copy())
     close_to(opened(batch), expected)
     del opened
-    with TensorRTEngine(engine_file) as again:
+    with TensorRTSession(engine_file) as again:
         close_to(again(batch), expected)
 
 
 @pytest.mark.gpu
 def test_compiled_kernels_are_kept(engine_file: Path, batch: np.ndarray, expected, tmp_path: Path) -> None:
     for _ in range(2):
-        with TensorRTEngine(engine_file, cache=tmp_path) as opened:
+        with TensorRTSession(engine_file, cache=tmp_path) as opened:
             close_to(opened(batch), expected)
     kept = list(tmp_path.glob("*.rtx"))
     assert len(kept) == (opened._plan.cache is not None)
     for file in kept:
         file.write_bytes(b"damaged")
-        with TensorRTEngine(engine_file, cache=tmp_path) as opened:
+        with TensorRTSession(engine_file, cache=tmp_path) as opened:
             close_to(opened(batch), expected)
 
 
@@ -376,11 +377,11 @@ def test_closing(engine_file: Path, batch: np.ndarray) -> None:
     import torch
 
     free = torch.cuda.mem_get_info if torch.cuda.is_available() else lambda: (0, 0)
-    with TensorRTEngine(engine_file) as opened:  # what the driver keeps for good is kept now
+    with TensorRTSession(engine_file) as opened:  # what the driver keeps for good is kept now
         opened(batch)
     before = free()[0]
     for _ in range(5):
-        with TensorRTEngine(engine_file) as opened:
+        with TensorRTSession(engine_file) as opened:
             pending = opened.submit(batch)
             opened(batch)
         opened.close()

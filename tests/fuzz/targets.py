@@ -334,9 +334,9 @@ def _safetensors(folder: Path) -> None:
 
 
 def _read_safetensors(path: Path) -> None:
-    from aicl_fast.engines import open_engine
+    from aicl_fast.engines.registry import open_session
 
-    _run(open_engine(path))
+    _run(open_session(path))
 
 
 def _onnx(folder: Path) -> None:
@@ -346,15 +346,15 @@ def _onnx(folder: Path) -> None:
 
 
 def _read_onnx(path: Path) -> None:
-    from aicl_fast.engines import open_engine
+    from aicl_fast.engines.registry import open_session
 
-    _run(open_engine(path, threads=1))
+    _run(open_session(path, threads=1))
 
 
 def _read_onnx_openvino(path: Path) -> None:
-    from aicl_fast.engines import open_engine
+    from aicl_fast.engines.registry import open_session
 
-    _run(open_engine(path, engine="openvino", threads=1))
+    _run(open_session(path, engine="openvino", threads=1))
 
 
 def _container(folder: Path) -> None:

@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.engines.base import Engine, leave_after_fork
 from aicl_fast.engines.onnx_file import read_onnx
-from aicl_fast.engines.ort_import import import_onnxruntime
+from aicl_fast.engines.packages import import_onnxruntime
+from aicl_fast.engines.registry import Provider
+from aicl_fast.engines.session import Session, leave_after_fork, parse_device, read_settings
 from aicl_fast.errors import ModelError, UnavailableError
-from aicl_fast.files import require_file
-from aicl_fast.metadata import parse_info, require_sizes
+from aicl_fast.metadata import DETECTOR
 from aicl_fast.processors import processor_count, processor_quota, usable_processors
-from aicl_fast.signature import NetworkOutputs
 from aicl_fast.text import error_text
 
-Provider = str | tuple[str, dict[str, Any]]
-"""An execution provider by name, with options or without."""
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_ON_GPU = (_CUDA, "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
 
 
-class OnnxRuntimeEngine(Engine):
-    """An ONNX file in ONNX Runtime.
+class OnnxRuntimeSession(Session):
+    """An ONNX file in ONNX Runtime. Safe to call from several threads.
 
     float16 files run on the CPU too, where ONNX Runtime raises each product to float32 and back.
 
     Args:
         path: written by ``aicl-fast export``.
+        kind: of the model.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; None follows the providers.
         threads: threads within an operation; None lets ONNX Runtime take every core, or what a quota grants.
         pin_threads: tie each but the caller's own to a core; None is ONNX Runtime's own choice.
-        providers: execution providers by name or (name, options), in order of preference; None is the CPU.
+        providers: execution providers by name or (name, options), in order of preference; None follows the
+            device.
     Raises:
-        DataError: no such file.
-        ModelError: not an ONNX model, damaged, without our settings in its metadata, or bfloat16, which
-            ONNX Runtime has no convolution for on a CPU.
+        ModelError: not an ONNX model, damaged, without aicl_fast's settings in its metadata, or bfloat16,
+            which ONNX Runtime has no convolution for on a CPU; or providers that contradict the device.
         UnavailableError: ONNX Runtime is not installed, or lacks a provider that was asked for.
     """
 
@@ -45,42 +44,78 @@ class OnnxRuntimeEngine(Engine):
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: Path,
         *,
+        kind: str = DETECTOR,
+        device: str | None = None,
         threads: int | None = None,
         pin_threads: bool | None = None,
         providers: Sequence[Provider] | None = None,
     ) -> None:
-        self.path = require_file(path, "model file")
-        self.info = parse_info(read_onnx(self.path), self.path)
-        require_sizes(self.info, self.path.stat().st_size, self.path)
+        chosen = choose_providers(providers, device)
+        super().__init__(path, read_settings(read_onnx(path), path, kind))
         self._settings: dict[str, Any] = {
             "threads": threads,
             "pin_threads": pin_threads,
-            "providers": providers,
+            "providers": chosen,
         }
-        self._process = os.getpid()
-        self._session = open_session(self.path, **self._settings)
+        self._session = load(path, **self._settings)
 
-    def run(self, features: npt.NDArray[np.float32]) -> NetworkOutputs:
-        """Run (B, T, D) float32 features. Safe to call from several threads."""
+    def run(self, inputs: npt.NDArray[Any]) -> Any:
+        """Run one batch."""
         self._check_open()
         session = self._session
-        if session is None:  # another thread closed the engine just now
+        if session is None:  # another thread closed it just now
             self._check_open()
-        return NetworkOutputs(*session.run(NetworkOutputs._fields, {"features": features}))
+        result = self.signature.result
+        return result(*session.run(result._fields, {self.signature.input.name: inputs}))
 
     def _after_fork(self) -> None:
-        if any(provider != "CPUExecutionProvider" for provider in self._session.get_providers()):
+        if any(provider != _CPU for provider in self._session.get_providers()):
             super()._after_fork()
         read_onnx(self.path)  # the file may be another one by now
-        self._session = open_session(self.path, **self._settings)
+        self._session = load(self.path, **self._settings)
 
     def _free(self) -> None:
         self._session = None
 
 
-def open_session(
+def choose_providers(given: Sequence[Provider] | None, device: str | None) -> list[Provider] | None:
+    """What ONNX Runtime is asked for, with the GPU's number where one was named; None is the CPU.
+
+    Raises:
+        ModelError: no list of providers, or they contradict the device.
+    """
+    index = parse_device(device)
+    if given is None:
+        return None if index is None else [(_CUDA, {"device_id": index}), _CPU]
+    if isinstance(given, str):
+        raise ModelError(f"providers: expected a list of names, got {given!r}. Write [{given!r}].")
+    providers: list[Provider] = []
+    on_gpu = False
+    for provider in given:
+        if not (isinstance(provider, str) or (isinstance(provider, tuple) and len(provider) == 2)):
+            raise ModelError(f"providers: expected names, or tuples (name, options), got {provider!r} too.")
+        name, options = (provider, {}) if isinstance(provider, str) else provider
+        if name not in _ON_GPU or device is None:
+            providers.append(provider)
+            continue
+        on_gpu = True
+        if index is None or int(options.get("device_id", index)) != index:
+            raise ModelError(
+                f"providers: {provider!r} contradicts device={device!r}. Name the GPU once, or leave the "
+                "device out."
+            )
+        providers.append((name, {**options, "device_id": index}))
+    if index is not None and not on_gpu:
+        raise ModelError(
+            f"providers: {', '.join(map(str, given))} run on the CPU, and device={device!r} was asked for. "
+            f"Name one of {', '.join(_ON_GPU)}, or leave the providers out."
+        )
+    return providers
+
+
+def load(
     path: Path,
     *,
     threads: int | None = None,
@@ -92,13 +127,13 @@ def open_session(
     Returns:
         The ``InferenceSession``.
     Raises:
-        ModelError: as :class:`OnnxRuntimeEngine`.
-        UnavailableError: as :class:`OnnxRuntimeEngine`.
+        ModelError: as :class:`OnnxRuntimeSession`.
+        UnavailableError: as :class:`OnnxRuntimeSession`.
     """
     onnxruntime = import_onnxruntime()
-    wanted = list(providers) if providers is not None else ["CPUExecutionProvider"]
+    wanted = list(providers) if providers is not None else [_CPU]
     there = onnxruntime.get_available_providers()
-    names = [each if isinstance(each, str) else each[0] for each in wanted]
+    names = [provider if isinstance(provider, str) else provider[0] for provider in wanted]
     lacking = [name for name in names if name not in there]
     if lacking:
         raise UnavailableError(

@@ -1,38 +1,11 @@
-"""One way to both TensorRT packages: the API is the same, the names to import differ."""
+"""What TensorRT says while it builds and loads."""
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
-from aicl_fast.errors import DataError, UnavailableError
-
-Kind = Literal["tensorrt", "tensorrt-rtx"]
-
-# TensorRT-RTX is imported as tensorrt_rtx from NVIDIA's archive and as tensorrt_rtx_bindings from wheels.
-_MODULES: dict[str, tuple[str, ...]] = {
-    "tensorrt": ("tensorrt",),
-    "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
-}
-NAMES: dict[str, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
-
-
-def load_tensorrt(kind: Kind) -> Any:
-    """The TensorRT (10 or 11) or TensorRT-RTX module.
-
-    Raises:
-        UnavailableError: it is not installed, or its libraries do not load.
-    """
-    reasons = []
-    for name in _MODULES[kind]:
-        try:
-            return importlib.import_module(name)
-        except (ImportError, OSError) as error:
-            reasons.append(str(error))
-    raise UnavailableError(
-        f"{NAMES[kind]} cannot be imported ({'; '.join(reasons)}): pip install 'aicl-fast[{kind}]'."
-    )
+from aicl_fast.errors import DataError
 
 
 def make_logger(api: Any, file: Path | None = None) -> Any:
@@ -72,5 +45,5 @@ def _opened(file: Path) -> TextIO:
 
 
 def last_error(logger: Any) -> str:
-    """The last thing that TensorRT complained of, on one line."""
+    """The last error that TensorRT logged, on one line."""
     return logger.errors[-1].splitlines()[0][:300] if logger.errors else "it gives no reason"

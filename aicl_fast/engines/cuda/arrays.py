@@ -57,7 +57,7 @@ def is_gpu_array(value: Any) -> bool:
     return hasattr(value, "__cuda_array_interface__")
 
 
-def gpu_array(value: Any, stream: int) -> GpuArray:
+def read_array(value: Any, stream: int) -> GpuArray:
     """Where an array's memory is.
 
     Args:

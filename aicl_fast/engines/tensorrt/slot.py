@@ -5,29 +5,20 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from aicl_fast.data.features import Floats
-from aicl_fast.engines.cuda import Cuda
-from aicl_fast.engines.gpu_array import GpuArray, gpu_array
-from aicl_fast.engines.tensorrt_plan import Plan
+from aicl_fast.engines.cuda.arrays import GpuArray, read_array
+from aicl_fast.engines.cuda.driver import Cuda
+from aicl_fast.engines.tensorrt.plan import Plan
 from aicl_fast.errors import DataError, ModelError, UnavailableError
+from aicl_fast.signature import Signature
 
 _ALIGN = 256
 """Bytes that the address of a tensor is a multiple of, as TensorRT asks for."""
-
-
-class Tensors(NamedTuple):
-    """A network's tensors: one comes in, float32 ones go out."""
-
-    input: str
-    dtype: npt.DTypeLike
-    """Of the input."""
-    outputs: Any
-    """A class of named tuples, whose fields are the outputs' names."""
 
 
 class Slot:
@@ -36,17 +27,17 @@ class Slot:
     Args:
         cuda: the GPU, current in the calling thread.
         plan: loaded on it.
-        tensors: of the plan's network.
+        signature: the plan's input and outputs.
         shape: of the input.
     Raises:
         ModelError: TensorRT does not take the shape.
         UnavailableError: CUDA has no memory left for it; nothing that it had already is kept.
     """
 
-    def __init__(self, cuda: Cuda, plan: Plan, tensors: Tensors, shape: tuple[int, ...]) -> None:
+    def __init__(self, cuda: Cuda, plan: Plan, signature: Signature, shape: tuple[int, ...]) -> None:
         self.cuda = cuda
         self.plan = plan
-        self.tensors = tensors
+        self.signature = signature
         self.shape = shape
         self.context: Any = None
         self.graph: Any = None
@@ -70,21 +61,22 @@ class Slot:
         self._held.callback(cuda.destroy_stream, self.stream)
         self.event = cuda.event()
         self._held.callback(cuda.destroy_event, self.event)
-        self._held.callback(self._let_go)
+        self._held.callback(self._release)
         self.context = plan.context()
-        if self.context is None or not self.context.set_input_shape(self.tensors.input, shape):
+        if self.context is None or not self.context.set_input_shape(self.signature.input.name, shape):
             raise ModelError(f"{plan.path}: no context for shape {shape} ({plan.reason()}).")
         if plan.managed is not None:
             scratch = max(_ALIGN, self.context.update_device_memory_size_for_shapes())
             self.context.set_device_memory(int(self._allocate(scratch)), scratch)
-        dtype = self.tensors.dtype
+        dtype = self.signature.input.dtype
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         self.features = self._allocate(size)
         staging, self._host_in = self._pinned(-(-size // 4))
         self.host_features = staging.view(np.uint8)[:size].view(dtype).reshape(shape)
         # The outputs lie in one block, so that they come back in one copy.
         offsets, end = [], 0
-        shapes = [tuple(self.context.get_tensor_shape(name)) for name in self.tensors.outputs._fields]
+        names = [tensor.name for tensor in self.signature.outputs]
+        shapes = [tuple(self.context.get_tensor_shape(name)) for name in names]
         for one in shapes:
             offsets.append(end)
             end += -(-4 * int(np.prod(one)) // _ALIGN) * _ALIGN
@@ -95,7 +87,7 @@ class Slot:
             block[start // 4 : start // 4 + int(np.prod(one))].reshape(one)
             for start, one in zip(offsets, shapes, strict=True)
         ]
-        for name, start in zip(self.tensors.outputs._fields, offsets, strict=True):
+        for name, start in zip(names, offsets, strict=True):
             self._place(name, int(self.outputs) + start)
 
     def _allocate(self, size: int) -> Any:
@@ -137,7 +129,7 @@ class Slot:
     def _launch(self) -> bool:
         captured = False
         if self.graph is None:
-            self._place(self.tensors.input, int(self.features))
+            self._place(self.signature.input.name, int(self.features))
             if not self.prepared or not self._capturable() or not self._capture():
                 self._enqueue(self.host_features.nbytes)
                 self.prepared = True
@@ -176,7 +168,7 @@ class Slot:
         """
         with self._open():  # the producer is given the stream, which close() destroys
             self._wait()
-            array = gpu_array(features, self.stream_number)
+            array = read_array(features, self.stream_number)
             self.cuda.make_current()  # the producer's own code has run
             device = self.cuda.number_of(array.pointer) if array.device is None else array.device
             if device != self.cuda.number:
@@ -189,9 +181,9 @@ class Slot:
             if array.pointer % _ALIGN:
                 size = self.host_features.nbytes
                 self.cuda.copy_on(self.features, array.pointer, size, self.stream)
-                self._place(self.tensors.input, int(self.features))
+                self._place(self.signature.input.name, int(self.features))
             else:
-                self._place(self.tensors.input, array.pointer)
+                self._place(self.signature.input.name, array.pointer)
             self._enqueue()
         return array
 
@@ -207,7 +199,7 @@ class Slot:
         with self._open():
             self.cuda.make_current()
             self._wait()
-            return self.tensors.outputs(*(view.copy() for view in self.views))
+            return self.signature.result(*(view.copy() for view in self.views))
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[None]:
@@ -228,6 +220,6 @@ class Slot:
                 self._held.callback(self.cuda.synchronize, self.stream)
             self._held.close()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         self.graph = self.context = None
         self.views = []

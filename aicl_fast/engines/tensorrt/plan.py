@@ -9,9 +9,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from aicl_fast.engines.base import running
 from aicl_fast.engines.container import Container
-from aicl_fast.engines.tensorrt_api import NAMES, last_error, load_tensorrt, make_logger
+from aicl_fast.engines.packages import NAMES, load_tensorrt
+from aicl_fast.engines.session import running
+from aicl_fast.engines.tensorrt.logger import last_error, make_logger
 from aicl_fast.errors import DataError, ModelError
 from aicl_fast.files import atomic_path
 
@@ -80,10 +81,10 @@ class Plan:
         return getattr(getattr(self.api, "ExecutionContextAllocationStrategy", None), "USER_MANAGED", None)
 
     def reason(self) -> str:
-        """What TensorRT last complained of."""
+        """The last error that TensorRT logged."""
         return last_error(self.logger)
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Free it. Contexts go before, the GPU after."""
         self.settings = self.engine = self.runtime = None  # in this order
 

@@ -53,10 +53,3 @@ def check_on_gpu(array: Any, name: str, *, width: int | None = None) -> torch.Te
     dtype = str(tensor.dtype).removeprefix("torch.")
     check_rows(tuple(tensor.shape), tensor.is_floating_point(), dtype, name, width=width)
     return tensor
-
-
-def filled_on_gpu(features: torch.Tensor, count: int) -> torch.Tensor:
-    """(B, T, D) features with so many empty videos after them."""
-    import torch
-
-    return torch.cat([features, features.new_zeros((count, *features.shape[1:]))])

@@ -1,0 +1,1 @@
+"""One GPU without torch: the driver, arrays in its memory, and features there as torch sees them."""

@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX: the session, its slots, the plan, the log."""
