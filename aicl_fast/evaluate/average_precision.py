@@ -75,8 +75,8 @@ def mean_average_precision(
             among the annotated ones, or not one label among the classes for a reason that can be seen.
         ConfigError: an option or threshold without meaning, or ``exclude`` names a video that there is not.
     """
-    chosen = Protocol.of(protocol, options, tiou_thresholds, "tiou_thresholds")
-    return Judged.of(build_table(ground_truth, detections, chosen)).result()
+    protocol = Protocol.of(protocol, options, tiou_thresholds, "tiou_thresholds")
+    return Judged.of(build_table(ground_truth, detections, protocol)).result()
 
 
 def precision_by_video(
@@ -92,8 +92,8 @@ def precision_by_video(
     It says where to look and is no benchmark's number. Videos without an annotated instance are left out.
     Arguments and errors as :func:`mean_average_precision`.
     """
-    chosen = Protocol.of(protocol, options, tiou_thresholds, "tiou_thresholds")
-    judged = Judged.of(build_table(ground_truth, detections, chosen))
+    protocol = Protocol.of(protocol, options, tiou_thresholds, "tiou_thresholds")
+    judged = Judged.of(build_table(ground_truth, detections, protocol))
     found = {name: judged.of_video(index) for index, name in enumerate(judged.table.videos)}
     known = {name: value for name, value in found.items() if value is not None}
     return dict(sorted(known.items(), key=lambda item: item[1]))

@@ -138,62 +138,70 @@ def compare(
         raise ConfigError(f"resamples: expected at least 100 for an interval, got {resamples}.")
     if not 0 < level < 1:
         raise ConfigError(f"level: expected a number between 0 and 1, got {level}.")
-    chosen = Protocol.of(protocol, options, tiou_thresholds, "tiou_thresholds")
-    tious = chosen.thresholds
+    protocol = Protocol.of(protocol, options, tiou_thresholds, "tiou_thresholds")
     truth = as_ground_truth(ground_truth)
     runs = [as_detections(first), as_detections(second)]
     remarks: list[str] = []
-    excluded = excluded_videos(chosen.exclude, {*truth.videos, *runs[0], *runs[1]}, remarks)
-    if chosen.subset is None:
+    excluded = excluded_videos(protocol.exclude, {*truth.videos, *runs[0], *runs[1]}, remarks)
+    if protocol.subset is None:
         # Inferred from both, so that both are measured on the same videos.
-        chosen = replace(chosen, subset=touched_subsets(truth, *runs) or None)
+        protocol = replace(protocol, subset=touched_subsets(truth, *runs) or None)
     judged = []
     for run in runs:
-        own = replace(chosen, exclude=excluded.intersection({*truth.videos, *run}))
+        own = replace(protocol, exclude=excluded.intersection({*truth.videos, *run}))
         judged.append(Judged.of(build_table(truth, run, own)))
     results = [item.result() for item in judged]
     results[0] = replace(results[0], warnings=(*remarks, *results[0].warnings))
-    every = list(dict.fromkeys([*judged[0].table.videos, *judged[1].table.videos]))
-    place = {name: index for index, name in enumerate(every)}
-    columns = [np.array([place[name] for name in item.table.videos]) for item in judged]
-    quick = [_Resampler(item) for item in judged]
-
-    generator = np.random.default_rng(seed)
-    chances = np.full(len(every), 1 / len(every))
-    drawn = np.empty((resamples, len(judged[0].table.classes), len(tious)))
-    for index in range(resamples):
-        weights = generator.multinomial(len(every), chances).astype(np.float64)
-        one, other = (item.precisions(weights[column]) for item, column in zip(quick, columns, strict=True))
-        drawn[index] = other - one
-
+    drawn, videos = _paired_draws(judged, resamples, seed)
     tail = 100 * (1 - level) / 2
 
-    def interval(values: Floats) -> tuple[float, float]:
+    def difference(first: float, second: float, values: Floats) -> Difference:
         values = values[np.isfinite(values)]
         if not len(values):
-            return float("nan"), float("nan")
+            return Difference(first, second, float("nan"), float("nan"))
         low, high = np.percentile(values, [tail, 100 - tail])
-        return float(low), float(high)
+        return Difference(first, second, float(low), float(high))
 
-    has = results[0].instances
-    present = [index for index, name in enumerate(judged[0].table.classes) if has[name]]
-    by_tiou = np.nanmean(drawn[:, present], axis=1)
+    one, other = results
+    present = {index: name for index, name in enumerate(one.instances) if one.instances[name]}
+    by_tiou = np.nanmean(drawn[:, list(present)], axis=1)
     by_class = drawn.mean(axis=2)
-    average = Difference(results[0].average, results[1].average, *interval(by_tiou.mean(axis=1)))
-    at = {
-        float(tiou): Difference(float(results[0].mAP[k]), float(results[1].mAP[k]), *interval(by_tiou[:, k]))
-        for k, tiou in enumerate(tious)
-    }
-    per_class = {
-        name: Difference(
-            float(results[0].per_class[name].mean()),
-            float(results[1].per_class[name].mean()),
-            *interval(by_class[:, index]),
+    means = [{name: float(result.per_class[name].mean()) for name in present.values()} for result in results]
+    return Comparison(
+        first=one,
+        second=other,
+        average=difference(one.average, other.average, by_tiou.mean(axis=1)),
+        at={
+            tiou: difference(float(one.mAP[k]), float(other.mAP[k]), by_tiou[:, k])
+            for k, tiou in enumerate(protocol.tious)
+        },
+        per_class={
+            name: difference(means[0][name], means[1][name], by_class[:, index])
+            for index, name in present.items()
+        },
+        level=level,
+        resamples=resamples,
+        videos=videos,
+        names=names,
+    )
+
+
+def _paired_draws(judged: list[Judged], resamples: int, seed: int) -> tuple[Floats, int]:
+    """(resamples, C, K) AP of the second run less the first's, and how many videos are drawn from."""
+    names = list(dict.fromkeys([*judged[0].table.videos, *judged[1].table.videos]))
+    place = {name: index for index, name in enumerate(names)}
+    columns = [np.array([place[name] for name in item.table.videos]) for item in judged]
+    resamplers = [_Resampler(item) for item in judged]
+    generator = np.random.default_rng(seed)
+    chances = np.full(len(names), 1 / len(names))
+    drawn = np.empty((resamples, *resamplers[0].shape))
+    for index in range(resamples):
+        weights = generator.multinomial(len(names), chances).astype(np.float64)
+        first, second = (
+            item.precisions(weights[column]) for item, column in zip(resamplers, columns, strict=True)
         )
-        for index, name in enumerate(judged[0].table.classes)
-        if has[name]
-    }
-    return Comparison(results[0], results[1], average, at, per_class, level, resamples, len(every), names)
+        drawn[index] = second - first
+    return drawn, len(names)
 
 
 class _Resampler:
@@ -218,7 +226,7 @@ class _Resampler:
         self.label: Integers = label[self.position]
         self.row: Integers = tiou[order]
         self.counted: npt.NDArray[np.bool_] | None = judged.counted
-        # Makes a running maximum from the right start anew in every group: an earlier group is higher.
+        # Makes a running maximum from the right start again in every group: an earlier group is higher.
         self.lift = 2.0 * (self.shape[0] * self.shape[1] - 1 - self.group)
 
     def precisions(self, weights: Floats) -> Floats:

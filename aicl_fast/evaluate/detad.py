@@ -151,15 +151,15 @@ def diagnose(
         DataError: as ``mean_average_precision``.
     """
     (alpha,) = check_tious([tiou], "tiou")
-    chosen = Protocol.of(protocol, options, tious)
-    thresholds = chosen.thresholds
+    protocol = Protocol.of(protocol, options, tious)
+    thresholds = protocol.thresholds
     if factor < 1:
         raise ConfigError(f"factor: expected at least 1, got {factor}.")
     if isinstance(buckets, str):
         if buckets not in BUCKETS:
             raise ConfigError(f"buckets: there is no {buckets!r}; there are {', '.join(BUCKETS)}.")
         buckets = BUCKETS[buckets]
-    table = build_table(ground_truth, detections, chosen)
+    table = build_table(ground_truth, detections, protocol)
     every = np.append(thresholds, alpha)
     kinds, holder = classify(table, every)
     warnings = list(table.warnings)
@@ -203,8 +203,8 @@ def classify(table: Table, tious: Floats) -> tuple[npt.NDArray[np.int8], Integer
     pairs = table.pairs(lowest)
     same = table.label[pairs.detection] == table.gt_class[pairs.annotation]
     best = np.zeros((2, size))
-    for row, chosen in enumerate((same, ~same)):
-        np.maximum.at(best[row], pairs.detection[chosen], pairs.tiou[chosen])
+    for row, pair in enumerate((same, ~same)):
+        np.maximum.at(best[row], pairs.detection[pair], pairs.tiou[pair])
     holder = table.match(tious)
     hit = true_positives(holder, size)
     alpha = tious[:, None]
@@ -251,7 +251,7 @@ def _missed(
         result["coverage"] = _groups(coverage, missed, buckets.coverage)
     else:
         warnings.append(
-            f"coverage is left out: {len(names) - len(known)} of {len(names)} videos have no duration, "
+            f"coverage is skipped: {len(names) - len(known)} of {len(names)} videos have no duration, "
             "neither in the annotation file nor in durations."
         )
     result["instances"] = _groups(counts[inverse].astype(np.float64), missed, buckets.instances)

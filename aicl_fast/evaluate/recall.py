@@ -65,9 +65,9 @@ def average_recall(
     budget = np.array(list(numbers), dtype=np.int64)
     if not len(budget) or (budget < 1).any():
         raise ConfigError(f"numbers: expected whole numbers of at least 1, got {budget.tolist()}.")
-    chosen = Protocol.of(protocol, options, tious)
-    thresholds = chosen.thresholds
-    table = build_table(ground_truth, detections, chosen)
+    protocol = Protocol.of(protocol, options, tious)
+    thresholds = protocol.thresholds
+    table = build_table(ground_truth, detections, protocol)
     # Place of each detection among its video's, by falling score.
     order = np.argsort(table.video, kind="stable")
     first = np.searchsorted(table.video[order], table.video[order])

@@ -93,7 +93,7 @@ class Table:
         return overlapping_pairs(self.video, self.segments, self.gt_video, self.gt_segments, least, "file")
 
 
-class _Chosen(NamedTuple):
+class _Selection(NamedTuple):
     """The videos and classes that are measured, and what is noticed on the way."""
 
     protocol: Protocol
@@ -122,9 +122,9 @@ def build_table(
     protocol = protocol or Protocol()
     truth, found = as_ground_truth(ground_truth), as_detections(detections)
     source = "detections" if isinstance(detections, Mapping) else str(detections)
-    chosen = _choose(truth, found, protocol, source)
-    gt_video, gt_class, gt_segments = _annotations(chosen)
-    videos, video, label, scores, segments = _detections(chosen, found)
+    selection = _select(truth, found, protocol, source)
+    gt_video, gt_class, gt_segments = _annotations(selection)
+    videos, video, label, scores, segments = _detections(selection, found)
     known = np.nonzero(label >= 0)[0]
     if protocol.ties == "file":
         order = known[np.argsort(-scores[known], kind="stable")]
@@ -132,7 +132,7 @@ def build_table(
         order = known[np.argsort(scores[known], kind="stable")[::-1]]
     video, segments = video[order], segments[order]
     forgiven = np.zeros(len(order), dtype=np.bool_)
-    for number, entry in enumerate(chosen.videos.values() if protocol.ambiguous == "forgive" else ()):
+    for number, entry in enumerate(selection.videos.values() if protocol.ambiguous == "forgive" else ()):
         vague = entry.segments[np.array(entry.labels) == AMBIGUOUS] if AMBIGUOUS in entry.labels else ()
         inside = np.nonzero(video == number)[0]
         for start, end in vague:
@@ -140,7 +140,7 @@ def build_table(
             forgiven[inside] |= overlap > 0
     return Table(
         videos=videos,
-        classes=chosen.classes,
+        classes=selection.classes,
         gt_video=gt_video,
         gt_class=gt_class,
         gt_segments=gt_segments,
@@ -149,17 +149,17 @@ def build_table(
         scores=scores[order],
         segments=segments,
         forgiven=forgiven,
-        durations=tuple(entry.duration for entry in chosen.videos.values()),
-        subset=chosen.subset,
+        durations=tuple(entry.duration for entry in selection.videos.values()),
+        subset=selection.subset,
         protocol=protocol,
-        counts=chosen.counts,
-        warnings=tuple(chosen.warnings),
+        counts=selection.counts,
+        warnings=tuple(selection.warnings),
     )
 
 
-def _choose(
+def _select(
     everything: GroundTruth, found: Mapping[str, Detections], protocol: Protocol, source: str
-) -> _Chosen:
+) -> _Selection:
     warnings: list[str] = []
     subset = protocol.subset
     touched, every = (touched_subsets(everything, names) for names in (found, everything.videos))
@@ -178,12 +178,12 @@ def _choose(
     warnings.extend(left.remarks())
     classes = left.classes if protocol.classes is None else tuple(protocol.classes)
     counts = {"excluded_videos": len(excluded & {*truth.videos, *found})}
-    return _Chosen(protocol, everything, videos, excluded, classes, joined, source, counts, warnings)
+    return _Selection(protocol, everything, videos, excluded, classes, joined, source, counts, warnings)
 
 
-def _annotations(chosen: _Chosen) -> tuple[Integers, Integers, Floats]:
+def _annotations(selection: _Selection) -> tuple[Integers, Integers, Floats]:
     """Video, class and segment of every instance, as :class:`Table` has them."""
-    videos, names, source = chosen.videos, chosen.classes, chosen.everything.source
+    videos, names, source = selection.videos, selection.classes, selection.everything.source
     code = {name: number for number, name in enumerate(names)}
     labels = [label for video in videos.values() for label in video.labels]
     codes = np.array([code.get(label, -1) for label in labels], np.int64)
@@ -195,31 +195,31 @@ def _annotations(chosen: _Chosen) -> tuple[Integers, Integers, Floats]:
     taking = np.nonzero(codes >= 0)[0]
     if not len(taking):
         raise DataError(
-            f"{source}: no annotated instance is left to measure against (subset {chosen.subset}, "
-            f"{len(names)} classes, {len(chosen.excluded)} videos excluded). Check subset, classes and "
+            f"{source}: no annotated instance is left to measure against (subset {selection.subset}, "
+            f"{len(names)} classes, {len(selection.excluded)} videos excluded). Check subset, classes and "
             "exclude."
         )
     # By video, then class, then the file's order.
     rows = taking[np.lexsort((taking, codes[taking], numbers[taking]))]
     repeated = _repeated(numbers[rows] * len(names) + codes[rows], spans[rows])
-    count = chosen.counts["duplicate_annotations"] = int(repeated.sum())
+    count = selection.counts["duplicate_annotations"] = int(repeated.sum())
     if count:
-        kept = "kept: each needs its own detection" if chosen.protocol.duplicates == "keep" else "dropped"
-        chosen.warnings.append(
+        kept = "kept: each needs its own detection" if selection.protocol.duplicates == "keep" else "dropped"
+        selection.warnings.append(
             f"{count} annotations repeat another of the same video and class (both times within "
             f"{DUPLICATE_SECONDS:g} s) and are {kept}."
         )
-        if chosen.protocol.duplicates == "drop":
+        if selection.protocol.duplicates == "drop":
             rows = rows[~repeated]
     if others:
-        chosen.warnings.append(f"{others} annotations are of classes not asked for and are left out.")
-    chosen.counts.update(videos=len(videos), instances=len(rows))
+        selection.warnings.append(f"{others} annotations are of classes not asked for and are left out.")
+    selection.counts.update(videos=len(videos), instances=len(rows))
     segments = spans[rows]
     if empty := int((segments[:, 0] == segments[:, 1]).sum()):
-        chosen.warnings.append(f"{empty} annotations have no length; their tIoU with anything is 0.")
+        selection.warnings.append(f"{empty} annotations have no length; their tIoU with anything is 0.")
     present = np.bincount(codes[rows], minlength=len(names)) > 0
     if absent := [name for name, has in zip(names, present, strict=True) if not has]:
-        chosen.warnings.append(
+        selection.warnings.append(
             f"{len(absent)} classes have no annotated instance, so no AP, and are not part of the mean: "
             f"{_some(absent)}."
         )
@@ -227,18 +227,18 @@ def _annotations(chosen: _Chosen) -> tuple[Integers, Integers, Floats]:
 
 
 def _detections(
-    chosen: _Chosen, found: Mapping[str, Detections]
+    selection: _Selection, found: Mapping[str, Detections]
 ) -> tuple[tuple[str, ...], Integers, Integers, Floats, Floats]:
     """Names of all videos; each detection's video, class (-1: another), score and segment, in file order."""
-    place = {name: number for number, name in enumerate(chosen.videos)}
+    place = {name: number for number, name in enumerate(selection.videos)}
     taken: list[tuple[int, Detections]] = []
     elsewhere: list[int] = []
     strangers: list[str] = []
     for name, items in found.items():
-        if name in chosen.excluded:
+        if name in selection.excluded:
             continue
         if name not in place:
-            if name in chosen.everything.videos:
+            if name in selection.everything.videos:
                 elsewhere.append(len(items))
                 continue
             if not len(items):
@@ -246,7 +246,7 @@ def _detections(
             strangers.append(name)
             place[name] = len(place)
         taken.append((place[name], items))
-    code = {name: number for number, name in enumerate(chosen.classes)}
+    code = {name: number for number, name in enumerate(selection.classes)}
     names = [label for _, items in taken for label in items.labels.tolist()]
     codes = {label: code.get(" ".join(clean_text(label).split()), -1) for label in set(names)}
     labels = np.array([codes[label] for label in names], dtype=np.int64)
@@ -259,9 +259,9 @@ def _detections(
             f"detections: {int((~finite).sum())} have a score or time that is NaN or infinite, the first in "
             f"'{list(place)[video[~finite][0]]}'. Remove them, or find out where they came from."
         )
-    missed = [name for name in chosen.videos if name not in found]
+    missed = [name for name in selection.videos if name not in found]
     ignored = int((labels < 0).sum())
-    chosen.counts.update(
+    selection.counts.update(
         detections=len(labels) - ignored,
         ignored_detections=ignored + sum(elsewhere),
         videos_only_detected=len(strangers),
@@ -269,20 +269,20 @@ def _detections(
     )
     if ignored:
         unknown = list(dict.fromkeys(label for label in names if codes[label] < 0))
-        chosen.warnings.append(_unknown_labels(chosen, unknown, ignored, len(labels)))
+        selection.warnings.append(_unknown_labels(selection, unknown, ignored, len(labels)))
     if strangers:
-        cause = likely_cause(strangers, chosen.videos) or "Leave them out with exclude."
-        chosen.warnings.append(
+        cause = likely_cause(strangers, selection.videos) or "Leave them out with exclude."
+        selection.warnings.append(
             f"{len(strangers)} videos are detected in but not annotated ({_some(strangers)}); every "
             f"detection in them is a false positive. {cause}"
         )
-    chosen.warnings.extend(late_detections(chosen.videos, found))
+    selection.warnings.extend(late_detections(selection.videos, found))
     if elsewhere:
-        chosen.warnings.append(
+        selection.warnings.append(
             f"{len(elsewhere)} videos with {sum(elsewhere)} detections are of other subsets and are ignored."
         )
     if missed:
-        chosen.warnings.append(
+        selection.warnings.append(
             f"{len(missed)} annotated videos are missing from the detections ({_some(missed)}); their "
             "instances count as missed."
         )
@@ -312,19 +312,20 @@ def _check_videos(
     )
 
 
-def _unknown_labels(chosen: _Chosen, unknown: list[str], ignored: int, count: int) -> str:
+def _unknown_labels(selection: _Selection, unknown: list[str], ignored: int, count: int) -> str:
     """A sentence on the ``ignored`` of ``count`` detections whose labels are no classes.
 
     Raises:
         DataError: they are all, for a reason that can be seen.
     """
-    names = chosen.classes
+    names = selection.classes
     cause = label_cause(unknown, names)
-    strange = chosen.protocol.classes is None and min(len(unknown), len(names)) > 1
-    if ignored == count and (cause or (strange and not set(unknown) & set(chosen.everything.classes))):
+    strange = selection.protocol.classes is None and min(len(unknown), len(names)) > 1
+    if ignored == count and (cause or (strange and not set(unknown) & set(selection.everything.classes))):
         raise DataError(
-            f"{chosen.source}: not one detection has a label of the {len(names)} classes ({_some(names)}), "
-            f"the labels are {_some(unknown)}. {cause or 'Check that both are of the same data set.'}"
+            f"{selection.source}: not one detection has a label of the {len(names)} classes "
+            f"({_some(names)}), the labels are {_some(unknown)}. "
+            f"{cause or 'Check that both are of the same data set.'}"
         )
     return (
         f"{ignored} detections have labels that are not among the {len(names)} classes ({_some(unknown)}) "
