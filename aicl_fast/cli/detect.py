@@ -26,7 +26,7 @@ from aicl_fast.cli.options import (
 )
 from aicl_fast.cli.video import VideoOptions, render_detections
 from aicl_fast.errors import AiclError, ConfigError, DataError
-from aicl_fast.files import inputs_kept, require_place
+from aicl_fast.files import inputs_kept, require_file, require_place
 from aicl_fast.text import counted
 
 if TYPE_CHECKING:
@@ -124,6 +124,10 @@ def run(
     inputs = Inputs(data, split, video_options.extractor, name=name, allow_missing=allow_missing)
     recordings = inputs.find(features or [], rgb, flow)
     inputs.check_extracted(fps)
+    for video in filter(Path.is_file, inputs.videos):
+        require_file(video, "video")
+    for target in targets:  # again, before videos are read: nothing may replace one
+        require_place(target)
     _check_rendered(render, inputs, recordings)
     if video_options.given and not inputs.videos:
         raise ConfigError(

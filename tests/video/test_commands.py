@@ -270,6 +270,18 @@ def test_a_rate_without_meaning(run: Any, opened: list[Any], make_clip: MakeClip
     assert opened == []
 
 
+@pytest.mark.parametrize("option", ["--out", "--scores"])
+def test_no_output_replaces_the_video(
+    run: Run, opened: list[Any], make_clip: MakeClip, model: Path, option: str
+) -> None:
+    clip = make_clip(frames=20)
+    before = clip.read_bytes()
+    text = run("detect", model, clip, *WEIGHTS, option, clip, expect=2)
+    assert "clip.mp4: was read, and would be replaced" in text
+    assert clip.read_bytes() == before
+    assert opened == []  # said before anything takes time
+
+
 def test_a_video_that_cannot_be_rendered(
     run: Any,
     opened: list[Any],
