@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from aicl_fast.evaluate.detad import ERRORS, Diagnosis
 from aicl_fast.plot.canvas import FAINT, GRID, TEXT, load_matplotlib, picture_path, save, style
 from aicl_fast.text import short_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLOURS = ("#009E73", "#56B4E9", "#CC79A7", "#B8860B", "#882255", "#9AA5B1")
 """One a kind of detection, in the order of ``ERRORS``; the true positives green."""
@@ -40,25 +44,38 @@ def plot_diagnosis(diagnosis: Diagnosis, path: str | os.PathLike[str], *, title:
         for left, width in ((0.045, 0.28), (0.425, 0.14), (0.615, 0.35))
     )
 
+    _draw_profile(profile, diagnosis)
+    _draw_gains(gains, diagnosis)
+    _draw_missed(missed, diagnosis)
+    for chart in (profile, gains, missed):
+        style(chart)
+    missed.tick_params(axis="x", labelsize=7.5)
+    for chart in (profile, missed):
+        chart.grid(True, axis="y", color=GRID, linewidth=0.7)
+    gains.grid(True, axis="x", color=GRID, linewidth=0.7)
+    handles, names_ = profile.get_legend_handles_labels()
+    figure.legend(
+        handles, names_, loc="lower left", bbox_to_anchor=(0.035, 0.005), ncol=6, frameon=False, fontsize=8.5,
+        labelcolor=TEXT, handlelength=1.0, columnspacing=1.2, handletextpad=0.5,
+    )  # fmt: skip
+    save(figure, target)
+
+
+def _draw_profile(profile: Axes, diagnosis: Diagnosis) -> None:
     counts = diagnosis.profile.astype(np.float64)
     share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    bottom = np.zeros(len(share))
+    rows, bottom = np.arange(len(share)), np.zeros(len(share))
     for index, name in enumerate(ERRORS):
-        profile.bar(
-            np.arange(len(share)),
-            share[:, index],
-            bottom=bottom,
-            color=COLOURS[index],
-            width=0.82,
-            label=name,
-        )
+        profile.bar(rows, share[:, index], bottom=bottom, color=COLOURS[index], width=0.82, label=name)
         bottom += share[:, index]
-    profile.set_xticks(np.arange(len(share)), [f"{row + 1}G" for row in range(len(share))])
+    profile.set_xticks(rows, [f"{row + 1}G" for row in rows])
     profile.set_ylim(0, 100)
     profile.set_xlabel("each class's best G detections, the next G, …", size=9, color=TEXT)
     profile.set_ylabel("% of these detections", size=9, color=TEXT)
     profile.set_title(f"What detections are (tIoU {diagnosis.tiou:g})", size=10.5, color=TEXT, loc="left")
 
+
+def _draw_gains(gains: Axes, diagnosis: Diagnosis) -> None:
     names = ERRORS[1:]
     values = [100 * diagnosis.gains[name] for name in names]
     rows = np.arange(len(names))[::-1]
@@ -72,6 +89,8 @@ def plot_diagnosis(diagnosis: Diagnosis, path: str | os.PathLike[str], *, title:
     gains.set_xlabel("points of average mAP", size=9, color=TEXT)
     gains.set_title("Gained without them", size=10.5, color=TEXT, loc="left")
 
+
+def _draw_missed(missed: Axes, diagnosis: Diagnosis) -> None:
     place = 0.0
     ticks: list[float] = []
     labels: list[str] = []
@@ -105,15 +124,3 @@ def plot_diagnosis(diagnosis: Diagnosis, path: str | os.PathLike[str], *, title:
         f"Missed instances (tIoU {diagnosis.tiou:g}; number of instances below)", size=10.5, color=TEXT,
         loc="left",
     )  # fmt: skip
-    for chart in (profile, gains, missed):
-        style(chart)
-    missed.tick_params(axis="x", labelsize=7.5)
-    for chart in (profile, missed):
-        chart.grid(True, axis="y", color=GRID, linewidth=0.7)
-    gains.grid(True, axis="x", color=GRID, linewidth=0.7)
-    handles, names_ = profile.get_legend_handles_labels()
-    figure.legend(
-        handles, names_, loc="lower left", bbox_to_anchor=(0.035, 0.005), ncol=6, frameon=False, fontsize=8.5,
-        labelcolor=TEXT, handlelength=1.0, columnspacing=1.2, handletextpad=0.5,
-    )  # fmt: skip
-    save(figure, target)
