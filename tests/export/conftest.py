@@ -114,17 +114,22 @@ def exported(
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """``aicl-fast`` in this process: (exit status, stdout, stderr)."""
+def refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., None]:
+    """``refused(words, "export", ...)``: it ends with 2 and says why on stderr, without a traceback."""
     from aicl_fast.cli import main
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
 
-    def run(*arguments: object) -> tuple[int, str, str]:
+    def call(words: str, *arguments: object) -> None:
         monkeypatch.setattr(sys, "argv", ["aicl-fast", *map(str, arguments)])
-        with pytest.raises(SystemExit) as status:
+        with pytest.raises(SystemExit) as end:
             main()
-        return int(status.value.code or 0), *capsys.readouterr()
+        out, err = capsys.readouterr()
+        assert (end.value.code, out) == (2, "")
+        # typer's messages stand in a frame
+        assert "".join(words.split()) in "".join(err.replace("│", "").split())
+        assert "Traceback" not in err
 
-    return run
+    return call

@@ -264,21 +264,19 @@ def test_other_numbers_are_found(rgb: Path, weights: Path, tmp_path: Path) -> No
 
 def test_on_the_command_line(run: Any, rgb: Path, weights: Path, tmp_path: Path) -> None:
     command = ("export", weights / "rgb.pt", "--model", "i3d-rgb")
-    status, text, err = run(*command, "--out", "m.onnx", "--verify")
-    assert status == 0, err
+    text = run(*command, "--out", "m.onnx", "--verify")
     assert f"m.onnx: {rgb.stat().st_size / 1e6:.1f} MB" in text
     assert "m.onnx, fp32: features differ from float32 torch by" in text
-    status, _, err = run(*command, "--precision", "bf16", "--verify", "--out", "b.onnx")
-    assert (status, "--verify: compares i3d-rgb on this processor" in err) == (2, True)
+    text = run(*command, "--precision", "bf16", "--verify", "--out", "b.onnx", expect=2)
+    assert "--verify: compares i3d-rgb on this processor" in text
     assert not (tmp_path / "b.onnx").exists()
     for options in (("--data", tmp_path), ("--refit", rgb)):
-        status, _, err = run(*command, *options)
-        assert (status, "are for a detector's weights; got --model i3d-rgb" in err) == (2, True)
+        text = run(*command, *options, expect=2)
+        assert "are for a detector's weights; got --model i3d-rgb" in text
 
 
 def test_what_a_file_says_is_shown(run: Any, rgb: Path, random_i3d) -> None:
-    status, shown, err = run("info", rgb)
-    assert status == 0, err
+    shown = run("info", rgb)
     # A narrow terminal breaks the hash.
     for text in ("i3d-rgb", "16 frames of 224 x 224", "7 classes", i3d_hash(random_i3d("rgb"))[:32]):
         assert text in shown

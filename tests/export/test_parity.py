@@ -15,16 +15,14 @@ pytest.importorskip("onnx")
 from aicl_fast import Detector
 from aicl_fast.data.dataset import Dataset
 from aicl_fast.errors import DataError
-from aicl_fast.export.export import export_model
-from aicl_fast.export.options import ExportOptions
 from aicl_fast.export.parity import TOLERANCES, compare_detectors, differences
 from aicl_fast.metadata import Range
 from aicl_fast.signature import NetworkOutputs
 
 
-def test_parity(tiny_model: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+def test_parity(tiny_model: Path, tiny_dataset: Path, exported) -> None:
 
-    half = export_model(tiny_model, tmp_path / "half.onnx", ExportOptions(precision="fp16"))
+    half = exported("onnx", "fp16")
     detectors = [Detector(tiny_model), Detector(tiny_model.with_suffix(".onnx")), Detector(half)]
     dataset = Dataset.open(tiny_dataset, detectors[0].config, splits=("test",))
     results = compare_detectors(detectors, dataset, runs=2)
@@ -39,12 +37,9 @@ def test_parity(tiny_model: Path, tiny_dataset: Path, tmp_path: Path) -> None:
         compare_detectors(detectors[:1])
 
 
-def test_parity_is_of_a_length_that_all_take(tiny_model: Path, tmp_path: Path) -> None:
+def test_parity_is_of_a_length_that_all_take(exported) -> None:
     sizes = {"any": Range(8, 32, 64), "short": Range(16, 16, 16), "long": Range(40, 48, 64)}
-    files = {
-        name: Detector(export_model(tiny_model, tmp_path / f"{name}.onnx", ExportOptions(segments=each)))
-        for name, each in sizes.items()
-    }
+    files = {name: Detector(exported("onnx", "fp32", segments=each)) for name, each in sizes.items()}
     for names, length in ((("any", "short"), 16), (("any", "long"), 40), (("long", "any"), 48)):
         detectors = [files[name] for name in names]
         before = [each.segments for each in detectors]
@@ -98,16 +93,14 @@ def test_parity_command(run, tiny_model: Path, tmp_path: Path, tiny_config) -> N
     from aicl_fast.weights import save_model
 
     onnx = tiny_model.with_suffix(".onnx")
-    status, out, _ = run("parity", onnx, f"onnxruntime:{onnx}", "--runs", 1)
-    assert status == 0
-    assert "reference" in out
-    assert "actionness_agnostic" in out
+    text = run("parity", onnx, f"onnxruntime:{onnx}", "--runs", 1)
+    assert "reference" in text
+    assert "actionness_agnostic" in text
     torch.manual_seed(1)
     save_model(tmp_path / "other.safetensors", TwoBranchNet(tiny_config), tiny_config)
-    status, out, _ = run("parity", onnx, "other.safetensors", "--runs", 1)
-    assert status == 1
-    assert "FAILS" in out
-    assert "past tolerance: other.safetensors" in out
+    text = run("parity", onnx, "other.safetensors", "--runs", 1, expect=1)
+    assert "FAILS" in text
+    assert "past tolerance: other.safetensors" in text
 
 
 def test_parity_with_options(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 pytest.importorskip("torch")
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
 
-from aicl_fast.errors import DataError
-from aicl_fast.export.export import export_model, exported_onnx
-from aicl_fast.export.formats import FORMATS
-from aicl_fast.export.options import CALIBRATED, ExportOptions
-from aicl_fast.export.parity import TOLERANCES
-from aicl_fast.export.quantize import calibration_features, quantize_onnx
-from aicl_fast.signature import NetworkOutputs
+from aicl_fast.errors import DataError  # noqa: E402
+from aicl_fast.export.export import export_model, exported_onnx  # noqa: E402
+from aicl_fast.export.formats import FORMATS  # noqa: E402
+from aicl_fast.export.options import CALIBRATED, ExportOptions  # noqa: E402
+from aicl_fast.export.parity import TOLERANCES  # noqa: E402
+from aicl_fast.export.quantize import calibration_features, quantize_onnx, slices_first  # noqa: E402
+from aicl_fast.weights import load_model  # noqa: E402
 
 
 def saturates(precision: str) -> bool:
@@ -39,8 +39,6 @@ def test_calibration_features_are_read_before_the_graph_is_built(
 
 
 def test_calibration_is_reproducible(tiny_model: Path, tiny_dataset: Path, tiny_config) -> None:
-    from aicl_fast.weights import load_model
-
     net, config = load_model(tiny_model)
     first = calibration_features(tiny_dataset, config, videos=3, seed=7)
     assert [each.shape for each in first] == [(1, 32, 11)] * 3
@@ -58,25 +56,14 @@ def test_calibration_is_reproducible(tiny_model: Path, tiny_dataset: Path, tiny_
         calibration_features(tiny_dataset, wide)
 
 
-def quantised(tiny_model: Path, dataset: Path, precision: str) -> Any:
-    from aicl_fast.weights import load_model
-
-    options = ExportOptions("onnx", precision, calibrate=dataset)
-    return exported_onnx(*load_model(tiny_model), options)[0]
-
-
 @pytest.mark.parametrize(
     ("precision", "largest", "accuracy"), [("int8", 127, 1 / 254), ("fp8", 448, 1 / 16)], ids=["int8", "fp8"]
 )
 def test_only_the_embeddings_are_quantised(
-    tiny_model: Path, tiny_dataset: Path, precision: str, largest: float, accuracy: float
+    tiny_model: Path, graph, precision: str, largest: float, accuracy: float
 ) -> None:
     """Weights a channel, activations a tensor, no zero points; heads and biases stay in float32."""
-    import onnx
-
-    from aicl_fast.weights import load_model
-
-    model = quantised(tiny_model, tiny_dataset, precision)
+    model, _ = graph("onnx", precision)
     numpy = onnx.numpy_helper.to_array
     tensors = {each.name: each for each in model.graph.initializer}
     producer = {name: node for node in model.graph.node for name in node.output}
@@ -113,55 +100,41 @@ def test_only_the_embeddings_are_quantised(
 
 @pytest.mark.parametrize("precision", FORMATS["onnx"].precisions)
 def test_narrow_graphs_in_a_second_consumer(
-    tiny_model: Path, tiny_dataset: Path, batch: np.ndarray, expected: NetworkOutputs, precision: str
+    graph, batch: np.ndarray, expected, assert_close, precision: str
 ) -> None:
     """onnx's own evaluator, which rounds for itself."""
-    import onnxruntime
     from onnx.reference import ReferenceEvaluator
 
-    from aicl_fast.weights import load_model
-
-    calibrate = tiny_dataset if precision in CALIBRATED else None
-    options = ExportOptions("onnx", precision, calibrate=calibrate)
-    model = exported_onnx(*load_model(tiny_model), options)[0]
-    found = ReferenceEvaluator(model).run(None, {"features": batch})
-    for name, a, b in zip(NetworkOutputs._fields, found, expected, strict=True):
-        np.testing.assert_allclose(a, b, atol=TOLERANCES[precision].absolute, rtol=0, err_msg=name)
+    model, _ = graph("onnx", precision)
+    outputs = ReferenceEvaluator(model).run(None, {"features": batch})
+    assert_close(outputs, expected, TOLERANCES[precision].absolute)
     if precision == "bf16":
         return  # ONNX Runtime has no such convolution
     session = onnxruntime.InferenceSession(model.SerializeToString())
-    for a, b in zip(session.run(None, {"features": batch}), found, strict=True):
+    for a, b in zip(session.run(None, {"features": batch}), outputs, strict=True):
         # A rounding step in an odd place.
         np.testing.assert_allclose(a, b, atol=1e-1 if saturates(precision) else 2e-3)
 
 
-def test_int8_stays_int8_in_onnx_runtime(tiny_model: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+def test_int8_stays_int8_in_onnx_runtime(graph, tmp_path: Path) -> None:
     """What it makes of the graph has three int8 convolutions; the three that are left are the heads."""
-    import onnx
-    import onnxruntime
-
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    model = quantised(tiny_model, tiny_dataset, "int8")
+    model, _ = graph("onnx", "int8")
     onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
     assert kinds.count("QLinearConv") == 3
     assert sum(kind.endswith("Conv") for kind in kinds) == 6
 
 
-def test_winograds_products_are_quantised(tiny_model: Path, tiny_dataset: Path) -> None:
-    """Six a stream and embedding, each input on its own scale, weights a column; nothing else."""
-    import onnx
-
-    from aicl_fast.weights import load_model
-
-    options = ExportOptions("openvino", "int8", calibrate=tiny_dataset)
-    graph = exported_onnx(*load_model(tiny_model), options)[0].graph
-    tensors = {each.name: each for each in graph.initializer}
-    producer = {name: node for node in graph.node for name in node.output}
-    products = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in producer]
-    heads = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in tensors]
+def test_winograds_products_are_quantised(graph) -> None:
+    """Six per stream and embedding, one scale per input, one per column of the weights; nothing else."""
+    network = graph("openvino", "int8")[0].graph
+    tensors = {each.name: each for each in network.initializer}
+    producer = {name: node for node in network.node for name in node.output}
+    products = [node for node in network.node if node.op_type == "MatMul" and node.input[1] in producer]
+    heads = [node for node in network.node if node.op_type == "MatMul" and node.input[1] in tensors]
     assert (len(products), len(heads)) == (18, 3)
     assert all(tensors[node.input[1]].data_type == onnx.TensorProto.FLOAT for node in heads)
     scales = set()
@@ -172,15 +145,10 @@ def test_winograds_products_are_quantised(tiny_model: Path, tiny_dataset: Path) 
         assert (list(tensors[scale].dims), tensors[zero].data_type) == ([], onnx.TensorProto.INT8)
         scales.add(scale)
     assert len(scales) == 18
-    assert sum(node.op_type == "QuantizeLinear" for node in graph.node) == 18
+    assert sum(node.op_type == "QuantizeLinear" for node in network.node) == 18
 
 
 def test_streams_are_sliced_before_they_are_turned(tiny_model: Path, batch: np.ndarray) -> None:
-    import onnx
-    import onnxruntime
-
-    from aicl_fast.export.quantize import slices_first
-
     model = onnx.load(tiny_model.with_suffix(".onnx"))
     before = model.SerializeToString()
     changed = slices_first(model)
