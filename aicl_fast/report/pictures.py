@@ -45,6 +45,37 @@ def plot_run(
         UnavailableError: matplotlib is not installed.
     """
     runs, truth = open_runs(run, baseline, ground_truth)
+    names = _video_names(runs, truth, tuple(videos), worst)
+    options: dict[str, Any] = {"title": title, "min_score": min_score, "thresholds": thresholds}
+
+    def panel(item: Run, name: str, title: str | None = None) -> Panel:
+        annotation = truth.videos.get(name) if truth is not None else None
+        return Panel(item.scores[name], item.detections.get(name, Detections.empty(name)), annotation, title)
+
+    if len(names) > 1:
+        panels = [
+            panel(item, name, name if len(runs) == 1 else f"{name} · {item.name}")
+            for name in names
+            for item in runs
+        ]
+        plot_sheet(panels, path, **options)
+        return names
+    first, *second = (panel(item, names[0]) for item in runs)
+    if second:
+        labels = [item.name for item in runs]
+        if labels[0] == labels[1]:
+            labels[0] += " (baseline)"
+        both = {label: each[:2] for label, each in zip(labels, (first, *second), strict=True)}
+        plot_comparison(both, first.ground_truth, path, **options)
+    else:
+        plot_timeline(*first[:3], path, **options)
+    return names
+
+
+def _video_names(
+    runs: list[Run], truth: GroundTruth | None, names: tuple[str, ...], worst: int | None
+) -> tuple[str, ...]:
+    """The videos to draw, of which every run has curves."""
     current = runs[-1]
     for item in runs:
         if not item.scores:
@@ -52,7 +83,6 @@ def plot_run(
                 f"{item.name}: the run's folder has no scores.npz, so there are no curves to draw. Write it "
                 "with `aicl-fast detect --scores`, or aicl_fast.report.save_scores."
             )
-    names = tuple(videos)
     if worst is not None:
         if worst < 1:
             raise ConfigError(f"worst: expected a number of at least 1, got {worst}.")
@@ -73,31 +103,4 @@ def plot_run(
                     f"{item.name}: has no curves of '{name}'. "
                     + (f"Did you mean {' or '.join(near)}?" if near else f"It has {len(item.scores)} others.")
                 )
-    shown: dict[str, Any] = {
-        "min_score": min_score,
-        "thresholds": None if thresholds is None else tuple(thresholds),
-    }
-
-    def panel(item: Run, name: str, title: str | None = None) -> Panel:
-        annotation = truth.videos.get(name) if truth is not None else None
-        return Panel(item.scores[name], item.detections.get(name, Detections.empty(name)), annotation, title)
-
-    if len(names) > 1:
-        panels = [
-            panel(item, name, name if len(runs) == 1 else f"{name} · {item.name}")
-            for name in names
-            for item in runs
-        ]
-        plot_sheet(panels, path, title=title, **shown)
-    elif len(runs) > 1:
-        labels = [item.name for item in runs]
-        if labels[0] == labels[1]:
-            labels[0] += " (baseline)"
-        both = {label: panel(item, names[0]) for label, item in zip(labels, runs, strict=True)}
-        plot_comparison(
-            {label: each[:2] for label, each in both.items()}, both[labels[0]].ground_truth, path,
-            title=title, **shown,
-        )  # fmt: skip
-    else:
-        plot_timeline(*panel(current, names[0])[:3], path, title=title, **shown)
     return names
