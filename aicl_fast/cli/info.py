@@ -71,9 +71,9 @@ def _print_model(path: Path) -> None:
         if METADATA_KEY in metadata:
             _print_config(str(path), parse_metadata(metadata[METADATA_KEY], path))
             return
-    from aicl_fast.video.networks import TORCH_SUFFIXES
+    from aicl_fast.engines.registry import I3D_SUFFIXES
 
-    if path.suffix.lower() in TORCH_SUFFIXES:
+    if path.suffix.lower() in I3D_SUFFIXES:
         from aicl_fast.video.i3d_weights import i3d_hash, load_i3d
 
         net = load_i3d(path)
