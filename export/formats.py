@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from aicl_fast import plugins
 from aicl_fast.errors import ConfigError
 from aicl_fast.export import onnx, openvino, triton_server
 from aicl_fast.export.options import ExportOptions, Progress
-from aicl_fast.export.tensorrt import build, cards
+from aicl_fast.export.tensorrt.build import export_tensorrt
+from aicl_fast.export.tensorrt.cards import check_options
 
 Writer = Callable[[Any, Any, Path, ExportOptions, Progress | None], None]
 
@@ -67,8 +67,10 @@ def _tensorrt(kind: Any) -> Format:
         kind,
         ".engine",
         ("fp32", "tf32", "fp16", "bf16", "int8", "fp8"),
-        partial(build.write, kind),
-        check=lambda options: cards.check_options(kind, options.build, options.precision),
+        lambda model, info, path, options, progress: export_tensorrt(
+            kind, model, info, path, options.build, progress=progress
+        ),
+        check=lambda options: check_options(kind, options.build, options.precision),
         options=("build",),
         winograd=("fp32", "tf32"),  # not preferred: TensorRT looks for its own best way through a convolution
     )
@@ -78,7 +80,7 @@ _ONNX = Format(
     "onnx",
     ".onnx",
     ("fp32", "fp16", "bf16", "int8", "fp8"),
-    onnx.write,
+    lambda model, info, path, options, progress: onnx.save_onnx(model, path),
     options=("opset",),
     winograd=("fp32",),
     prefers_winograd=True,

@@ -71,7 +71,7 @@ def check_i3d_options(network: str, options: ExportOptions) -> None:
 
     Raises:
         ConfigError: an unknown network, or a format, precision or option that I3D does not have.
-        UnavailableError: a package or device that the format needs is not here.
+        UnavailableError: a package or device that the format needs is missing.
     """
     if network not in NETWORKS:
         raise ConfigError(f"--model: expected {' or '.join(NETWORKS)}, got {network!r}.")
@@ -113,7 +113,7 @@ def build_i3d_onnx(net: I3D, info: SegmentInfo, *, opset: int | None = None) -> 
     Args:
         net: trained weights.
         info: from :func:`i3d_info`; of precision fp32, fp16 or bf16.
-        opset: as :func:`aicl_fast.export.onnx.export_onnx`.
+        opset: as :func:`aicl_fast.export.onnx.build_onnx`.
     Raises:
         ConfigError: an opset that cannot be written.
         UnavailableError: onnx or onnxscript is not installed.

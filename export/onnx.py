@@ -9,7 +9,6 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from aicl_fast.extras import needs
@@ -21,7 +20,7 @@ with needs("export"):
 from aicl_fast.config import Config
 from aicl_fast.engines import checksum
 from aicl_fast.errors import ConfigError
-from aicl_fast.export.options import ExportOptions, Progress, check_range
+from aicl_fast.export.options import check_range
 from aicl_fast.files import atomic_path
 from aicl_fast.metadata import (
     BATCH,
@@ -58,8 +57,17 @@ def model_info(
     batch: Range | None = None,
     segments: Range | None = None,
 ) -> ModelInfo:
-    """What an exported file will say about itself. Arguments as :func:`export_onnx`.
+    """What an exported file will say about itself.
 
+    Args:
+        net: trained weights.
+        config: its settings.
+        precision: ``fp32``, ``fp16`` or ``bf16`` (opset 22): in the graph, by casts around the embeddings'
+            convolutions. bf16 files are for TensorRT and OpenVINO; ONNX Runtime has no such convolution on
+            a CPU. The others are made of a float32 graph.
+        batch: videos per run; None is 1 to 64. A range makes the dimension dynamic; ONNX itself keeps no
+            bounds.
+        segments: T; None is the settings'. A range makes it dynamic, and k of the pooling follows T.
     Raises:
         ConfigError: a range of T that top-k pooling or the settings cannot follow, or sizes that no file of
             these weights would be opened with.
@@ -114,7 +122,7 @@ def build_onnx(
         info: from :func:`model_info`; of precision fp32, fp16 or bf16.
         winograd: the embeddings' convolutions as half as many matrix products, in float32: for engines that
             run products at full speed and have no such algorithm of their own for one dimension.
-        opset: as :func:`export_onnx`.
+        opset: of ONNX, from 15 (bf16: 22) to 23; older ones are for older runtimes. None is 18 (bf16: 22).
     Raises:
         ConfigError: an opset that cannot be written.
         UnavailableError: onnx or onnxscript is not installed.
@@ -244,39 +252,10 @@ def in_opset(model: Any, opset: int) -> Any:
 
 
 def export_onnx(
-    net: TwoBranchNet,
-    config: Config,
-    path: str | os.PathLike[str],
-    *,
-    precision: Precision = "fp32",
-    batch: Range | None = None,
-    segments: Range | None = None,
-    opset: int | None = None,
+    net: TwoBranchNet, config: Config, path: str | os.PathLike[str], *, opset: int | None = None, **info: Any
 ) -> None:
-    """Write the network as one ONNX file that :class:`aicl_fast.Detector` needs nothing beside.
-
-    The file's metadata carries the settings, the class names, a hash of the weights and the package's
-    version. It is checked by onnx before it replaces ``path``.
-
-    Args:
-        net: trained weights.
-        config: its settings.
-        path: the file to write, whole or not at all.
-        precision: ``fp32``, ``fp16`` or ``bf16`` (opset 22): in the graph, by casts around the embeddings'
-            convolutions. bf16 files are for TensorRT and OpenVINO; ONNX Runtime has no such convolution on
-            a CPU.
-        batch: videos a run; None is 1 to 64. A range makes the dimension dynamic; ONNX itself keeps no
-            bounds.
-        segments: T; None is the settings'. A range makes it dynamic, and k of the pooling follows T.
-        opset: of ONNX, from 15 (bf16: 22) to 23; older ones are for older runtimes. None is 18 (bf16: 22).
-    Raises:
-        ConfigError: a range of T that top-k pooling cannot follow, or an opset that cannot be written.
-        UnavailableError: onnx or onnxscript is not installed.
-    """
-    require_onnx()
-    info = model_info(net, config, precision=precision, batch=batch, segments=segments)
-    model = build_onnx(net, info, opset=opset)
-    save_onnx(model, path)
+    """Write a network that is in memory as an ONNX file; ``info`` and errors as :func:`model_info`."""
+    save_onnx(build_onnx(net, model_info(net, config, **info), opset=opset), path)
 
 
 def save_onnx(model: Any, path: str | os.PathLike[str]) -> None:
@@ -289,11 +268,6 @@ def save_onnx(model: Any, path: str | os.PathLike[str]) -> None:
     with atomic_path(path) as temporary:
         require_onnx().save(model, temporary)
         checksum.write_checksum(temporary)
-
-
-def write(model: Any, info: Any, path: Path, options: ExportOptions, progress: Progress | None) -> None:
-    """As a format's row has it: see :class:`aicl_fast.export.formats.Format`."""
-    save_onnx(model, path)
 
 
 def require_onnx() -> Any:

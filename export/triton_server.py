@@ -17,7 +17,7 @@ from typing import Any
 from aicl_fast.engines.container import read_container
 from aicl_fast.errors import AiclError, ConfigError, DataError
 from aicl_fast.export.onnx import save_onnx
-from aicl_fast.export.options import BuildOptions, ExportOptions, Progress, ServerOptions
+from aicl_fast.export.options import ExportOptions, Progress, ServerOptions
 from aicl_fast.export.tensorrt.build import export_tensorrt
 from aicl_fast.export.tensorrt.cards import check_options
 from aicl_fast.files import atomic_folder, read_text, require_place, write_text
@@ -41,13 +41,20 @@ _SETTINGS = re.compile(
 """The parameter that marks a configuration as an export's."""
 
 
-def check_server(options: ServerOptions, batch: Range | None) -> None:
+def check(options: ExportOptions) -> None:
     """Refuse what the server could not load, before any work starts.
 
     Raises:
         ConfigError: an unknown backend or kind, a number or name that the server cannot have, or a batch that
             does not start at 1.
+        UnavailableError: TensorRT or its GPU is missing, for that backend.
     """
+    _check_server(options.server, options.batch or BATCH)
+    if options.server.backend == "tensorrt":
+        check_options("tensorrt", options.build, options.precision)
+
+
+def _check_server(options: ServerOptions, batch: Range) -> None:
     if options.backend not in _PLATFORMS:
         raise ConfigError(f"--backend: expected onnx or tensorrt, got {options.backend!r}.")
     if options.kind not in ("auto", "cpu", "gpu"):
@@ -63,85 +70,58 @@ def check_server(options: ServerOptions, batch: Range | None) -> None:
             f"--name: expected letters, digits, _ and -, at most {MAX_NAME} bytes, got "
             f"{options.name[:MAX_NAME]!r}."
         )
-    if (batch or BATCH).min != 1 or (batch or BATCH).fixed:
+    if batch.min != 1 or batch.fixed:
         raise ConfigError(
             f"--batch: the server makes batches of 1 to a largest size; expected 1:usual:largest, got "
             f"{batch}."
         )
 
 
-def check(options: ExportOptions) -> None:
-    """As a format's row has it: the server's options, and what its backend needs."""
-    check_server(options.server, options.batch)
-    if options.server.backend == "tensorrt":
-        check_options("tensorrt", options.build, options.precision)
-
-
-def check_target(folder: Path, options: ExportOptions) -> None:
-    """As a format's row has it: the model's folder in the repository can be written."""
-    check_repository(folder, options.server)
-
-
 def write(model: Any, info: ModelInfo, path: Path, options: ExportOptions, progress: Progress | None) -> None:
-    """As a format's row has it: see :class:`aicl_fast.export.formats.Format`."""
-    write_repository(model, info, path, options.server, options.build, progress)
-
-
-def write_repository(
-    model: Any,
-    info: ModelInfo,
-    folder: str | os.PathLike[str],
-    options: ServerOptions | None = None,
-    build: BuildOptions | None = None,
-    progress: Progress | None = None,
-) -> None:
     """Write a model repository with this one model in it.
 
     Args:
         model: ``onnx.ModelProto``.
         info: what it says about itself; the settings become a parameter of the configuration.
-        folder: the repository; other models in it stay.
-        options: None is the defaults.
-        build: TensorRT's options, for that backend.
+        path: the repository, a folder; other models in it stay.
+        options: the server's, and TensorRT's for that backend.
         progress: told (steps done, steps in all, phase) while TensorRT builds.
     Raises:
-        ConfigError: as :func:`check_server`.
-        DataError: the folder cannot be written to, or holds a model of that name that no export wrote, or
-            more than one wrote; or a class's name is not one line.
+        ConfigError: as :func:`check`.
+        DataError: as :func:`check_target`; or a class's name is not one line.
     """
-    options = options or ServerOptions()
-    check_server(options, info.batch)
-    model_folder = check_repository(folder, options)
+    server = options.server
+    _check_server(server, info.batch)
+    check_target(path, options)
+    model_folder = path / server.name
     labels = _labels(info.config.classes)
     with _replacing(model_folder) as draft:
         (draft / "1").mkdir()
-        file = draft / "1" / _PLATFORMS[options.backend][1]
+        file = draft / "1" / _PLATFORMS[server.backend][1]
         builder = None
-        if options.backend == "onnx":
+        if server.backend == "onnx":
             save_onnx(model, file)
         else:
             with tempfile.TemporaryDirectory() as scratch:
                 engine = Path(scratch, "model.engine")
-                export_tensorrt("tensorrt", model, info, engine, build, progress=progress)
+                export_tensorrt("tensorrt", model, info, engine, options.build, progress=progress)
                 container = read_container(engine)
                 builder = container.builder
                 file.write_bytes(container.read("plan"))
         write_text(draft / "labels.txt", labels)
-        write_text(draft / "config.pbtxt", server_config(info, options, builder))
+        write_text(draft / "config.pbtxt", server_config(info, server, builder))
 
 
-def check_repository(folder: str | os.PathLike[str], options: ServerOptions) -> Path:
+def check_target(folder: Path, options: ExportOptions) -> None:
     """Refuse to replace a model that no export wrote, or to delete what else is beside one that did.
 
-    Returns:
-        The model's folder.
     Raises:
         DataError: no export wrote it, it holds more than an export writes, or it cannot be written.
     """
-    model_folder = Path(folder, options.name)
+    model_folder = folder / options.server.name
     require_place(model_folder / "config.pbtxt")
     if not model_folder.exists() and not model_folder.is_symlink():
-        return model_folder
+        return
     if not _is_exported(model_folder):
         raise DataError(
             f"{model_folder}: exists and is not a model of a server that `aicl-fast export` wrote. Choose "
@@ -154,7 +134,6 @@ def check_repository(folder: str | os.PathLike[str], options: ServerOptions) -> 
             f"{model_folder}: holds {', '.join(sorted(others))}, which `aicl-fast export` did not write and "
             "would delete. Move it elsewhere, or choose another --name or folder."
         )
-    return model_folder
 
 
 def _is_exported(model_folder: Path) -> bool:

@@ -10,7 +10,7 @@ from aicl_fast.engines.container import write_container
 from aicl_fast.engines.packages import NAMES, Kind, load_tensorrt
 from aicl_fast.engines.tensorrt.logger import last_error, make_logger
 from aicl_fast.errors import ModelError, UnavailableError
-from aicl_fast.export.options import BuildOptions, ExportOptions, Progress
+from aicl_fast.export.options import BuildOptions, Progress
 from aicl_fast.export.tensorrt.cards import (
     cards_of,
     check_capabilities,
@@ -158,13 +158,6 @@ def export_tensorrt(
         "refittable": options.refittable,
     }
     write_container(path, kind, info, builder, {"plan": plan})
-
-
-def write(
-    kind: Kind, model: Any, info: Any, path: Path, options: ExportOptions, progress: Progress | None
-) -> None:
-    """As a format's row has it: see :class:`aicl_fast.export.formats.Format`."""
-    export_tensorrt(kind, model, info, path, options.build, progress=progress)
 
 
 def _set_flags(api: Any, config: Any, info: ModelInfo | SegmentInfo, options: BuildOptions) -> None:

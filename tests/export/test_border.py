@@ -25,11 +25,11 @@ from aicl_fast.engines.tensorrt.plan import check_builder
 from aicl_fast.errors import AiclError, ConfigError, DataError, ModelError
 from aicl_fast.export.export import check_combination, check_target, export_model
 from aicl_fast.export.onnx import model_info
-from aicl_fast.export.options import BuildOptions, ExportOptions, ServerOptions
+from aicl_fast.export.options import BuildOptions, ExportOptions
 from aicl_fast.export.quantize import calibration_features
 from aicl_fast.export.tensorrt import build, refit
 from aicl_fast.export.tensorrt.cards import check_options, read_timing_cache
-from aicl_fast.export.triton_server import check_repository
+from aicl_fast.export.triton_server import check_target as check_repository
 from aicl_fast.metadata import Range
 from aicl_fast.weights import load_model
 
@@ -317,7 +317,7 @@ def test_a_servers_model_of_a_stranger(tmp_path: Path, text: bytes) -> None:
     home.mkdir()
     (home / "config.pbtxt").write_bytes(text)
     with pytest.raises(DataError, match="exists and is not a model"):
-        check_repository(tmp_path, ServerOptions())
+        check_repository(tmp_path, ExportOptions("triton-repository"))
     assert (home / "config.pbtxt").read_bytes() == text
 
 

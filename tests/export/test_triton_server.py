@@ -93,7 +93,7 @@ def test_a_configuration_of_an_earlier_version_is_known(tiny_model: Path, tmp_pa
     for config in (text, earlier, earlier.replace("count: 1", "count: 4")):
         (tmp_path / "aicl").mkdir(exist_ok=True)
         (tmp_path / "aicl" / "config.pbtxt").write_text(config)
-        assert server.check_repository(tmp_path, ServerOptions()) == tmp_path / "aicl"
+        server.check_target(tmp_path, ExportOptions("triton-repository"))
 
 
 def test_server_repository(tmp_path: Path, tiny_model: Path, batch, expected) -> None:
@@ -133,7 +133,7 @@ def test_labels_are_a_line_each(tiny_model: Path, tiny_config, tmp_path: Path) -
     info = model_info(net, tiny_config)
     info = replace(info, config=replace(info.config, classes=("Jump", "Run\nand hide", "Throw")))
     with pytest.raises(DataError, match=r"'Run\\nand hide' cannot be a line of the server's labels\.txt"):
-        server.write_repository(None, info, tmp_path)
+        server.write(None, info, tmp_path, ExportOptions("triton-repository"), None)
     assert not list(tmp_path.iterdir())
 
 
@@ -186,7 +186,7 @@ def test_a_plan_in_a_repository_says_what_it_is_for(
 
     monkeypatch.setattr(server, "export_tensorrt", build)
     info = model_info(*load_model(tiny_model))
-    server.write_repository(None, info, tmp_path, ServerOptions(backend="tensorrt"))
+    server.write(None, info, tmp_path, ExportOptions(server=ServerOptions(backend="tensorrt")), None)
     assert (tmp_path / "aicl" / "1" / "model.plan").read_bytes() == b"plan"
     config = parse((tmp_path / "aicl" / "config.pbtxt").read_text())
     assert json.loads(config.parameters["aicl_fast_builder"].string_value) == builder
