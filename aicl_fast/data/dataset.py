@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from aicl_fast.config import Config
 from aicl_fast.data.annotations import GroundTruth, remarks_on_classes
+from aicl_fast.data.feature_file import check_recipes, read_header
 from aicl_fast.data.feature_folder import FeatureFiles, FeatureFolder, is_extracted, missing_features
 from aicl_fast.data.feature_folder import features_folder as features_folder
 from aicl_fast.data.feature_folder import read_streams as read_streams
@@ -268,8 +269,6 @@ class Dataset:
                 f"{extracted[0]}, and {len(paths) - len(extracted)} have others, as {other}, which may be of "
                 "another network. Use the ones or the others for all videos."
             )
-        from aicl_fast.data.feature_file import check_recipes, read_header
-
         recipe = check_recipes({path: read_header(path).recipe for path in extracted})
         data = self.config.data
         recipe.check(data, str(extracted[0]))

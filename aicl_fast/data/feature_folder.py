@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aicl_fast.config import DataConfig
+from aicl_fast.data.feature_file import load_video_features
 from aicl_fast.data.feature_formats import other_format
 from aicl_fast.data.features import EXTRACTED, Floats, check_lengths, check_width, load_features, map_features
 from aicl_fast.data.stream_names import STREAMS, spellings, split_stream
@@ -230,8 +231,6 @@ def read_files(files: FeatureFiles, data: DataConfig, *, mapped: bool = False) -
     """
     paths = files.paths
     if files.extracted:
-        from aicl_fast.data.feature_file import load_video_features
-
         return load_video_features(paths[0], mapped=mapped).streams(data, str(paths[0]))
     read = map_features if mapped else load_features
     loaded = tuple(read(path) for path in paths)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -59,7 +59,10 @@ class Decoder:
         kind = _choose(backend) if compiled_mode(config.nms) is not None else _choose("numba")
         self.config, self.classes = config, tuple(classes)
         names = np.array(self.classes, dtype=np.str_)
-        self._backend = NativeBackend(config, names) if kind == "native" else NumbaBackend(config, names)
+        compiled = (NativeBackend if kind == "native" else NumbaBackend)(config, names)
+        self._checks_input = compiled.checks_input
+        self._run: Callable[..., Detections | None] = compiled.run
+        self._run_batch: Callable[[list[Input], int], list[Detections | None]] = compiled.run_batch
 
     def __call__(self, scores: Scores) -> Detections:
         """Detections of one recording, by descending score; equal scores by class, threshold and start.
@@ -88,7 +91,7 @@ class Decoder:
         for item in scores:
             self._check_classes(item)
         inputs = [self._check(*_fields(item)) for item in scores]
-        found = self._backend.run_batch(inputs, max(1, min(threads or processor_count(), len(inputs))))
+        found = self._run_batch(inputs, max(1, min(threads or processor_count(), len(inputs))))
         return [self._finite(given, one) for given, one in zip(inputs, found, strict=True)]
 
     def decode(
@@ -114,22 +117,15 @@ class Decoder:
             DataError: shapes that do not fit each other, a NaN or an infinity, no segments.
             ConfigError: a frame rate or segment length far from any use.
         """
-        if self._backend.checks_input:
-            found = self._backend.run(
-                fused,
-                video_scores,
-                num_segments,
-                fps,
-                frames_per_segment,
-                video,  # type: ignore[arg-type]
-            )
+        if self._checks_input:
+            found = self._run(fused, video_scores, num_segments, fps, frames_per_segment, video)
             if found is not None:
                 return found
         given = self._check(fused, video_scores, num_segments, fps, frames_per_segment, video)
-        return self._finite(given, self._backend.run(*given))
+        return self._finite(given, self._run(*given))
 
     def _check(self, *given: Any) -> Input:
-        return check_input(*given, len(self.classes), self.config.upscale)
+        return check_input(len(self.classes), self.config.upscale, *given)
 
     def _check_classes(self, scores: Scores) -> None:
         if scores.classes is not self.classes and scores.classes != self.classes:

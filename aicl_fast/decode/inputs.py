@@ -31,14 +31,14 @@ class Input(NamedTuple):
 
 
 def check_input(
+    num_classes: int,
+    upscale: int,
     fused: npt.ArrayLike,
     video_scores: npt.ArrayLike,
     num_segments: int,
     fps: float,
     frames_per_segment: int,
     video: str,
-    num_classes: int,
-    upscale: int,
 ) -> Input:
     """C-contiguous arrays of one float type that fit each other, and numbers within their limits.
 
