@@ -24,10 +24,19 @@ from aicl_fast.evaluate.inputs import touched_subsets
 from aicl_fast.evaluate.protocol import Protocol
 from aicl_fast.evaluate.table import build_table
 from aicl_fast.files import require_place, write_text
+from aicl_fast.plot.canvas import FAINT, GRID, PALETTE, TEXT
+from aicl_fast.plot.diagnosis import COLOURS as KINDS
+from aicl_fast.plot.timeline import AGNOSTIC_COLOUR as AGNOSTIC
+from aicl_fast.plot.timeline import AWARE_COLOUR as AWARE
 from aicl_fast.report.run import Run, RunLike, open_runs
 from aicl_fast.text import clean_lines, clean_text
 
 MEDIA_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".ogv")
+COLOURS = {
+    "PALETTE": PALETTE, "KINDS": KINDS, "AWARE": AWARE, "AGNOSTIC": AGNOSTIC,
+    "GRID": GRID, "TEXT": TEXT, "QUIET": FAINT,
+}  # fmt: skip
+"""The page's colours, as in pictures."""
 MAX_CURVES = 8
 """Fused scores kept for one video: of its annotated classes, then of the best detected ones."""
 
@@ -87,7 +96,7 @@ def write_report(
         found = _media(Path(media), target, [video["name"] for video in document["videos"]])
         for video in document["videos"]:
             video["media"] = found.get(video["name"])
-    document["title"] = title or runs[-1].name
+    document |= {"title": title or runs[-1].name, "colours": COLOURS}
     write_text(target, _page(document))
     return target
 

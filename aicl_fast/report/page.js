@@ -1,10 +1,8 @@
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B8860B", "#56B4E9", "#882255", "#44AA99", "#661100", "#7A68A6"];
-  const KINDS = ["#009E73", "#56B4E9", "#CC79A7", "#B8860B", "#882255", "#9AA5B1"];
-  const RUNS = ["#0072B2", "#D55E00"];
-  const AWARE = "#1F2933", AGNOSTIC = "#8A97A6", GRID = "#E4E7EB", TEXT = "#323F4B", QUIET = "#7B8794";
+  const { PALETTE, KINDS, AWARE, AGNOSTIC, GRID, TEXT, QUIET } = data.colours;
+  const RUNS = PALETTE.slice(0, 2);
   const two = data.runs.length > 1;
   // Of two runs the second is the one the page is about, and the first its baseline.
   const main = data.runs.length - 1;
