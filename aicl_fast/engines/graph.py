@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from aicl_fast.engines.shapes import Settings, Value, result, value_of
 from aicl_fast.errors import ModelError
-from aicl_fast.limits import reading, require_size
+from aicl_fast.limits import allowed_size, reading, require_size
 
 _CONSTANT, _RESULT = 8, 4
 """Bytes of a value that is computed once, and of one that is computed in every run."""
@@ -15,9 +15,11 @@ _MOST_NODES = 20_000
 _RUNNING = 32
 """A network may take so many times more while it runs than its constants may."""
 _SMALL = 4 << 20
-"""Files and inputs of fewer bytes are all allowed the same, which is more than this."""
-_OPEN = ((1, 1_000), (1_000, 1_000_000))
-"""Videos and segments for which a network is looked at that leaves these open: usual ones, and many."""
+"""Files and inputs of fewer bytes are all allowed the same."""
+_ONE, _FEW, _MANY = (1, 1_000), (2, 1_000), (1_000, 1_000_000)
+"""Videos and segments for a network that leaves these open."""
+_PRODUCTS = ("Conv", "Gather", "Gemm", "MatMul")
+"""Operators whose result may grow faster than both inputs, and be smaller."""
 
 
 class UnlikeExportError(Exception):
@@ -90,38 +92,48 @@ class Graph:
         self._known.update(outputs)
 
     def check(self, on_disk: int, source: object) -> None:
-        """Compare what it computes with what the file's size and that of its input warrant.
+        """Compare what it computes with what the file's size and that of one video warrant.
 
-        Sizes that the file leaves open are tried twice: for many segments it may take more than for few, but
-        not more for each.
+        Sizes that the file leaves open are tried twice if results may grow faster than the input: many
+        segments may take more than few, but not more for each.
 
         Raises:
             ModelError: it is much more.
         """
-        usual = self._check(_OPEN[0], 0, on_disk, source)
-        if any(None in shape for shape in self._inputs.values()):
-            self._check(_OPEN[1], usual, on_disk, source)
+        one = self._given(*_ONE)
+        if self._check(self._given(*_FEW), one, on_disk, source):
+            self._check(self._given(*_MANY), one, on_disk, source)
 
-    def _check(self, sizes: tuple[int, int], usual: int, on_disk: int, source: object) -> int:
-        """The check for one size of the input. Returns its number of values."""
-        values = dict(self._constants)
-        for name, shape in self._inputs.items():
-            filled = [sizes[axis > 0] if size is None else size for axis, size in enumerate(shape)]
-            values[name] = value_of(filled)
-        given = sum(values[name].count for name in self._inputs)
-        more = max(1, given // usual) if usual else 1
-        times = _RUNNING * max(1, given * _RESULT // more // max(_SMALL, on_disk))
-        constant, running = 0, 0
+    def _given(self, videos: int, segments: int) -> dict[str, Value]:
+        """The inputs, where the sizes that the file leaves open are these."""
+        return {
+            name: value_of(
+                [(segments if axis else videos) if size is None else size for axis, size in enumerate(shape)]
+            )
+            for name, shape in self._inputs.items()
+        }
+
+    def _check(self, given: dict[str, Value], one: dict[str, Value], on_disk: int, source: object) -> bool:
+        """The check for inputs of one size. Returns whether results may grow faster than the input."""
+        values = {**self._constants, **given}
+        unit = sum(each.count for each in one.values())
+        more = max(1, sum(each.count for each in given.values()) // max(1, unit))
+        times = _RUNNING * max(1, unit * _RESULT // max(_SMALL, on_disk))
+        most, most_constant = allowed_size(on_disk, times), allowed_size(on_disk)
+        constant, running, faster = 0, 0, False
         for kind, inputs, outputs, settings in self._nodes:
-            found = result(kind, [values[name] for name in inputs], settings)
+            read = [values[name] for name in inputs]
+            found = result(kind, read, settings)
             values.update(dict.fromkeys(outputs, found))
             if found.fixed:
-                constant += found.count
-            else:
-                running += found.count
-            if max(constant, running) * _CONSTANT > _SMALL:
-                needed = constant * _CONSTANT
-                require_size(needed, on_disk, source, "computing its constants", error=ModelError)
-                needed = running * _RESULT // more
-                require_size(needed, on_disk, source, "running it", error=ModelError, times=times)
-        return given
+                constant += found.count * _CONSTANT
+                if constant > most_constant:
+                    require_size(constant, on_disk, source, "computing its constants", error=ModelError)
+                continue
+            running += found.count * _RESULT
+            if running // more > most:
+                require_size(running // more, on_disk, source, "running it", error=ModelError, times=times)
+            counts = [each.count for each in read if not each.fixed]
+            if len(counts) > 1 and kind != "Concat":
+                faster = faster or kind in _PRODUCTS or found.count > max(counts)
+        return faster

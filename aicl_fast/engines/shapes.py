@@ -18,16 +18,24 @@ Whole = Sequence[tuple[int, int]]
 
 _FEW = 64
 """Whole numbers that are followed, and dimensions."""
-AS_FIRST = (
+_AS_FIRST = frozenset((
     "Cast", "Clip", "DequantizeLinear", "GlobalAveragePool", "Identity", "QuantizeLinear", "Relu", "Sigmoid",
     "Slice", "Softmax", "Split", "TopK",
-)  # fmt: skip
+))  # fmt: skip
 """Operators whose results are no larger in any dimension than their first input."""
-_NO_MORE = (*AS_FIRST, "Flatten", "ReduceMax", "ReduceMean", "ReduceSum", "Reshape", "Squeeze", "Transpose",
-            "Unsqueeze")  # fmt: skip
+_NO_MORE = _AS_FIRST | {
+    "Flatten", "ReduceMax", "ReduceMean", "ReduceSum", "Reshape", "Squeeze", "Transpose", "Unsqueeze",
+}  # fmt: skip
 """Operators that give no more values than their first input has."""
-_BROADCAST = ("Add", "Div", "FakeQuantize", "Max", "Min", "Mul", "Sub")
+_BROADCAST = frozenset(("Add", "Div", "FakeQuantize", "Max", "Min", "Mul", "Sub"))
 """Operators whose inputs are stretched to one shape."""
+
+
+_OF_WHOLE = frozenset((
+    "Add", "Concat", "Div", "Flatten", "Gather", "Identity", "Mul", "Reshape", "Shape", "Split", "Squeeze",
+    "Sub", "Unsqueeze",
+))  # fmt: skip
+"""Operators whose whole numbers are followed."""
 
 
 class Value(NamedTuple):
@@ -59,7 +67,8 @@ def result(kind: str, inputs: Sequence[Value], settings: Settings) -> Value:
         ValueError: its inputs do not fit together, or it pads by what is not known.
     """
     fixed = all(each.fixed for each in inputs)
-    shape, whole = _shape(kind, inputs, settings), _whole(kind, inputs, settings)
+    shape = _shape(kind, inputs, settings)
+    whole = _whole(kind, inputs, settings) if kind in _OF_WHOLE else None
     if whole is not None and (len(whole) > _FEW or any(abs(each) >> 63 for pair in whole for each in pair)):
         whole = None
     if shape is not None:
@@ -77,14 +86,14 @@ def result(kind: str, inputs: Sequence[Value], settings: Settings) -> Value:
 
 
 def _shape(kind: str, inputs: Sequence[Value], settings: Settings) -> Shape | None:
+    if kind in _AS_FIRST:
+        return inputs[0].shape
     shapes = [each.shape for each in inputs if each.shape is not None]
     if kind == "Pad":
         return _padded(inputs[0].shape, inputs)
     if not inputs or (len(shapes) < len(inputs) and (inputs[0].shape is None or kind in _BROADCAST)):
         return _reshaped(inputs, None) if kind == "Reshape" else None
     first = shapes[0]
-    if kind in AS_FIRST:
-        return first
     if kind in _BROADCAST:
         return _broadcast(shapes)
     if kind == "Shape":
@@ -118,8 +127,7 @@ def _shape(kind: str, inputs: Sequence[Value], settings: Settings) -> Shape | No
 
 def _broadcast(shapes: Sequence[Shape]) -> Shape:
     """The shape to which all are stretched."""
-    backwards = zip_longest(*(reversed(shape) for shape in shapes), fillvalue=1)
-    return [max(sizes) for sizes in backwards][::-1]
+    return [*map(max, zip_longest(*(shape[::-1] for shape in shapes), fillvalue=1))][::-1]
 
 
 def _exact(values: Sequence[Value]) -> Sequence[int] | None:
@@ -189,7 +197,7 @@ def _whole(kind: str, inputs: Sequence[Value], settings: Settings) -> Whole | No
         start, end = settings.get("start", (0,))[0], settings.get("end", (_FEW,))[0]
         return [(1, size) for size in inputs[0].shape][start:end]
     known = [each.whole for each in inputs if each.whole is not None]
-    if not known or inputs[0].whole is None:
+    if inputs[0].whole is None:
         return None
     first = known[0]
     if kind in ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"):
