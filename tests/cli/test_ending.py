@@ -22,8 +22,9 @@ COMMAND = str(Path(sys.executable).with_name("aicl-fast"))
 _WAITING = """
 import sys, time
 from pathlib import Path
+from aicl_fast import config
 from aicl_fast.cli import main
-from aicl_fast.data import dataset, labels
+from aicl_fast.data import labels
 from aicl_fast.train import synthetic
 from aicl_fast.files import atomic_path
 
@@ -33,7 +34,7 @@ def wait(*_, **__):
         print("now", flush=True)
         time.sleep(60)
 
-dataset.Dataset.open = synthetic.SyntheticConfig.with_values = labels.read_labels = wait
+config.load_config = synthetic.SyntheticConfig.with_values = labels.read_labels = wait
 main()
 """
 _TRAIN = (["train", "-d", "data"], "run the same command with --resume to resume from the last checkpoint")
