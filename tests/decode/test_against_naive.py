@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -116,26 +116,36 @@ def configs(draw: st.DrawFn) -> DecodeConfig:
     )
 
 
+class Case(NamedTuple):
+    """What there is to decode: (T, C) scores and (C,) video scores, n, the settings."""
+
+    video: tuple[Curve, Curve]
+    n: int
+    config: DecodeConfig
+    data: DataConfig = DataConfig()
+
+    def proposals(self, naive: ModuleType) -> Any:
+        return naive.proposals(*self.video, self.n, self.config, self.data)
+
+    def undecayed(self) -> Case:
+        """So wide a Gaussian that nothing decays: the detections are the proposals."""
+        config = replace(self.config, nms="gaussian", nms_sigma=1e300, min_score=-1e300, max_detections=0)
+        return self._replace(config=config)
+
+    def run(self, backend: Backend) -> Detections:
+        names = [str(c) for c in range(len(self.video[1]))]
+        decoder = Decoder(self.config, names, backend)
+        return decoder.decode(*self.video, self.n, self.data.fps, self.data.frames_per_segment)
+
+
 datas = st.builds(
     DataConfig, frames_per_segment=st.sampled_from([16, 1]), fps=st.sampled_from([25.0, 29.97, 50.0])
 )
-num_segments = st.integers(1, 5000)
-
-
-def run(
-    video: tuple[Curve, Curve], n: int, config: DecodeConfig, data: DataConfig, backend: Backend
-) -> Detections:
-    names = [str(c) for c in range(len(video[1]))]
-    return Decoder(config, names, backend).decode(*video, n, data.fps, data.frames_per_segment)
+cases = st.builds(Case, videos(), st.integers(1, 5000), configs(), datas)
 
 
 def rows(found: Detections) -> list[tuple[int, float, float, float]]:
     return [(int(d.label), d.score, d.start, d.end) for d in found]
-
-
-def undecayed(config: DecodeConfig) -> DecodeConfig:
-    """So wide a Gaussian that nothing decays: the detections are the proposals."""
-    return replace(config, nms="gaussian", nms_sigma=1e300, min_score=-1e300, max_detections=0)
 
 
 def scale_of(video: tuple[Curve, Curve]) -> float:
@@ -143,46 +153,30 @@ def scale_of(video: tuple[Curve, Curve]) -> float:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@given(video=videos(), n=num_segments, config=configs(), data=datas)
-@example(
-    (np.array([[0.5], [0.5 + 2**-53]]), np.array([1.0])), 10, DecodeConfig(thresholds=(0.5,)), DataConfig()
-)
+@given(case=cases)
+@example(Case((np.array([[0.5], [0.5 + 2**-53]]), np.array([1.0])), 10, DecodeConfig(thresholds=(0.5,))))
 @SETTINGS
-def test_proposals_are_the_grids(
-    naive: ModuleType,
-    backend: Backend,
-    video: tuple[Curve, Curve],
-    n: int,
-    config: DecodeConfig,
-    data: DataConfig,
-) -> None:
-    found = rows(run(video, n, undecayed(config), data, backend))
-    wanted = naive.proposals(*video, n, config, data)
+def test_proposals_are_the_grids(naive: ModuleType, backend: Backend, case: Case) -> None:
+    found = rows(case.undecayed().run(backend))
+    wanted = case.proposals(naive)
     left = sorted((p.label, p.start, p.end, p.score) for p in wanted)
     right = sorted((label, start, end, score) for label, score, start, end in found)
     # Ends to the grid point: the very same floats.
     assert [row[:3] for row in right] == [row[:3] for row in left]
     assert [row[3] for row in right] == pytest.approx(
-        [row[3] for row in left], rel=0, abs=1e-8 * scale_of(video)
+        [row[3] for row in left], rel=0, abs=1e-8 * scale_of(case.video)
     )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@given(video=videos(), n=num_segments, config=configs(), data=datas)
+@given(case=cases)
 @SETTINGS
-def test_nms_is_the_naive_one(
-    naive: ModuleType,
-    backend: Backend,
-    video: tuple[Curve, Curve],
-    n: int,
-    config: DecodeConfig,
-    data: DataConfig,
-) -> None:
+def test_nms_is_the_naive_one(naive: ModuleType, backend: Backend, case: Case) -> None:
     # Given the same proposals with the same bits: sums in another order would break ties in another way.
-    found = rows(run(video, n, undecayed(config), data, backend))
+    config, found = case.config, rows(case.undecayed().run(backend))
     if len(found) > 250:
-        video = (video[0][:60], video[1])
-        found = rows(run(video, n, undecayed(config), data, backend))
+        case = case._replace(video=(case.video[0][:60], case.video[1]))
+        found = rows(case.undecayed().run(backend))
     pool = [naive.Proposal(label, -1, -1, score, start, end) for label, score, start, end in found]
     labels = {box.label for box in pool}
     pools = (
@@ -191,9 +185,7 @@ def test_nms_is_the_naive_one(
     kept = [pair for part in pools for pair in naive.suppress(part, config)]
     kept.sort(key=lambda pair: -pair[1])
     wanted = [(score, box.label, box.start, box.end) for box, score in kept]
-    got = [
-        (score, label, start, end) for label, score, start, end in rows(run(video, n, config, data, backend))
-    ]
+    got = [(score, label, start, end) for label, score, start, end in rows(case.run(backend))]
     if config.max_detections:
         assert len(got) == min(len(wanted), config.max_detections)
         wanted = wanted[: len(got)]
@@ -210,14 +202,13 @@ def test_nms_is_the_naive_one(
     assert [row[0] for row in by_place[0]] == pytest.approx([row[0] for row in by_place[1]], rel=1e-12)
 
 
-@given(video=videos(), n=num_segments, config=configs(), data=datas, single=st.booleans())
+@given(case=cases, single=st.booleans())
 @SETTINGS
-def test_the_backends_agree(
-    video: tuple[Curve, Curve], n: int, config: DecodeConfig, data: DataConfig, single: bool
-) -> None:
+def test_the_backends_agree(case: Case, single: bool) -> None:
     if single:
-        video = (video[0].astype(np.float32), video[1].astype(np.float32))  # type: ignore[assignment]
-    first, *others = (run(video, n, config, data, backend) for backend in BACKENDS)
+        scores, v = (array.astype(np.float32) for array in case.video)
+        case = case._replace(video=(scores, v))  # type: ignore[arg-type]
+    first, *others = (case.run(backend) for backend in BACKENDS)
     for other in others:
         assert first.labels.tolist() == other.labels.tolist()
         assert first.segments.tolist() == other.segments.tolist()
@@ -240,10 +231,8 @@ def test_the_backends_agree(
 def test_small_curves_that_shrink(
     naive: ModuleType, backend: Backend, curve: list[float], upscale: int
 ) -> None:
-    config = replace(THUMOS, upscale=upscale)
-    video = np.array(curve)[:, None], np.array([1.0])
-    found = rows(run(video, 30, undecayed(config), DataConfig(), backend))
-    wanted = naive.proposals(*video, 30, config, DataConfig())
+    case = Case((np.array(curve)[:, None], np.array([1.0])), 30, replace(THUMOS, upscale=upscale))
+    found, wanted = rows(case.undecayed().run(backend)), case.proposals(naive)
     assert sorted(row[2:] for row in found) == sorted((p.start, p.end) for p in wanted)
 
 
@@ -262,7 +251,7 @@ def test_whole_decoding_on_smooth_curves(
     config = replace(THUMOS, nms=nms, nms_across_classes=across)
     v = np.array([0.5, 0.1, 0.4])
     wanted = naive.decode(scores, v, 900, config, DataConfig())
-    found = rows(run((scores, v), 900, config, DataConfig(), backend))
+    found = rows(Case((scores, v), 900, config).run(backend))
     assert [(row[0], row[2], row[3]) for row in found] == [(row[0], row[2], row[3]) for row in wanted]
     assert [row[1] for row in found] == pytest.approx([row[1] for row in wanted], abs=1e-9)
 
@@ -272,8 +261,8 @@ def test_many_classes_and_many_thresholds(naive: ModuleType, backend: Backend) -
     rng = np.random.default_rng(11)
     scores, v = rng.random((50, 200)), rng.random(200)
     config = replace(THUMOS, thresholds=tuple(np.linspace(0, 1, 40)), class_threshold=0.0)
-    found = rows(run((scores, v), 50, undecayed(config), DataConfig(), backend))
-    wanted = naive.proposals(scores, v, 50, config, DataConfig())
+    case = Case((scores, v), 50, config)
+    found, wanted = rows(case.undecayed().run(backend)), case.proposals(naive)
     left = sorted((label, start, end) for label, _, start, end in found)
     assert left == sorted((p.label, p.start, p.end) for p in wanted)
 
@@ -288,7 +277,8 @@ def test_scores_that_agree_in_their_leading_bits(backend: Backend, peak: bool) -
         # But for the last proposal, which comes first.
         scores[-20:, 0] = 0.4
         scores[-5:, 0] = 0.9
-    found = run((scores, np.ones(1)), 900, undecayed(DecodeConfig(thresholds=(0.5,))), DataConfig(), backend)
+    case = Case((scores, np.ones(1)), 900, DecodeConfig(thresholds=(0.5,)))
+    found = case.undecayed().run(backend)
     assert len(set(found.scores.tolist())) > 100
     assert np.ptp(found.scores[int(peak) :]) < (0.1 if peak else 1e-9)
     assert (np.diff(found.scores) <= 0).all()
@@ -297,7 +287,7 @@ def test_scores_that_agree_in_their_leading_bits(backend: Backend, peak: bool) -
     assert (np.diff(found.segments[:, 0])[ties] > 0).all()
     # The order in which greedy NMS takes them, and nothing suppresses anything.
     hard = DecodeConfig(thresholds=(0.5,), nms="hard", nms_tiou=1.0)
-    assert run((scores, np.ones(1)), 900, hard, DataConfig(), backend) == found
+    assert case._replace(config=hard).run(backend) == found
 
 
 def test_the_naive_interpolation_is_numpys(naive: ModuleType) -> None:

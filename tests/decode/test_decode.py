@@ -19,7 +19,7 @@ import aicl_fast.decode.decoder as decoding
 from aicl_fast.config import PRESETS, DataConfig, DecodeConfig, load_config
 from aicl_fast.data.detections import Detections
 from aicl_fast.data.scores import Scores
-from aicl_fast.decode.decoder import Backend, Decoder
+from aicl_fast.decode.decoder import Decoder
 from aicl_fast.decode.fusion import postprocess
 from aicl_fast.decode.nms import NMS_MODES, register_nms
 from aicl_fast.errors import ConfigError, DataError, UnavailableError
@@ -30,30 +30,21 @@ PLAIN = DecodeConfig(upscale=10, nms_added_seconds=0.0, nms="hard", nms_tiou=1.0
 
 
 def decode(
-    scores: Any,
-    v: Any,
-    *,
-    num_segments: Any,
-    classes: Any,
-    config: DecodeConfig,
-    data: DataConfig,
-    backend: Backend = "auto",
-    video: str = "video",
+    scores: Any, v: Any, backend: str, config: DecodeConfig = PLAIN, n: Any = None, **more: Any
 ) -> Detections:
-    """One recording by a Decoder of its own."""
-    decoder = Decoder(config, classes, backend)
-    return decoder.decode(scores, v, num_segments, data.fps, data.frames_per_segment, video)
+    """One recording by a Decoder of its own, with classes a, b, … and one segment per second."""
+    classes = more.pop("classes", "abcdefgh"[: len(v)])
+    decoder = Decoder(config, classes, backend)  # type: ignore[arg-type]
+    return decoder.decode(scores, v, len(scores) if n is None else n, 25.0, 25, **more)
+
+
+def run(curve: Any, backend: str, config: DecodeConfig = PLAIN, v: float = 1.0) -> Detections:
+    return decode(np.asarray(curve, dtype=np.float64)[:, None], np.array([v]), backend, config)
 
 
 def recording(scores: Any, v: Any, n: int, classes: Any, name: str = "video") -> Scores:
     none = np.empty(0, np.float32)
-    return Scores(scores, v, none, none, n, SECONDS.fps, SECONDS.frames_per_segment, tuple(classes), name)
-
-
-def run(curve: Any, backend: str, config: DecodeConfig = PLAIN, v: float = 1.0, **more: Any) -> Detections:
-    scores = np.asarray(curve, dtype=np.float64)[:, None]
-    arguments: dict[str, Any] = {"num_segments": len(scores), "classes": ("a",), "data": SECONDS, **more}
-    return decode(scores, np.array([v]), config=config, backend=backend, **arguments)  # type: ignore[arg-type]
+    return Scores(scores, v, none, none, n, 25.0, 25, tuple(classes), name)
 
 
 @pytest.mark.parametrize("case", range(4))
@@ -119,16 +110,10 @@ def test_thresholds_in_any_order_and_repeated(backend: str) -> None:
 
 def test_classes_localised(backend: str) -> None:
     scores = np.full((4, 3), 0.7)
-    arguments: dict[str, Any] = {
-        "num_segments": 4,
-        "classes": ("a", "b", "c"),
-        "config": PLAIN,
-        "data": SECONDS,
-    }
-    found = decode(scores, np.array([0.25, 0.3, 0.2]), backend=backend, **arguments)  # type: ignore[arg-type]
+    found = decode(scores, np.array([0.25, 0.3, 0.2]), backend)
     assert found.labels.tolist() == ["b", "a"]
     # None reaches the threshold: the best, the first of equals.
-    found = decode(scores, np.array([0.1, 0.2, 0.2]), backend=backend, **arguments)  # type: ignore[arg-type]
+    found = decode(scores, np.array([0.1, 0.2, 0.2]), backend)
     assert found.labels.tolist() == ["b"]
 
 
@@ -137,15 +122,11 @@ def test_a_float32_video_score_is_compared_as_it_is(backend: str) -> None:
     config = replace(PLAIN, class_threshold=0.7)
     scores = np.full((4, 2), 0.9, np.float32)
     v = np.array([0.7, 0.71], np.float32)
-    arguments: dict[str, Any] = {"num_segments": 4, "classes": ("a", "b"), "config": config, "data": SECONDS}
-    assert decode(scores, v, backend=backend, **arguments).labels.tolist() == ["b"]  # type: ignore[arg-type]
+    assert decode(scores, v, backend, config).labels.tolist() == ["b"]
 
 
 def test_zero_classes(backend: str) -> None:
-    found = decode(
-        np.empty((5, 0)), np.empty(0), num_segments=5, classes=(), config=PLAIN, data=SECONDS,
-        backend=backend, video="nobody",  # type: ignore[arg-type]
-    )  # fmt: skip
+    found = decode(np.empty((5, 0)), np.empty(0), backend, video="nobody")
     assert len(found) == 0
     assert found.video == "nobody"
 
@@ -175,16 +156,10 @@ def test_nms_modes_on_a_nested_pair(backend: str) -> None:
 
 def test_across_classes(backend: str) -> None:
     scores = np.stack([[0.0, 0.9, 0.9, 0.0], [0.0, 0.8, 0.8, 0.0]], axis=1)
-    arguments: dict[str, Any] = {
-        "num_segments": 4,
-        "classes": ("a", "b"),
-        "data": SECONDS,
-        "backend": backend,
-    }
-    apart = decode(scores, np.array([0.5, 0.5]), config=replace(PLAIN, nms_tiou=0.5), **arguments)
+    apart = decode(scores, np.array([0.5, 0.5]), backend, replace(PLAIN, nms_tiou=0.5))
     assert sorted(apart.labels.tolist()) == ["a", "b"]
     together = replace(PLAIN, nms_tiou=0.5, nms_across_classes=True)
-    assert decode(scores, np.array([0.5, 0.5]), config=together, **arguments).labels.tolist() == ["a"]
+    assert decode(scores, np.array([0.5, 0.5]), backend, together).labels.tolist() == ["a"]
 
 
 def test_max_detections_keeps_the_best(backend: str) -> None:
@@ -198,10 +173,7 @@ def test_max_detections_keeps_the_best(backend: str) -> None:
 
 def test_equal_scores_keep_the_order_of_class_threshold_and_start(backend: str) -> None:
     scores = np.tile([[0.0], [1.0], [0.0], [0.0], [1.0], [0.0], [0.0]], (1, 2))
-    found = decode(
-        scores, np.array([0.5, 0.5]), num_segments=7, classes=("a", "b"), data=SECONDS, backend=backend,  # type: ignore[arg-type]
-        config=replace(PLAIN, upscale=8, outer_ratio=0.0),
-    )  # fmt: skip
+    found = decode(scores, np.array([0.5, 0.5]), backend, replace(PLAIN, upscale=8, outer_ratio=0.0))
     assert len(set(found.scores.tolist())) == 1
     assert found.labels.tolist() == ["a", "a", "b", "b"]
     assert found.segments[:, 0].tolist() == sorted(found.segments[:2, 0].tolist()) * 2
@@ -210,38 +182,32 @@ def test_equal_scores_keep_the_order_of_class_threshold_and_start(backend: str) 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int64, np.bool_])
 def test_any_real_type_and_layout(dtype: Any, backend: str) -> None:
     scores = (np.random.default_rng(1).random((30, 4)) > 0.5).astype(dtype)
-    arguments: dict[str, Any] = {
-        "num_segments": 30, "classes": "abcd", "config": PLAIN, "data": SECONDS, "backend": backend,
-    }  # fmt: skip
     v = np.array([0.4, 0.1, 0.4, 0.1])
-    wanted = decode(scores.astype(np.float64), v, **arguments)
+    wanted = decode(scores.astype(np.float64), v, backend)
     assert len(wanted)
-    assert decode(scores, v, **arguments) == wanted
-    assert decode(np.asfortranarray(scores), v, **arguments) == wanted
-    assert decode(np.repeat(scores, 2, axis=0)[::2], np.repeat(v, 2)[::2], **arguments) == wanted
-    assert decode(scores.tolist(), v.tolist(), **arguments) == wanted
+    assert decode(scores, v, backend) == wanted
+    assert decode(np.asfortranarray(scores), v, backend) == wanted
+    assert decode(np.repeat(scores, 2, axis=0)[::2], np.repeat(v, 2)[::2], backend) == wanted
+    assert decode(scores.tolist(), v.tolist(), backend) == wanted
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_arrays_of_any_origin(dtype: Any, backend: str) -> None:
     scores, v = np.random.default_rng(2).random((30, 2)).astype(dtype), np.array([0.9, 0.1], dtype)
-    arguments: dict[str, Any] = {
-        "num_segments": 30, "classes": ("a", "b"), "config": PLAIN, "data": SECONDS, "backend": backend,
-    }  # fmt: skip
-    wanted = decode(scores, v, **arguments)
+    wanted = decode(scores, v, backend)
     assert len(wanted)
     # Its type is another object than NumPy's own float32.
-    assert decode(pickle.loads(pickle.dumps(scores)), v, **arguments) == wanted
-    assert decode(scores.astype(np.dtype(dtype).newbyteorder()), v, **arguments) == wanted
+    assert decode(pickle.loads(pickle.dumps(scores)), v, backend) == wanted
+    assert decode(scores.astype(np.dtype(dtype).newbyteorder()), v, backend) == wanted
     # Memory of ctypes names its byte order even where it is the processor's.
     memory = (np.ctypeslib.as_ctypes_type(dtype) * scores.size).from_buffer_copy(scores.tobytes())
-    assert decode(np.ctypeslib.as_array(memory).reshape(scores.shape), v, **arguments) == wanted
+    assert decode(np.ctypeslib.as_array(memory).reshape(scores.shape), v, backend) == wanted
     unaligned = np.frombuffer(b"." + scores.tobytes(), dtype, offset=1).reshape(scores.shape)
     assert not unaligned.flags.aligned
-    assert decode(unaligned, v, **arguments) == wanted
-    assert decode(scores.view(np.ma.MaskedArray), v, **arguments) == wanted
-    assert decode(scores, v, **{**arguments, "num_segments": np.int64(30)}) == wanted
-    assert decode(scores, v, **{**arguments, "classes": ["a", "b"]}) == wanted
+    assert decode(unaligned, v, backend) == wanted
+    assert decode(scores.view(np.ma.MaskedArray), v, backend) == wanted
+    assert decode(scores, v, backend, n=np.int64(30)) == wanted
+    assert decode(scores, v, backend, classes=["a", "b"]) == wanted
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -249,13 +215,10 @@ def test_arrays_of_any_origin(dtype: Any, backend: str) -> None:
 def test_memory_that_begins_anywhere(length: int, width: int, dtype: Any, backend: str) -> None:
     # They are looked at by lines of the cache, 64 bytes, which end neither where rows do nor where all do.
     a_line = 64 // np.dtype(dtype).itemsize
-    names = tuple(f"c{c}" for c in range(width))
-    arguments: dict[str, Any] = {
-        "num_segments": 30, "classes": names, "config": PLAIN, "data": SECONDS, "backend": backend,
-    }  # fmt: skip
+    decoder = Decoder(PLAIN, [f"c{c}" for c in range(width)], backend)  # type: ignore[arg-type]
     scores, v = np.random.default_rng(3).random((length, width)).astype(dtype), np.full(width, 0.9, dtype)
     scores[0] = 1
-    wanted = decode(scores, v, **arguments)
+    wanted = decoder.decode(scores, v, 30, 25.0, 25)
     assert len(wanted)
     # Nothing before them and nothing behind them is a score.
     memory = np.full(scores.size + 3 * a_line, np.nan, dtype)
@@ -264,11 +227,11 @@ def test_memory_that_begins_anywhere(length: int, width: int, dtype: Any, backen
         memory[:] = np.nan
         there = memory[begin : begin + scores.size].reshape(scores.shape)
         there[:] = scores
-        assert decode(there, v, **arguments) == wanted
+        assert decoder.decode(there, v, 30, 25.0, 25) == wanted
         for t, c in np.ndindex(length, width):
             there[t, c] = np.inf
             with pytest.raises(DataError, match=rf"scores\[{t}, {c}\] is inf; .* 1 of {scores.size} "):
-                decode(there, v, **arguments)
+                decoder.decode(there, v, 30, 25.0, 25)
             there[t, c] = scores[t, c]
 
 
@@ -276,7 +239,7 @@ def test_inputs_are_not_changed(backend: str) -> None:
     scores, v = np.random.default_rng(1).random((30, 1)), np.array([0.9])
     scores.setflags(write=False)
     v.setflags(write=False)
-    decode(scores, v, num_segments=30, classes=("a",), config=PLAIN, data=SECONDS, backend=backend)  # type: ignore[arg-type]
+    decode(scores, v, backend)
 
 
 # ---- errors ---------------------------------------------------------------------------------------------
@@ -285,19 +248,16 @@ def test_inputs_are_not_changed(backend: str) -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_score_that_is_not_finite(value: float, dtype: Any, backend: str) -> None:
-    arguments: dict[str, Any] = {
-        "num_segments": 9, "classes": "abc", "config": PLAIN, "data": SECONDS, "backend": backend,
-    }  # fmt: skip
     scores, v = np.full((9, 3), 0.5, dtype), np.array([0.9, 0.1, 0.1], dtype)
     with np.errstate(over="ignore"):
         # In a class that is not even localised.
         scores[7, 2] = value
         with pytest.raises(DataError, match=r"video: scores\[7, 2\] is .*; expected finite numbers. 1 of 27"):
-            decode(scores, v, **arguments)
+            decode(scores, v, backend)
         v[1] = value
         scores[7, 2] = 0.5
     with pytest.raises(DataError, match=r"v7: video_scores\[1\] is "):
-        decode(scores, v, video="v7", **arguments)
+        decode(scores, v, backend, video="v7")
     with pytest.raises(DataError, match=r"^b: video_scores\[1\]"):
         Decoder(PLAIN, "abc", backend).batch(  # type: ignore[arg-type]
             [recording(scores, np.array([0.9, 0, 0]), 9, "abc", "a"), recording(scores, v, 9, "abc", "b")]
@@ -307,12 +267,7 @@ def test_a_score_that_is_not_finite(value: float, dtype: Any, backend: str) -> N
 @pytest.mark.parametrize(
     ("scores", "v", "n", "message"),
     [
-        (
-            np.zeros((3, 9)),
-            np.zeros(3),
-            9,
-            r"expected scores \(T, 3\) .* got \(3, 9\) and \(3,\).*transposed",
-        ),
+        (np.zeros((3, 9)), np.zeros(3), 9, r"scores \(T, 3\) .* got \(3, 9\) and \(3,\).*transposed"),
         (np.zeros((9, 3)), np.zeros(2), 9, r"got \(9, 3\) and \(2,\)"),
         (np.zeros(9), np.zeros(3), 9, r"got \(9,\)"),
         (np.float64(3), np.zeros(3), 9, r"got \(\)"),
@@ -329,7 +284,7 @@ def test_a_score_that_is_not_finite(value: float, dtype: Any, backend: str) -> N
 )
 def test_arrays_that_do_not_fit(scores: Any, v: Any, n: Any, message: str, backend: str) -> None:
     with pytest.raises(DataError, match=message):
-        decode(scores, v, num_segments=n, classes="abc", config=PLAIN, data=SECONDS, backend=backend)  # type: ignore[arg-type]
+        decode(scores, v, backend, n=n, classes="abc")
 
 
 @pytest.mark.parametrize("several", [False, True], ids=["one", "batch"])
@@ -349,13 +304,11 @@ def test_more_proposals_than_room_was_made_for(several: bool, backend: str) -> N
 
 def test_a_long_and_a_wide_video_do_not_spoil_the_next(backend: str) -> None:
     """Memory for the longest with as many classes as the widest is more than a machine has."""
-    data, names = SECONDS, tuple(str(number) for number in range(20_000))
+    names = [str(number) for number in range(20_000)]
     for length, width in ((2_000_000, 1), (2, 20_000), (3, 2)):
         scores, v = np.zeros((length, width), np.float32), np.zeros(width, np.float32)
         scores[:2, 0] = v[0] = 1
-        found = decode(
-            scores, v, num_segments=2, classes=names[:width], config=PLAIN, data=data, backend=backend
-        )
+        found = decode(scores, v, backend, n=2, classes=names[:width])
         assert len(found) == 1, (length, width)
 
 
@@ -400,40 +353,32 @@ def test_batch_arguments(backend: str) -> None:
             decoder(replace(one, **change))  # type: ignore[arg-type]
 
 
-def test_postprocess_errors() -> None:
-    cas, a = np.zeros((9, 20)), np.full(9, 0.5)
-    with pytest.raises(ConfigError, match="thumos14"):
-        postprocess(cas, a, a, num_segments=9, preset="thumos41")
-    with pytest.raises(ConfigError, match="'activitynet12' has no class names"):
-        postprocess(cas, a, a, num_segments=9, preset="activitynet12")
-    with pytest.raises(ConfigError, match="fps"):
-        postprocess(cas, a, a, num_segments=9, fps=0.0)
-    with pytest.raises(ConfigError, match="nms: expected one of"):
-        postprocess(cas, a, a, num_segments=9, nms="soft")  # type: ignore[arg-type]
-    with pytest.raises(DataError, match=r"got \(9, 20\), \(8,\) and \(9,\)"):
-        postprocess(cas, a[:8], a, num_segments=9)
-    with pytest.raises(DataError, match="cas has a NaN"):
-        postprocess(np.full((9, 20), np.nan), a, a, num_segments=9)
-    with pytest.raises(DataError, match=r"num_segments is 1; .* from 2 to"):
-        postprocess(cas, a, a, num_segments=1)
-    with pytest.raises(DataError, match=r"actionness_flow goes from 0\.5 to 3; expected prob.*the sigmoid"):
-        postprocess(cas, a, np.where(np.arange(9) == 4, 3.0, a), num_segments=9)
-    with pytest.raises(DataError, match="actionness_rgb goes from nan"):
-        postprocess(cas, np.full(9, np.nan), a, num_segments=9)
-    for preset in (None, {}):
-        with pytest.raises(ConfigError, match="preset: there is no"):
-            postprocess(cas, a, a, num_segments=9, preset=preset)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="no segments"):
-        postprocess(cas[:0], a[:0], a[:0], num_segments=9)
-    with pytest.raises(DataError, match=r"\(T, 3\)"):
-        postprocess(cas, a, a, num_segments=9, classes="abc")
-
-
-@pytest.mark.parametrize("classes", [["a", "a "], ["a", None], ["", "b"], ["a", 3]])
-def test_names_of_classes_are_checked(classes: list[Any]) -> None:
-    scores = np.full((4, 2), 0.5)
-    with pytest.raises(ConfigError, match="classes: "):
-        postprocess(scores, scores[:, 0], scores[:, 1], num_segments=4, classes=classes)
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"preset": "thumos41"}, ConfigError, "thumos14"),
+        ({"preset": None}, ConfigError, "preset: there is no"),
+        ({"preset": {}}, ConfigError, "preset: there is no"),
+        ({"preset": "activitynet12"}, ConfigError, "'activitynet12' has no class names"),
+        ({"fps": 0.0}, ConfigError, "fps"),
+        ({"nms": "soft"}, ConfigError, "nms: expected one of"),
+        ({"classes": [*"abcdefghijklmnopqrs", "a "]}, ConfigError, "classes: "),
+        ({"classes": ["a", None]}, ConfigError, "classes: "),
+        ({"classes": ["", "b"]}, ConfigError, "classes: "),
+        ({"classes": ["a", 3]}, ConfigError, "classes: "),
+        ({"classes": "abc"}, DataError, r"\(T, 3\)"),
+        ({"actionness_rgb": np.zeros(8)}, DataError, r"got \(9, 20\), \(8,\) and \(9,\)"),
+        ({"cas": np.full((9, 20), np.nan)}, DataError, "cas has a NaN"),
+        ({"num_segments": 1}, DataError, r"num_segments is 1; .* from 2 to"),
+        ({"actionness_flow": np.full(9, 3)}, DataError, r"flow goes from 3 to 3; expected prob.*the sigmoid"),
+        ({"actionness_rgb": np.full(9, np.nan)}, DataError, "actionness_rgb goes from nan"),
+        ({"cas": np.zeros((0, 20)), "actionness_rgb": [], "actionness_flow": []}, DataError, "no segments"),
+    ],
+)
+def test_postprocess_errors(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    good = {"cas": np.zeros((9, 20)), "actionness_rgb": np.full(9, 0.5), "actionness_flow": np.full(9, 0.5)}
+    with pytest.raises(error, match=message):
+        postprocess(**{**good, "num_segments": 9, **change})
 
 
 def test_postprocess_takes_a_config_and_names(backend: str) -> None:
@@ -477,13 +422,12 @@ def test_a_mode_from_outside(monkeypatch: pytest.MonkeyPatch, backend: str, naiv
     config = load_config("thumos14", overrides=["nms=one_of_each_pool", "nms_sigma=0.5"]).decode
     wanted = naive.proposals(scores, v, 900, config, SECONDS)
     best = {label: max(p.score for p in wanted if p.label == label) for label in {p.label for p in wanted}}
-    arguments: dict[str, Any] = {"num_segments": 900, "classes": "abc", "data": SECONDS, "backend": backend}
-    found = decode(scores, v, config=config, **arguments)
+    found = decode(scores, v, backend, config, n=900)
     assert found.scores.tolist() == pytest.approx(sorted((0.5 * s for s in best.values()), reverse=True))
     assert sorted("abc".index(label) for label in found.labels) == sorted(best)
     together = replace(config, nms_across_classes=True)
-    assert decode(scores, v, config=together, **arguments) == found[:1]
-    assert decode(scores, v, config=replace(config, max_detections=1), **arguments) == found[:1]
+    assert decode(scores, v, backend, together, n=900) == found[:1]
+    assert decode(scores, v, backend, replace(config, max_detections=1), n=900) == found[:1]
 
 
 # ---- backends -------------------------------------------------------------------------------------------
