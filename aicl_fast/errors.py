@@ -1,4 +1,4 @@
-"""The exceptions and warnings a user of the package can meet. The lowest module: it imports nothing of ours.
+"""The exceptions and warnings a user of the package can meet. The lowest module: it imports nothing.
 
 A message names the file or argument, what was expected, what came, and the next step. The command line
 prints an exception without a traceback and exits with 2; a warning it prints once, as a note.
@@ -20,7 +20,7 @@ class DataError(AiclError, ValueError):
 
 
 class ModelError(AiclError, ValueError):
-    """A model file that is not ours, is damaged, or does not fit the data."""
+    """A file that is not an aicl_fast model, is damaged, or does not fit the data."""
 
 
 class UnavailableError(AiclError, RuntimeError):

@@ -16,7 +16,7 @@ from aicl_fast.limits import require_size
 from aicl_fast.text import error_text, parse_json
 
 METADATA_KEY = "aicl_fast"
-"""The header or property that holds our JSON, in every kind of model file."""
+"""The header or property that holds the JSON, in every kind of model file."""
 FORMAT = 1
 DETECTOR = "detector"
 """The kind of a model file that names none: it reads features and localises actions."""
@@ -182,9 +182,21 @@ def parse_info(text: str | None, source: str | os.PathLike[str]) -> ModelInfo:
         ModelError: there is none (the file is not an aicl_fast model), a segment network's, or a newer
             version wrote it.
     """
-    info = read_info(text, source)
-    assert isinstance(info, ModelInfo)
-    return info
+    kind, document = read_document(text, source)
+    if kind != DETECTOR:
+        raise ModelError(
+            f"{source}: is a network of kind {kind!r}, which reads video; expected a detector's model, which "
+            "reads features. Open it with aicl_fast.video.open_network."
+        )
+    with reading_settings(source):
+        return ModelInfo(
+            config=Config.from_dict(document["config"], source=str(source)),
+            precision=read_choice(document.get("precision", "fp32"), Precision, "precision"),
+            batch=read_range(document.get("batch", BATCH), "batch"),
+            segments=read_range(document["segments"], "segments") if "segments" in document else _UNSET,
+            weights=str(document.get("weights_sha256", "")),
+            version=str(document.get("version", "")),
+        )
 
 
 def parse_segment_info(text: str | None, source: str | os.PathLike[str]) -> SegmentInfo:
@@ -193,33 +205,25 @@ def parse_segment_info(text: str | None, source: str | os.PathLike[str]) -> Segm
     Raises:
         ModelError: there is none, it is a detector's, or a newer version wrote it.
     """
-    info = read_info(text, source, I3D)
-    assert isinstance(info, SegmentInfo)
-    return info
-
-
-def read_info(
-    text: str | None, source: str | os.PathLike[str], kind: str = DETECTOR
-) -> ModelInfo | SegmentInfo:
-    """All that a model file's metadata says, if the model is of this kind.
-
-    Raises:
-        ModelError: there is none (the file is not an aicl_fast model), it is of another kind, or a newer
-            version wrote it.
-    """
-    found, document = read_document(text, source)
-    if found != kind and kind == DETECTOR:
-        raise ModelError(
-            f"{source}: is a network of kind {found!r}, which reads video; expected a detector's model, "
-            "which reads features. Open it with aicl_fast.video.open_network."
-        )
-    if found != kind:
+    kind, document = read_document(text, source)
+    if kind != I3D:
         raise ModelError(
             f"{source}: is a detector's model, which reads features; expected a network that reads video, as "
             "`aicl-fast export --model i3d-rgb` writes. Open it with aicl_fast.Detector."
         )
     with reading_settings(source):
-        return _info(document, source) if kind == DETECTOR else _segment_info(document)
+        sizes = {
+            name: read_range([1, document[name], _LARGEST_SIZE], name).opt
+            for name in ("classes", "frames", "size", "width")
+        }
+        return SegmentInfo(
+            stream=read_choice(document["stream"], Stream, "stream"),
+            weights=str(document["weights_sha256"]),
+            precision=read_choice(document["precision"], Precision, "precision"),
+            batch=read_range(document["batch"], "batch"),
+            version=str(document["version"]),
+            **sizes,
+        )
 
 
 @contextlib.contextmanager
@@ -296,28 +300,3 @@ def require_sizes(
             :func:`aicl_fast.limits.require_size`.
     """
     require_size(info.run_size, on_disk, source, "a run with its settings of sizes", error=error)
-
-
-def _info(document: Mapping[str, Any], source: str | os.PathLike[str]) -> ModelInfo:
-    return ModelInfo(
-        config=Config.from_dict(document["config"], source=str(source)),
-        precision=read_choice(document.get("precision", "fp32"), Precision, "precision"),
-        batch=read_range(document.get("batch", BATCH), "batch"),
-        segments=read_range(document["segments"], "segments") if "segments" in document else _UNSET,
-        weights=str(document.get("weights_sha256", "")),
-        version=str(document.get("version", "")),
-    )
-
-
-def _segment_info(document: Mapping[str, Any]) -> SegmentInfo:
-    return SegmentInfo(
-        stream=read_choice(document["stream"], Stream, "stream"),
-        weights=str(document["weights_sha256"]),
-        precision=read_choice(document["precision"], Precision, "precision"),
-        batch=read_range(document["batch"], "batch"),
-        **{
-            name: read_range([1, document[name], _LARGEST_SIZE], name).opt
-            for name in ("classes", "frames", "size", "width")
-        },
-        version=str(document["version"]),
-    )

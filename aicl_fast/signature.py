@@ -12,23 +12,13 @@ import numpy as np
 
 from aicl_fast.data.features import Floats
 from aicl_fast.errors import DataError
+from aicl_fast.kernels.outputs import NetworkOutputs
 from aicl_fast.metadata import ModelInfo, Range, SegmentInfo
+
+__all__ = ["Axis", "NetworkOutputs", "SegmentOutputs", "Signature", "Tensor", "signature_of"]
 
 _LETTERS = {"batch": "B", "clips": "N", "segments": "T", "width": "D"}
 _ONNX_TYPES = {"float32": "FLOAT", "uint8": "UINT8"}
-
-
-class NetworkOutputs(NamedTuple):
-    """What a localisation network gives for B videos, float32."""
-
-    scores: Floats
-    """(B, T, C) fused A_score"""
-    video_scores: Floats
-    """(B, C) softmax of the video logits"""
-    actionness: Floats
-    """(B, T) class-aware A"""
-    actionness_agnostic: Floats
-    """(B, T) class-agnostic A_ca"""
 
 
 class SegmentOutputs(NamedTuple):

@@ -36,8 +36,8 @@ def load_model(path: str | os.PathLike[str]) -> tuple[TwoBranchNet, Config]:
 
     Raises:
         DataError: no such file.
-        ModelError: not safetensors, truncated, damaged, not ours, its weights do not fit its settings, or
-            these ask for much more memory than the file warrants.
+        ModelError: not safetensors, truncated, damaged, without settings, its weights do not fit these, or
+            they ask for much more memory than the file warrants.
     """
     target = require_file(path, "model file")
     with mapped(target) as data:

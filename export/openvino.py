@@ -6,10 +6,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from aicl_fast.engines.container import Describes, write_container
+from aicl_fast.engines.container import write_container
 from aicl_fast.engines.packages import import_openvino
 from aicl_fast.export.options import ExportOptions, Progress
 from aicl_fast.export.quantize import slices_first
+from aicl_fast.metadata import ModelInfo, SegmentInfo
 
 
 def require_openvino(_: ExportOptions | None = None) -> Any:
@@ -21,7 +22,13 @@ def require_openvino(_: ExportOptions | None = None) -> Any:
     return import_openvino("--format openvino")
 
 
-def write(model: Any, info: Describes, path: Path, options: ExportOptions, progress: Progress | None) -> None:
+def write(
+    model: Any,
+    info: ModelInfo | SegmentInfo,
+    path: Path,
+    options: ExportOptions,
+    progress: Progress | None,
+) -> None:
     """Write an OpenVINO model as one ``.openvino`` file.
 
     fp32 and bf16 files hold float32 weights; a bf16 one asks for bfloat16 products when it is opened, which

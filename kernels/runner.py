@@ -10,10 +10,9 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import OrderedDict
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from aicl_fast.extras import needs
 
@@ -21,29 +20,15 @@ with needs("triton"):
     import torch
     from torch import Tensor
 
+from aicl_fast.kernels.outputs import Floats, NetworkOutputs
 from aicl_fast.kernels.pooling import topk_pool
 from aicl_fast.kernels.two_branch import two_branch_infer
 from aicl_fast.kernels.two_branch_weights import TwoBranchWeights
-
-Floats = npt.NDArray[np.float32]
 
 _KEPT = 8
 """Batch sizes whose buffers and graphs are kept: those that were used last."""
 _CAPTURE_LOCK = threading.Lock()
 """One capture at a time in a process: warm-up compiles, and captures share the device's allocator."""
-
-
-class HostScores(NamedTuple):
-    """What decoding needs of B videos, on the host, in the order that the engines return."""
-
-    scores: Floats
-    """(B, T, C) fused A_score"""
-    video_scores: Floats
-    """(B, C) softmax of the video logits"""
-    actionness: Floats
-    """(B, T) class-aware A"""
-    actionness_agnostic: Floats
-    """(B, T) class-agnostic A_ca"""
 
 
 class _Stage:
@@ -67,7 +52,7 @@ class _Stage:
         self.packed = torch.zeros(sum(sizes), device=runner.device)
         self.host_packed = torch.zeros(sum(sizes), pin_memory=on_gpu)
         parts = torch.split(self.host_packed, sizes)
-        self.views = HostScores(*(part.view(s).numpy() for part, s in zip(parts, shapes, strict=True)))
+        self.views = NetworkOutputs(*(part.view(s).numpy() for part, s in zip(parts, shapes, strict=True)))
         self.graphs: dict[bool, Any] = {}
 
     @property
@@ -147,7 +132,7 @@ class TwoBranchRunner:
         self._stages: OrderedDict[int, _Stage] = OrderedDict()
 
     @torch.inference_mode()
-    def __call__(self, features: Floats | Tensor, *, copy: bool = True) -> HostScores:
+    def __call__(self, features: Floats | Tensor, *, copy: bool = True) -> NetworkOutputs:
         """Run one batch.
 
         Args:
@@ -173,11 +158,11 @@ class TwoBranchRunner:
         self._stages.move_to_end(batch)
         return self._stages[batch]
 
-    def _run(self, stage: _Stage, features: Floats | Tensor, copy: bool) -> HostScores:
+    def _run(self, stage: _Stage, features: Floats | Tensor, copy: bool) -> NetworkOutputs:
         from_host = isinstance(features, np.ndarray)
         if isinstance(features, np.ndarray):
             np.copyto(stage.host_features.numpy(), features)
         else:
             stage.features.copy_(features)
         stage.replay(self, from_host)
-        return HostScores(*(view.copy() for view in stage.views)) if copy else stage.views
+        return NetworkOutputs(*(view.copy() for view in stage.views)) if copy else stage.views

@@ -22,7 +22,6 @@ ALLOWED = {
 LOWEST = ("aicl_fast.errors", "aicl_fast.extras")
 FILES = [path for room in ALLOWED for path in sorted((ROOT / room).rglob("*.py"))]
 TORCH = {
-    "aicl_fast/devices.py",
     "aicl_fast/model.py",
     "aicl_fast/torch_file.py",
     "aicl_fast/weights.py",

@@ -26,11 +26,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from aicl_fast.errors import ModelError
 from aicl_fast.files import atomic_path, require_file
-from aicl_fast.metadata import ModelInfo, parse_info, reading_settings
+from aicl_fast.metadata import ModelInfo, SegmentInfo, parse_info, reading_settings
 from aicl_fast.text import parse_json
 
 MAGIC = b"AICLFAST"
@@ -38,17 +38,6 @@ VERSION = 1
 KINDS = ("tensorrt", "tensorrt-rtx", "openvino")
 _PREFACE = struct.Struct("<8sIIQQ32s")
 _ALIGN = 4096
-
-
-class Describes(Protocol):
-    """What a file says about itself: :class:`aicl_fast.metadata.ModelInfo`, or a segment network's."""
-
-    @property
-    def precision(self) -> str:
-        """What products are computed in."""
-
-    def to_json(self) -> str:
-        """The metadata."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +48,7 @@ class Container:
         path: the file.
         kind: one of :data:`KINDS`.
         builder: who built the engine and for what: ``name``, ``version``, and more by kind.
-        metadata: our settings as JSON; :attr:`info` is a detector's.
+        metadata: the settings as JSON; :attr:`info` is a detector's.
         sections: name to (offset, size, SHA-256).
     """
 
@@ -101,7 +90,7 @@ class Container:
 def write_container(
     path: str | os.PathLike[str],
     kind: str,
-    info: Describes,
+    info: ModelInfo | SegmentInfo,
     builder: Mapping[str, Any],
     sections: Mapping[str, bytes],
 ) -> None:
@@ -139,7 +128,7 @@ def write_container(
 
 
 def is_container(path: Path) -> bool:
-    """Whether a file begins with our mark."""
+    """Whether a file begins with the aicl_fast header."""
     with path.open("rb") as file:
         return file.read(len(MAGIC)) == MAGIC
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy.typing as npt
 
+from aicl_fast.devices import parse_device
 from aicl_fast.engines.onnx_file import read_onnx
 from aicl_fast.engines.packages import import_onnxruntime
 from aicl_fast.engines.registry import Provider
-from aicl_fast.engines.session import Session, leave_after_fork, parse_device, read_settings
+from aicl_fast.engines.session import Session, leave_after_fork, read_settings
 from aicl_fast.errors import ModelError, UnavailableError
 from aicl_fast.metadata import DETECTOR
 from aicl_fast.processors import processor_count, processor_quota, usable_processors
@@ -22,22 +23,10 @@ _ON_GPU = (_CUDA, "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
 
 
 class OnnxRuntimeSession(Session):
-    """An ONNX file in ONNX Runtime. Safe to call from several threads.
+    """An ONNX file in ONNX Runtime. Safe to call from several threads. Arguments as :func:`open_session`.
 
-    float16 files run on the CPU too, where ONNX Runtime raises each product to float32 and back.
-
-    Args:
-        path: written by ``aicl-fast export``.
-        kind: of the model.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; None follows the providers.
-        threads: threads within an operation; None lets ONNX Runtime take every core, or what a quota grants.
-        pin_threads: tie each but the caller's own to a core; None is ONNX Runtime's own choice.
-        providers: execution providers by name or (name, options), in order of preference; None follows the
-            device.
-    Raises:
-        ModelError: not an ONNX model, damaged, without aicl_fast's settings in its metadata, or bfloat16,
-            which ONNX Runtime has no convolution for on a CPU; or providers that contradict the device.
-        UnavailableError: ONNX Runtime is not installed, or lacks a provider that was asked for.
+    float16 files run on the CPU too, where ONNX Runtime raises each product to float32 and back; bfloat16
+    ones do not, for it has no such convolution there. By default it takes every core, or what a quota grants.
     """
 
     name = "onnxruntime"
@@ -127,8 +116,8 @@ def load(
     Returns:
         The ``InferenceSession``.
     Raises:
-        ModelError: as :class:`OnnxRuntimeSession`.
-        UnavailableError: as :class:`OnnxRuntimeSession`.
+        ModelError: ONNX Runtime cannot load it.
+        UnavailableError: ONNX Runtime is not installed, or lacks a provider that was asked for.
     """
     onnxruntime = import_onnxruntime()
     wanted = list(providers) if providers is not None else [_CPU]

@@ -33,23 +33,15 @@ _ANY = ()
 
 
 class OpenVinoSession(Session):
-    """A model in OpenVINO's CPU plugin. Safe to call from several threads.
+    """A model in OpenVINO's CPU plugin. Safe to call from several threads. Arguments as :func:`open_session`.
 
     Where a localisation network's file fixes T, each size of a batch has a compiled model of its own, made
     when it first comes (the smallest's when the file is opened): OpenVINO is faster where it knows the sizes.
     The last eight are kept. Where T varies, and for segment networks, one compiled model runs every shape,
     since another must not cost a compilation.
 
-    Args:
-        path: ``.openvino``, ``.onnx`` or ``.xml``, written by ``aicl-fast export``.
-        kind: of the model.
-        threads: threads in all; None takes every core, or what a quota grants.
-        pin_threads: tie threads to cores; None is OpenVINO's own choice.
-        precision: ``fp32``, ``bf16`` or ``fp16``, of the products; None is the file's own. The last layers,
-            from the heads' sums on, stay in float32.
-    Raises:
-        ModelError: not an aicl_fast model, damaged, or a precision that this processor has no products in.
-        UnavailableError: OpenVINO is not installed.
+    The precision is ``fp32``, ``bf16`` or ``fp16``; the file's own by default. The last layers, from the
+    heads' sums on, stay in float32.
     """
 
     name = "openvino"

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aicl_fast import plugins
+from aicl_fast.devices import parse_device
 from aicl_fast.engines.container import is_container, read_container
-from aicl_fast.engines.session import Session, parse_device
+from aicl_fast.engines.session import Session
 from aicl_fast.errors import ModelError
 from aicl_fast.extras import needs
 from aicl_fast.files import require_file
@@ -205,8 +206,8 @@ def open_session(
     Raises:
         DataError: no such file.
         ModelError: not an aicl_fast model of this kind, damaged, with something in it that no export has, or
-            not for that engine, device or option; options that contradict each other; or settings that ask
-            for much more memory than the file warrants.
+            not for that engine, device or option; options that contradict each other; settings that ask for
+            much more memory than the file warrants; or a plan of another version of TensorRT or card.
         UnavailableError: the engine's package, or the device, is missing.
     """
     target = require_file(path, "model file" if kind == DETECTOR else "network")

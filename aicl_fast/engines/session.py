@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -18,7 +17,15 @@ import numpy.typing as npt
 from aicl_fast.engines.cuda.arrays import is_gpu_array
 from aicl_fast.errors import DataError, ModelError, UnavailableError
 from aicl_fast.limits import reading
-from aicl_fast.metadata import DETECTOR, ModelInfo, Range, SegmentInfo, read_info, require_sizes
+from aicl_fast.metadata import (
+    DETECTOR,
+    ModelInfo,
+    Range,
+    SegmentInfo,
+    parse_info,
+    parse_segment_info,
+    require_sizes,
+)
 from aicl_fast.signature import signature_of
 
 
@@ -59,18 +66,6 @@ def running(path: Path) -> AbstractContextManager[None]:
     """Whatever an engine raises over a model that it loads or runs, as a ModelError that names the file."""
     advice = "If it was cut off while being copied, copy it again; or export the weights again."
     return reading(path, "model", verb="run", error=ModelError, advice=advice)
-
-
-def parse_device(device: str | None) -> int | None:
-    """The number of a GPU; None for the CPU, and where nothing is asked for.
-
-    Raises:
-        ModelError: neither ``cpu`` nor ``cuda`` nor ``cuda:N``.
-    """
-    found = re.fullmatch(r"cpu|cuda(?::([0-9]+))?", "cpu" if device is None else device)
-    if found is None:
-        raise ModelError(f"device: expected cpu, cuda or cuda:N, got {device!r}.")
-    return int(found[1] or 0) if found[0] != "cpu" else None
 
 
 _with_threads: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -207,9 +202,9 @@ def read_settings(text: str | None, path: Path, kind: str = DETECTOR) -> ModelIn
     """What a file's metadata says of a model of this kind, once a run with it is known to be affordable.
 
     Raises:
-        ModelError: as :func:`aicl_fast.metadata.read_info`, or a run would take much more memory than the
-            file warrants.
+        ModelError: there are none, or of another kind of model, or a run would take much more memory than
+            the file warrants.
     """
-    info = read_info(text, path, kind)
+    info = parse_info(text, path) if kind == DETECTOR else parse_segment_info(text, path)
     require_sizes(info, path.stat().st_size, path)
     return info

@@ -48,27 +48,15 @@ def _without_threads_after_fork() -> None:
 
 
 class TorchSession(Session):
-    """Trained weights in torch. Calls from several threads take turns.
+    """Trained weights in torch. Calls from several threads take turns. Arguments as :func:`open_session`.
 
     On the CPU a localisation network is the reference that every other engine is measured against, in
     float32. On CUDA it is :func:`aicl_fast.kernels.two_branch_infer` in one CUDA graph per batch size with
-    pinned staging; a model of one stream runs there as plain torch, and so does I3D.
+    pinned staging, in ``fp16`` (if no precision is asked for), ``bf16``, ``fp32`` (products in tf32) or
+    ``fp8``; a model of one stream runs there as plain torch. I3D runs on CUDA in ``fp16`` (if none is asked
+    for), ``bf16`` or ``fp32``, on the CPU in ``fp32`` or ``bf16``.
 
-    Args:
-        path: ``model.safetensors``; of I3D, weights as :func:`aicl_fast.video.i3d_weights.load_i3d` takes
-            them.
-        kind: of the model.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; None is the CPU.
-        precision: of a localisation network on CUDA ``fp16`` (if left out), ``bf16``, ``fp32`` (products in
-            tf32) or ``fp8``, on the CPU ``fp32``; of I3D on CUDA ``fp16`` (if left out), ``bf16`` or
-            ``fp32``, on the CPU ``fp32`` (if left out) or ``bf16``.
-        threads: torch's threads on the CPU. It is one number for the whole process; one that was forked has
-            one thread.
-    Raises:
-        ConfigError: a device by another name.
-        DataError: no such file.
-        ModelError: not such a model, or a precision that the device has not.
-        UnavailableError: torch finds no such GPU.
+    On the CPU torch's number of threads is one for the whole process; one that was forked has one thread.
     """
 
     name = "torch"

@@ -1,14 +1,4 @@
-"""A segment of video to 1024 features, by whatever runs the file. Imports no torch unless it is to run.
-
-====================================  =================================================
-files                                 run by
-====================================  =================================================
-``.npz``, ``.pt``, ``.safetensors``   torch, CPU or GPU
-``.onnx``                             ONNX Runtime
-``.openvino``, ``.xml``               OpenVINO
-``.engine``                           TensorRT and TensorRT-RTX
-====================================  =================================================
-"""
+"""A segment of video to 1024 features, by whatever engine runs the file: ``engines/registry.py``."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from aicl_fast import Detector
 from aicl_fast.engines.container import read_container
 from aicl_fast.engines.packages import load_tensorrt
 from aicl_fast.errors import ModelError, UnavailableError
-from aicl_fast.metadata import I3D, Range, read_info
+from aicl_fast.metadata import I3D, Range
 from aicl_fast.video import open_network
 
 FOLDER = Path(__file__).with_name("earlier")
@@ -57,8 +57,7 @@ def test_a_tensorrt_engine(tmp_path: Path) -> None:
     container = read_container(path)
     assert (container.kind, container.builder["version"]) == ("tensorrt-rtx", "1.7.1.116")
     assert len(container.read("plan")) > 700_000
-    info = read_info(container.metadata, path)
-    assert (info.batch, info.precision) == (Range(1, 2, 4), "fp32")
+    assert (container.info.batch, container.info.precision) == (Range(1, 2, 4), "fp32")
     try:
         version = load_tensorrt("tensorrt-rtx").__version__
         if version == container.builder["version"]:

@@ -317,7 +317,8 @@ def test_exports_are_far_from_the_limit(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, segments: Range | None, winograd: bool
 ) -> None:
     pytest.importorskip("openvino")
-    from aicl_fast.export.formats import ExportOptions, export_model
+    from aicl_fast.export.export import export_model
+    from aicl_fast.export.options import ExportOptions
 
     monkeypatch.setattr("aicl_fast.engines.graph.allowed_size", lambda on_disk, times=1: 16 << 20)
     for name in ("onnx", "openvino"):

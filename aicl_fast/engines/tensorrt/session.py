@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy.typing as npt
 
+from aicl_fast.devices import parse_device
 from aicl_fast.engines.container import read_container
 from aicl_fast.engines.cuda.driver import Cuda
-from aicl_fast.engines.session import Session, parse_device, read_settings, run_batched
+from aicl_fast.engines.session import Session, read_settings, run_batched
 from aicl_fast.engines.tensorrt.plan import Plan
 from aicl_fast.engines.tensorrt.slot import Slot
 from aicl_fast.errors import DataError, ModelError, UnavailableError
@@ -57,23 +58,14 @@ class Pending:
 
 
 class TensorRTSession(Session):
-    """An ``.engine`` file on a GPU.
+    """An ``.engine`` file on a GPU. Safe to call from several threads. Arguments as :func:`open_session`.
+
+    One that is not closed is when nothing refers to it any more, and when the interpreter ends.
 
     Args:
-        path: written by ``aicl-fast export --format tensorrt`` or ``tensorrt-rtx``.
-        kind: of the model.
-        device: ``cuda`` or ``cuda:N``; None is the first GPU.
         pool: how many batches of one shape may be in flight at once; further calls wait.
         cache: TensorRT-RTX: folder for kernels compiled at first use; None is ``aicl_fast`` in the user's
             cache folder.
-        trust: run the native code that a version-compatible plan carries. It can do whatever a program can.
-    Raises:
-        ModelError: not an aicl_fast engine, damaged, built by another TensorRT version, for another card, or
-            with native code and not trusted.
-        UnavailableError: no driver, no such GPU, or a package is missing.
-
-    Safe to call from several threads. One that is not closed is when nothing refers to it any more, and when
-    the interpreter ends.
     """
 
     name = "tensorrt"
