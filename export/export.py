@@ -71,7 +71,7 @@ def check_combination(options: ExportOptions) -> None:
     _check_convolution(options, backend)
     for name, words in _NOT_OF_ALL.items():
         if getattr(options, name) != getattr(_PLAIN, name) and name not in row.options + backend.options:
-            formats = formats_with(lambda one, name=name: name in one.options)
+            formats = formats_with("options", name)
             raise ConfigError(f"{words} for --format {' and '.join(formats)}; got --format {options.format}.")
     if options.opset is not None:
         check_opset(options.opset, options.precision)
@@ -83,7 +83,7 @@ def check_combination(options: ExportOptions) -> None:
 def _check_precision(options: ExportOptions, backend: Format) -> None:
     precision = options.precision
     if precision not in backend.precisions:
-        formats = formats_with(lambda row: precision in row.precisions)
+        formats = formats_with("precisions", precision)
         also = f" {precision} exists for {', '.join(formats)}." if formats else ""
         raise ConfigError(
             f"--precision: expected {' or '.join(backend.precisions)} for --format {options.format}, got "

@@ -130,7 +130,7 @@ def all_formats() -> dict[str, Format]:
                 f"{name}: expected an aicl_fast.export.formats.Format at the entry point of the group "
                 f"aicl_fast.formats, got {type(row).__name__}. Upgrade or uninstall the package that adds it."
             )
-    return FORMATS | {row.name: row for row in added.values()}
+    return FORMATS | {row.name: row for row in added.values() if row.name not in FORMATS}
 
 
 def get_format(name: str) -> Format:
@@ -158,13 +158,13 @@ def format_of(out: Path | None) -> str:
     return names[0] if names else "onnx"
 
 
-def formats_with(has: Callable[[Format], bool]) -> list[str]:
-    """The names of the formats that something is true of; with the backend, where only some have it."""
+def formats_with(attribute: str, value: str) -> list[str]:
+    """The names of the formats whose ``attribute`` has a value; with the backend, where only some have it."""
     names = []
     for row in all_formats().values():
-        backends = [name for name, backend in row.backends.items() if has(backend)]
+        backends = [name for name, backend in row.backends.items() if value in getattr(backend, attribute)]
         if backends and len(backends) < len(row.backends):
             names += [f"{row.name} with --backend {name}" for name in backends]
-        elif backends or has(row):
+        elif backends or value in getattr(row, attribute):
             names.append(row.name)
     return names

@@ -45,12 +45,6 @@ def reference(net: TwoBranchNet, features: np.ndarray, k: int) -> NetworkOutputs
     return NetworkOutputs(*(output.numpy() for output in found))
 
 
-def assert_close(actual: NetworkOutputs, expected: NetworkOutputs, atol: float) -> None:
-    for name, a, b in zip(NetworkOutputs._fields, actual, expected, strict=True):
-        assert a.dtype == np.float32
-        np.testing.assert_allclose(a, b, atol=atol, rtol=0, err_msg=name)
-
-
 @pytest.fixture(scope="module")
 def real() -> tuple[TwoBranchNet, Config]:
     """An untrained network of THUMOS14's size, standardised so that this is in the graph too."""
@@ -112,7 +106,7 @@ def test_only_the_embeddings_are_narrow(tiny_model: Path, precision) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 5])
-def test_real_size_equals_torch(tmp_path: Path, real, batch: int) -> None:
+def test_real_size_equals_torch(tmp_path: Path, real, batch: int, assert_close) -> None:
     net, config = real
     export_onnx(net, config, tmp_path / "m.onnx")
     features = np.random.default_rng(batch).random((batch, 750, 2048), dtype=np.float32)
@@ -121,7 +115,9 @@ def test_real_size_equals_torch(tmp_path: Path, real, batch: int) -> None:
 
 
 @pytest.mark.parametrize("segments", [None, Range(50, 750, 3000)], ids=["fixed", "any-length"])
-def test_winograd_gives_the_same_without_a_convolution(tmp_path: Path, real, segments: Range | None) -> None:
+def test_winograd_gives_the_same_without_a_convolution(
+    tmp_path: Path, real, segments: Range | None, assert_close
+) -> None:
     net, config = real
     model = build_onnx(net, model_info(net, config, segments=segments), winograd=True)
     products = [node.op_type for node in model.graph.node].count("MatMul")
@@ -144,7 +140,7 @@ def test_winograd_gives_the_same_without_a_convolution(tmp_path: Path, real, seg
     assert clear
 
 
-def test_real_size_in_half_precision(tmp_path: Path, real) -> None:
+def test_real_size_in_half_precision(tmp_path: Path, real, assert_close) -> None:
     net, config = real
     features = np.random.default_rng(1).random((2, 750, 2048), dtype=np.float32)
     expected = reference(net, features, config.topk)
@@ -159,7 +155,7 @@ def test_real_size_in_half_precision(tmp_path: Path, real) -> None:
     assert_close(brain.engine(features), expected, 1e-2)
 
 
-def test_a_second_consumer_reads_it(tiny_model: Path) -> None:
+def test_a_second_consumer_reads_it(tiny_model: Path, assert_close) -> None:
     """onnx's own evaluator, which shares nothing with ONNX Runtime."""
     from onnx.reference import ReferenceEvaluator
 
@@ -170,7 +166,7 @@ def test_a_second_consumer_reads_it(tiny_model: Path) -> None:
     assert_close(NetworkOutputs(*plain.run(None, {"features": features})), expected, 1e-6)
 
 
-def test_any_length_in_the_range(tmp_path: Path, tiny_model: Path) -> None:
+def test_any_length_in_the_range(tmp_path: Path, tiny_model: Path, assert_close) -> None:
     net, config = load_model(tiny_model)
     path = tmp_path / "any.onnx"
     export_onnx(net, config, path, batch=Range(1, 2, 4), segments=Range(8, 40, 200))
@@ -192,7 +188,9 @@ def test_any_length_in_the_range(tmp_path: Path, tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize("batch", [Range(4, 4, 4), Range(2, 3, 4)])
-def test_any_number_of_videos_fits_the_files_batch(tmp_path: Path, tiny_model: Path, batch: Range) -> None:
+def test_any_number_of_videos_fits_the_files_batch(
+    tmp_path: Path, tiny_model: Path, batch: Range, assert_close
+) -> None:
     net, config = load_model(tiny_model)
     export_onnx(net, config, tmp_path / "m.onnx", batch=batch)
     engine = OnnxRuntimeSession(tmp_path / "m.onnx", threads=1)
@@ -232,7 +230,7 @@ def test_equal_scores_are_ranked_by_index(tmp_path: Path, tiny_config) -> None:
 
 
 @pytest.mark.parametrize("modal", ["rgb", "flow"])
-def test_one_stream(tmp_path: Path, tiny_config: Config, modal: str) -> None:
+def test_one_stream(tmp_path: Path, tiny_config: Config, modal: str, assert_close) -> None:
     config = tiny_config.with_values({"modal": modal})
     torch.manual_seed(0)
     net = TwoBranchNet(config).eval()
@@ -279,7 +277,9 @@ def test_the_exporters_notes_are_not_in_the_file(tiny_model: Path, batch: np.nda
         ("fp8", False, (22,)),
     ],
 )
-def test_any_opset_computes_the_same(tiny_model, batch, tmp_path, precision, winograd, opsets) -> None:
+def test_any_opset_computes_the_same(
+    tiny_model, batch, tmp_path, precision, winograd, opsets, assert_close
+) -> None:
     net, config = load_model(tiny_model)
     quantised = precision in ("int8", "fp8")
     # Where T varies, the graph has operators that changed from one opset to the next.

@@ -51,11 +51,10 @@ def rtx() -> Any:
 
 
 @pytest.fixture(scope="module")
-def graph(tiny_model: Path) -> tuple[Any, ModelInfo]:
+def graph(graph: Any) -> tuple[Any, ModelInfo]:
     """The tiny model as float32 ONNX."""
-    net, config = load_model(tiny_model)
-    info = model_info(net, config)
-    return build_onnx(net, info), info
+    model, info = graph("tensorrt-rtx")
+    return model, info
 
 
 @pytest.fixture(scope="module")
