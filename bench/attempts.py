@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 
-from aicl_fast.bench.kernel_cases import Case, Inputs, check, complete, expected, finite, reason
-from aicl_fast.bench.launches import Swept, fields, launched_with, replaced
+from aicl_fast.bench.kernel_cases import check, finite, reason
+from aicl_fast.bench.launches import Swept, fields, launched_with
 from aicl_fast.bench.processes import side_by_side, watched
 from aicl_fast.bench.tables import in_words
 from aicl_fast.kernels import aot
+from aicl_fast.kernels.cases import Spec
+from aicl_fast.kernels.harness import Case, Inputs, complete, expected
 
 Found = dict[str, Any]
 """What is known of one candidate of a row."""
@@ -53,22 +55,23 @@ class Attempts:
 
     def __init__(self, rows: Sequence[Swept], device: torch.device) -> None:
         self.rows, self.device = rows, device
-        self._inputs: dict[int, Inputs] = {}
-        self._expected: dict[int, Sequence[torch.Tensor]] = {}
+        self._inputs: dict[Spec, Inputs] = {}
+        self._expected: dict[tuple[Spec, int], Sequence[torch.Tensor]] = {}
 
     def inputs(self, case: Case) -> Inputs:
         """One set."""
-        if id(case) not in self._inputs:
-            self._inputs[id(case)] = case.make(torch.Generator(self.device).manual_seed(1))
-        return self._inputs[id(case)]
+        if case.spec not in self._inputs:
+            self._inputs[case.spec] = case.make(torch.Generator(self.device).manual_seed(1))
+        return self._inputs[case.spec]
 
     def expected(self, case: Case) -> Sequence[torch.Tensor]:
         """What is right of them."""
-        if id(case) not in self._expected:
-            self._expected[id(case)] = expected(case, self.inputs(case))
+        key = case.spec, case.leaves
+        if key not in self._expected:
+            self._expected[key] = expected(case, self.inputs(case))
             if self.device.type == "cuda":  # several processes share the device
                 torch.cuda.empty_cache()
-        return self._expected[id(case)]
+        return self._expected[key]
 
     def prepare(self, job: Job) -> None:
         """Make what is no candidate's work; what fails is said by :meth:`checked`, which tries it again."""
@@ -101,11 +104,10 @@ class Attempts:
         wanted |= {(number, 0) for number, _ in wanted}
         runs = [(f"{number} {choice}", self._run(number, choice)) for number, choice in sorted(wanted)]
         made: dict[str, dict[str, aot.Launch]] = {}
-        with replaced(aot, "cases", lambda: runs):
-            for launch in aot.record(target):
-                kinds = [value.dtype for value in launch.arguments if isinstance(value, torch.Tensor)]
-                key = f"{launch.kernel.__name__} {sorted(launch.settings.items())} {kinds}"
-                made.setdefault(launch.case, {})[key] = launch
+        for launch in aot.record(target, runs):
+            kinds = [value.dtype for value in launch.arguments if isinstance(value, torch.Tensor)]
+            key = f"{launch.kernel.__name__} {sorted(launch.settings.items())} {kinds}"
+            made.setdefault(launch.case, {})[key] = launch
         found = []
         for job in jobs:
             changed: dict[str, aot.Launch] = {}

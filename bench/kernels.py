@@ -39,7 +39,7 @@ import torch
 from torch import Tensor
 
 from aicl_fast.bench import machine
-from aicl_fast.bench.kernel_cases import FAMILIES, Call, Case, Inputs, cases, check, complete, finite, reason
+from aicl_fast.bench.kernel_cases import FAMILIES, cases, check, finite, reason
 from aicl_fast.bench.measure import Clock, device_events, median_interval, rotating, take_turns, wall
 from aicl_fast.bench.record import RESULTS, UNKNOWN, device_name, environment, slug, write_result
 from aicl_fast.bench.sanitize import TOOLS, run_once, sanitize
@@ -49,6 +49,7 @@ from aicl_fast.decode.decoder import Decoder, default_backend
 from aicl_fast.errors import AiclError, UnavailableError
 from aicl_fast.files import read_json
 from aicl_fast.kernels import pack_two_branch
+from aicl_fast.kernels.harness import Call, Case, Inputs, complete
 from aicl_fast.kernels.runner import TwoBranchRunner
 from aicl_fast.model import TwoBranchNet
 
@@ -137,8 +138,8 @@ def measure(case: Case, rates: dict[str, float], device: torch.device, effort: E
     ours = row["kernels"]
     if floor is not None:
         row["share_of_floor"] = row["floor_us"] / ours["replay_us"]
-    if case.videos:
-        row["videos_per_s"] = case.videos / (ours["replay_us"] * 1e-6)
+    if case.operations:
+        row["videos_per_s"] = case.spec.shape[0] / (ours["replay_us"] * 1e-6)
     return row
 
 

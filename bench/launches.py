@@ -12,30 +12,15 @@ from typing import Any
 
 import torch
 
-from aicl_fast.bench.kernel_cases import (
-    Case,
-    contrast_cases,
-    fusion_cases,
-    mining_cases,
-    network_cases,
-    pooling_cases,
-)
+from aicl_fast.bench.kernel_cases import case_of, variants
 from aicl_fast.kernels import contrast, fusion, mining, pooling, two_branch, two_branch_weights
+from aicl_fast.kernels.cases import F8, specs
+from aicl_fast.kernels.harness import Case
 
 Settings = Any
 """A frozen dataclass of a kernel's file."""
 _REACH = ("max_rows", "max_length")
 """The fields that say for which sizes settings are, not how to launch."""
-_FLOAT8 = torch.float8_e4m3fn
-_NETWORK = (
-    (1, torch.bfloat16),
-    (64, torch.bfloat16),
-    (4, torch.bfloat16),
-    (8, torch.bfloat16),
-    (1, _FLOAT8),
-    (64, _FLOAT8),
-)
-"""B and dtype."""
 _SPLIT_TO = 8
 """Videos up to which both halves of a fused tile by two programs are tried."""
 # What spills on compute capability 9.0 or exceeds its shared memory (`sweep --compile 90`, Triton 3.9) is not
@@ -136,16 +121,22 @@ def _around(shipped: Settings, names: str, *values: Sequence[Any]) -> tuple[Sett
     return tuple(each for each in made if each != shipped)
 
 
+def _varied(name: str, module: ModuleType, attribute: str, names: str, *values: Sequence[Any]) -> Launch:
+    """A kernel's own settings, the first of several, and others around them."""
+    held = getattr(module, attribute)
+    shipped = held[0] if isinstance(held, tuple) else held
+    return Launch(name, module, attribute, shipped, _around(shipped, names, *values))
+
+
 def _product(case: Case, device: torch.device) -> Launch:
     """The network's product: who reads, how large a tile is, how many steps are in flight, whole or split."""
-    shipped = two_branch._settings(
-        case.videos * case.segments, torch.empty(0, dtype=case.dtype, device=device)
-    )
+    batch, length, *_ = case.spec.shape
+    shipped = two_branch._settings(batch * length, torch.empty(0, dtype=case.dtype, device=device))
     rows = [
         (split, boxes, *tile, stages)
-        for split in ((False, True) if case.videos <= _SPLIT_TO else (False,))
+        for split in ((False, True) if batch <= _SPLIT_TO else (False,))
         for boxes, tile, stages in itertools.product((True, False), _TILES, (3, 4, 5, 6))
-        if _fits(case.dtype == _FLOAT8, split, boxes, *tile, stages)
+        if _fits(case.dtype == F8, split, boxes, *tile, stages)
     ]
     names = "split boxes block_m block_n num_warps num_stages"
     return Launch("product", two_branch, "LAUNCHES", shipped, _around(shipped, names, *rows))
@@ -162,6 +153,34 @@ def _fits(float8: bool, split: bool, boxes: bool, rows: int, columns: int, warps
     return boxes or split or warps == 8 or stages == 3
 
 
+def _launches(case: Case, device: torch.device) -> Iterator[Launch]:
+    """The kernels of a case, each with what to try."""
+    family, batch, float8 = case.family, case.spec.shape[0], case.dtype == F8
+    if family == "network":
+        yield _product(case, device)
+        if float8:
+            sizes = itertools.product((2048, 4096, 8192), (4, 8))
+            yield _varied("rounding", two_branch_weights, "LAUNCH", _STREAM, *sizes)
+        elif batch in (1, 64):
+            # Only split launches multiply by the classes' weights here.
+            sizes = itertools.product((16, 32, 64), (1024, 8192) if batch == 1 else (8192,))
+            yield _varied("heads", two_branch, "HEADS", "block_m weights", *sizes)
+    elif family == "contrast":
+        forward = "FORWARD_PLANAR" if case.spec.layout == "planar" else "FORWARD"
+        yield _varied("forward", contrast, forward, _STREAM, *_CONTRAST[forward])
+        yield _varied("backward", contrast, "BACKWARD", _STREAM, *_CONTRAST_BACKWARD)
+    elif family == "fusion":
+        both = "PLANAR" if case.spec.layout == "planar" else "ROWS"
+        yield _varied("both", fusion, both, "elements per_thread", *_FUSION)
+    elif family == "pooling" and case.leaves:
+        sizes = itertools.product((1024, 2048, 4096), (2, 4, 8))
+        yield _varied("backward", pooling, "BACKWARD", _STREAM, *sizes)
+    elif family == "pooling":
+        yield _varied("forward", pooling, "LAUNCHES", "block_c num_warps", *_POOLING)
+    elif family == "mining":
+        yield _varied("forward", mining, "LAUNCHES", "num_warps", (2,), (4,), (16,))
+
+
 def swept(only: str, small: bool, device: torch.device, *, float8: bool) -> Iterator[Swept]:
     """What is swept, of the families whose name contains ``only``, the most wanted first.
 
@@ -171,45 +190,7 @@ def swept(only: str, small: bool, device: torch.device, *, float8: bool) -> Iter
         device: of the launches.
         float8: whether it has float8 products.
     """
-    if only in "network":
-        sizes = [size for size in _NETWORK if float8 or size[1] != _FLOAT8]
-        for (batch, dtype), case in zip(sizes, network_cases(small, device, sizes), strict=True):
-            yield Swept(case, _product(case, device))
-            if dtype == _FLOAT8:
-                tiles = _around(
-                    two_branch_weights.LAUNCH, _STREAM, *itertools.product((2048, 4096, 8192), (4, 8))
-                )
-                yield Swept(
-                    case, Launch("rounding", two_branch_weights, "LAUNCH", two_branch_weights.LAUNCH, tiles)
-                )
-            elif batch in (1, 64):
-                # Only split launches multiply by the classes' weights here.
-                weights = (1024, 8192) if batch == 1 else (8192,)
-                tiles = _around(
-                    two_branch.HEADS, "block_m weights", *itertools.product((16, 32, 64), weights)
-                )
-                yield Swept(case, Launch("heads", two_branch, "HEADS", two_branch.HEADS, tiles))
-    if only in "contrast":
-        layouts = [(16, 750, 512, torch.float32, layout) for layout in ("rows", "planar")]
-        for attribute, case in zip(_CONTRAST, contrast_cases(small, layouts), strict=True):
-            shipped = getattr(contrast, attribute)
-            tiles = _around(shipped, _STREAM, *_CONTRAST[attribute])
-            yield Swept(case, Launch("forward", contrast, attribute, shipped, tiles))
-            tiles = _around(contrast.BACKWARD, _STREAM, *_CONTRAST_BACKWARD)
-            yield Swept(case, Launch("backward", contrast, "BACKWARD", contrast.BACKWARD, tiles))
-    if only in "fusion":
-        for layout, attribute in (("rows", "ROWS"), ("planar", "PLANAR")):
-            shipped = getattr(fusion, attribute)
-            tiles = _around(shipped, "elements per_thread", *_FUSION)
-            for case in fusion_cases(small, [(256, 20, torch.float32, layout)]):
-                yield Swept(case, Launch("both", fusion, attribute, shipped, tiles))
-    if only in "pooling":
-        forward, both = pooling_cases(small, [(16, 750, 20, "planar")])
-        tiles = _around(pooling.LAUNCHES[0], "block_c num_warps", *_POOLING)
-        yield Swept(forward, Launch("forward", pooling, "LAUNCHES", pooling.LAUNCHES[0], tiles))
-        tiles = _around(pooling.BACKWARD, _STREAM, *itertools.product((1024, 2048, 4096), (2, 4, 8)))
-        yield Swept(both, Launch("backward", pooling, "BACKWARD", pooling.BACKWARD, tiles))
-    if only in "mining":
-        (case,) = mining_cases(small, [(16, 750)])
-        tiles = _around(mining.LAUNCHES[0], "num_warps", (2,), (4,), (16,))
-        yield Swept(case, Launch("forward", mining, "LAUNCHES", mining.LAUNCHES[0], tiles))
+    for spec in sorted(specs("sweep", only), key=lambda spec: spec.rank):
+        if float8 or spec.dtype != F8:
+            for case in variants(case_of(spec, small, device)):
+                yield from (Swept(case, launch) for launch in _launches(case, device))

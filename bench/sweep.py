@@ -28,7 +28,7 @@ import torch
 
 from aicl_fast.bench.arguments import program
 from aicl_fast.bench.attempts import Attempts, Found, attempt, compiled, in_processes, jobs_of
-from aicl_fast.bench.kernel_cases import FAMILIES, Inputs, complete, multiplies, reason
+from aicl_fast.bench.kernel_cases import FAMILIES, multiplies, reason
 from aicl_fast.bench.kernels import (
     Effort,
     clock_of,
@@ -47,6 +47,7 @@ from aicl_fast.bench.record import write_result
 from aicl_fast.bench.tables import in_words
 from aicl_fast.kernels import launch as launching
 from aicl_fast.kernels.aot import TARGETS
+from aicl_fast.kernels.harness import Inputs, complete
 
 
 def measure(row: Swept, tried: Sequence[Found], device: torch.device, effort: Effort) -> dict[str, Any]:

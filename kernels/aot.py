@@ -2,10 +2,10 @@
 
     python -m aicl_fast.kernels.aot --json table.json
 
-The launches are recorded from the public functions at the shapes below, so what is compiled is what runs:
-the same signatures, constants and launch settings. Prints registers, stack, shared memory and spills of each
-and exits with 1 if one spills or needs more shared memory than its GPU has. Needs Triton, and a process
-without ``TRITON_INTERPRET``.
+The launches are recorded from the public functions at the sizes of ``cases.py``, so what is compiled is what
+runs: the same signatures, constants and launch settings. Prints registers, stack, shared memory and spills
+of each and exits with 1 if one spills or needs more shared memory than its GPU has. Needs Triton, and a
+process without ``TRITON_INTERPRET``.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ with needs("triton"):
     import torch
     from torch import Tensor
 
+from aicl_fast.kernels.cases import F8, specs
+from aicl_fast.kernels.harness import build, complete
 from aicl_fast.kernels.launch import intercepted
 
 TARGETS = (80, 90, 100, 120)
@@ -75,147 +78,36 @@ class Usage:
         return self.stack == 0 and not self.serialised and self.shared <= _SHARED_LIMIT[self.target]
 
 
-def _rows(batch: int, length: int, width: int, dtype: torch.dtype, planar: bool) -> Tensor:
-    value = torch.rand(batch, width, length, dtype=dtype)
-    return (value.transpose(1, 2) if planar else value.transpose(1, 2).contiguous()).requires_grad_()
-
-
-def _fusion(length: int, classes: int, dtype: torch.dtype, planar: bool) -> None:
-    from aicl_fast.kernels.fusion import score_fusion
-
-    logit = torch.rand(2, length, dtype=dtype, requires_grad=True)
-    outputs = score_fusion(_rows(2, length, classes, dtype, planar), logit, logit, 1 / 3)
-    torch.autograd.backward(outputs, outputs)
-
-
-def _pooling(length: int, classes: int, dtype: torch.dtype, planar: bool) -> None:
-    from aicl_fast.kernels.pooling import topk_pool
-
-    cas = _rows(2, length, classes, dtype, planar)
-    pooled = topk_pool(cas, cas.detach(), max(1, length // 8))[0]
-    torch.autograd.backward(pooled, pooled)
-
-
-def _mining(length: int, dtype: torch.dtype) -> None:
-    from aicl_fast.kernels.mining import mine_segments
-
-    a, a_ca = torch.rand(2, 2, length).to(dtype)
-    mine_segments(a, a_ca, max(1, length // 20))
-
-
-def _contrast(length: int, width: int, count: int, dtype: torch.dtype, planar: bool) -> None:
-    from aicl_fast.kernels.contrast import segment_contrast
-    from aicl_fast.kernels.mining import Mining
-
-    masks = Mining(*torch.zeros(4, 2, length, dtype=torch.bool))
-    embeddings = [_rows(2, length, width, dtype, planar) for _ in range(count)]
-    torch.autograd.backward(segment_contrast(embeddings, masks, 0.1).sum())
-
-
-def _network(
-    batch: int, length: int, widths: tuple[int, int], de: int, classes: int, dtype: torch.dtype
-) -> None:
-    from aicl_fast.kernels import pack_two_branch, two_branch_embed, two_branch_infer
-
-    shapes = {"embed": sum(widths), "embed_rgb": widths[0], "embed_flow": widths[1]}
-    state = {f"{name}.weight": torch.rand(de, width, 3) for name, width in shapes.items()}
-    heads = {"classify": classes, "actionness_rgb": 1, "actionness_flow": 1}
-    state |= {f"{name}.weight": torch.rand(count, de, 1) for name, count in heads.items()}
-    state |= {f"{name}.bias": torch.rand(de) for name in shapes}
-    state |= {f"{name}.bias": torch.rand(count) for name, count in heads.items()}
-    if widths[0] != 1024:
-        state |= {"input_mean": torch.rand(sum(widths)), "input_scale": torch.rand(sum(widths))}
-    weights = pack_two_branch(state, dtype)
-    # Features come in bfloat16 where weights are float8, and are rounded on the way.
-    x = torch.zeros(batch, length, sum(widths), dtype=weights.classify.dtype)
-    two_branch_infer(x, weights, 1 / 3)
-    if batch > 1:
-        two_branch_embed(x, weights)
-
-
-def cases() -> Iterator[tuple[str, Callable[[], object]]]:
+def _cases(target: int, only: str) -> Iterator[tuple[str, Callable[[], object]]]:
     """Every kernel at each size that changes its launch settings, in the layouts that occur."""
-    f32, f16, bf16 = torch.float32, torch.float16, torch.bfloat16
-    for length, classes, dtype, planar in (
-        (750, 20, f32, True),
-        (750, 20, f32, False),
-        (50, 200, f16, True),
-        (50, 1000, f32, False),
-    ):
-        layout = "planar" if planar else "rows"
-        name = f"T {length} C {classes} {_TYPES[dtype]} {layout}"
-        yield f"fusion {name}", lambda a=(length, classes, dtype, planar): _fusion(*a)  # type: ignore[misc]
-    for length, classes, dtype, planar in (
-        (750, 20, f32, True),
-        (750, 20, bf16, False),
-        (4096, 20, f32, False),
-    ):
-        layout = "planar" if planar else "rows"
-        name = f"T {length} C {classes} {_TYPES[dtype]} {layout}"
-        yield f"pooling {name}", lambda a=(length, classes, dtype, planar): _pooling(*a)  # type: ignore[misc]
-    for length, dtype in ((750, f32), (750, bf16), (4096, f32)):
-        yield f"mining T {length} {_TYPES[dtype]}", lambda a=(length, dtype): _mining(*a)  # type: ignore[misc]
-    for length, width, count, dtype, planar in (
-        (750, 512, 3, f32, True),
-        (750, 512, 3, f32, False),
-        (750, 512, 3, bf16, False),
-        (50, 1024, 2, f16, True),
-        (4096, 2048, 1, f32, False),
-    ):
-        layout = "planar" if planar else "rows"
-        name = f"T {length} De {width} x{count} {_TYPES[dtype]} {layout}"
-        yield f"contrast {name}", lambda a=(length, width, count, dtype, planar): _contrast(*a)  # type: ignore[misc]
-    f8, wide = torch.float8_e4m3fn, (1024, 1024)
-    for batch, length, widths, de, classes, dtype in (
-        (1, 750, wide, 512, 20, bf16),
-        (64, 750, wide, 512, 20, bf16),
-        (1, 750, wide, 512, 20, f32),
-        (64, 750, wide, 512, 20, f32),
-        (1, 750, wide, 512, 20, f8),
-        (64, 750, wide, 512, 20, f8),
-        (128, 50, wide, 1024, 200, bf16),
-        (128, 50, wide, 512, 20, f8),
-        (1, 50, wide, 1024, 200, bf16),
-        (1, 50, wide, 1024, 200, f32),
-        (1, 50, wide, 512, 512, bf16),
-        (1, 50, (1000, 1000), 512, 512, f32),
-        (1, 100, (57, 57), 128, 8, f32),
-    ):
-        name = f"network B {batch} T {length} De {de} C {classes} {_TYPES[dtype]}"
-        yield name, lambda a=(batch, length, widths, de, classes, dtype): _network(*a)  # type: ignore[misc]
-    # Triton takes an argument of 1 for a constant, which has no methods of a tensor.
-    yield "ones fusion", lambda: _fusion(1, 1, f32, False)
-    yield "ones pooling", lambda: _pooling(1, 1, f32, False)
-    yield "ones mining", lambda: _mining(1, f32)
-    yield "ones contrast", lambda: _contrast(1, 1, 1, f32, False)
-    yield "ones network", lambda: _network(1, 1, (1, 1), 1, 1, f32)
+    for spec in specs("aot"):
+        name = f"{spec.operation} {spec.name}"
+        # Float8 products exist from compute capability 8.9 on; what hangs on no target is compiled for one.
+        if only not in name or (spec.dtype == F8 and target < 89) or (max(spec.shape) == 1 and target != 90):
+            continue
+        case = build(spec)
+        yield name, partial(complete(case, case.kernels), case.make(None))
 
 
-def _wanted(case: str, target: int) -> bool:
-    """Float8 products exist from compute capability 8.9 on; what hangs on no target is compiled for one."""
-    if "fp8" in case and target < 89:
-        return False
-    return target == 90 or not case.startswith("ones")
-
-
-def record(target: int, only: str = "") -> list[Launch]:
-    """The launches that the cases make for one target, without running them.
+def record(target: int, cases: Iterable[tuple[str, Callable[[], object]]]) -> Iterator[Launch]:
+    """The launches that calls make for one target, without running them.
 
     Args:
         target: compute capability, times ten.
-        only: cases whose name contains this.
+        cases: names and calls.
     """
     launches: list[Launch] = []
-    case = ""
+    for case, run in cases:
 
-    def note(kernel: Any, _: Any, arguments: tuple[Any, ...], settings: dict[str, Any]) -> None:
-        launches.append(Launch(kernel, case, arguments, settings))
+        def note(
+            kernel: Any, _: Any, arguments: tuple[Any, ...], settings: dict[str, Any], case: str = case
+        ) -> None:
+            launches.append(Launch(kernel, case, arguments, settings))
 
-    with intercepted(note, target):
-        for case, run in cases():
-            if only in case and _wanted(case, target):
-                run()
-    return launches
+        with intercepted(note, target):
+            run()
+        yield from launches
+        launches.clear()
 
 
 def _source(launch: Launch) -> tuple[Any, dict[str, int]]:
@@ -309,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
     write(row.format("kernel", "case", "sm", "warps", "stages", "reg", "stack", "shared"))
     table = []
     for target in options.targets:
-        for launch in record(target, options.only):
+        for launch in record(target, _cases(target, options.only)):
             usage = compile_launch(launch, target)
             table.append(usage)
             columns = (usage.target, usage.warps, usage.stages, usage.registers, usage.stack, usage.shared)

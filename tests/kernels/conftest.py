@@ -36,9 +36,6 @@ if _HAS_TRITON and not ON_CUDA:
         patch.setenv("TRITON_INTERPRET", "1")
         importlib.import_module("triton.language")
 
-TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
-"""Norm of the error over norm of the reference: what rounding inputs and outputs once can cost."""
-
 
 class Target(NamedTuple):
     """Where a kernel test runs, and with what."""
@@ -82,13 +79,14 @@ def _switch_on(monkeypatch: pytest.MonkeyPatch, device: str, name: str) -> Targe
     if device == "cpu" and ON_CUDA:
         pytest.skip("this process compiles for CUDA; set TRITON_INTERPRET=1 for the interpreter")
     from aicl_fast.kernels import dispatch
+    from aicl_fast.kernels.harness import ROUNDING
 
     monkeypatch.setattr(dispatch, "ENABLED", True)
     if device == "cpu":
         monkeypatch.setenv("TRITON_INTERPRET", "1")
         monkeypatch.setattr(dispatch, "INTERPRET", True)
     _poison_empty(monkeypatch, torch)
-    return Target(torch.device(device), getattr(torch, name), TOLERANCE[name])
+    return Target(torch.device(device), getattr(torch, name), ROUNDING[getattr(torch, name)])
 
 
 def _poison_empty(monkeypatch: pytest.MonkeyPatch, torch: Any) -> None:

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from aicl_fast.bench import kernel_cases, kernels, sanitize  # noqa: E402
 from aicl_fast.errors import UnavailableError  # noqa: E402
+from aicl_fast.kernels import harness  # noqa: E402
 
 CPU = "cpu"
 
@@ -187,8 +188,8 @@ def test_a_wrong_kernel_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         found = mine(*inputs)
         return found._replace(**{found._fields[0]: ~found[0]})
 
-    mine = kernel_cases.mine_segments
-    monkeypatch.setattr(kernel_cases, "mine_segments", wrong)
+    mine = harness.mine_segments
+    monkeypatch.setattr(harness, "mine_segments", wrong)
     assert sanitize.run_once("mining", torch.device(CPU)) == 1
     assert kernels.main(["--dry-run", "--no-compile", "--only", "mining"]) == 1
 
@@ -272,7 +273,7 @@ def test_a_kernel_that_fails_or_finds_nan_does_not_end_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls = []
-    mine, pool = kernel_cases.mine_segments, kernel_cases.topk_pool
+    mine, pool = harness.mine_segments, harness.topk_pool
 
     def failing(*inputs: Any) -> Any:
         calls.append(inputs)
@@ -283,8 +284,8 @@ def test_a_kernel_that_fails_or_finds_nan_does_not_end_the_run(
     def not_numbers(scores: Any, *inputs: Any) -> Any:
         return pool(scores * float("nan"), *inputs)
 
-    monkeypatch.setattr(kernel_cases, "mine_segments", failing)
-    monkeypatch.setattr(kernel_cases, "topk_pool", not_numbers)
+    monkeypatch.setattr(harness, "mine_segments", failing)
+    monkeypatch.setattr(harness, "topk_pool", not_numbers)
     path = tmp_path / "kernels.json"
     assert kernels.main(["--dry-run", "--no-compile", "--only", "in", "--json", str(path)]) == 1
     rows = json.loads(path.read_text())["rows"]

@@ -9,16 +9,6 @@ torch = pytest.importorskip("torch")
 from aicl_fast.kernels.contrast import segment_contrast, segment_contrast_reference  # noqa: E402
 from aicl_fast.kernels.mining import Mining, mine_segments, mine_segments_reference  # noqa: E402
 
-_SHAPES = [
-    (1, 1, 8, 1, "rows"),
-    (3, 2, 8, 2, "planar"),
-    (3, 63, 33, 3, "strided"),
-    (1, 500, 64, 1, "planar"),
-    (1, 750, 512, 1, "rows"),
-    (2, 750, 48, 3, "planar"),
-    (1, 1000, 20, 2, "rows"),
-]
-
 
 def _mining(batch: int, length: int, seed: int = 0) -> Mining:
     a, a_ca = torch.rand(2, batch, length, generator=torch.Generator().manual_seed(seed))
@@ -37,18 +27,6 @@ def _compare(embeddings, mining: Mining, tau: float, target, assert_close) -> to
     for ours, theirs in zip(gradients, expected_gradients, strict=True):
         assert_close(ours, theirs, target.tolerance, "gradient")
     return losses
-
-
-@pytest.mark.parametrize("shape", _SHAPES, ids=str)
-def test_losses_and_gradients_equal_the_reference(shape, target, rows, assert_close) -> None:
-    batch, length, width, count, layout = shape
-    values = [rows(batch, length, width, layout, seed).relu_() for seed in range(count)]
-    if layout == "strided":
-        values = [rows(batch, length, width, layout, seed) for seed in range(count)]
-    embeddings = [target.put(value).requires_grad_() for value in values]
-    if layout == "strided" and target.device.type == "cpu" and target.dtype == torch.float32:
-        assert not embeddings[0].is_contiguous()
-    _compare(embeddings, _mining(batch, length), 0.1, target, assert_close)
 
 
 def test_empty_and_short_sets_leave_their_terms_out(target, rows, assert_close) -> None:

@@ -15,9 +15,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from aicl_fast.bench import attempts, kernel_cases, kernels, launches, sweep  # noqa: E402
+from aicl_fast.bench import attempts, kernels, launches, sweep  # noqa: E402
 from aicl_fast.errors import UnavailableError  # noqa: E402
-from aicl_fast.kernels import fusion, mining, two_branch  # noqa: E402
+from aicl_fast.kernels import cases, fusion, harness, mining, two_branch  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -26,7 +26,8 @@ CPU = torch.device("cpu")
 def test_a_family_from_candidates_to_record(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(launches, "_NETWORK", ((1, torch.bfloat16),))
+    few = [spec for spec in cases.specs("sweep") if spec.operation != "network" or spec.shape[0] == 1]
+    monkeypatch.setattr(cases, "CASES", few)
     monkeypatch.setattr(launches, "_TILES", ((128, 128, 8),))
     monkeypatch.setattr(launches, "_CONTRAST_BACKWARD", ((2048, 4), (4096, 8)))
     monkeypatch.setattr(launches, "_CONTRAST", {"FORWARD": ((4096, 4),), "FORWARD_PLANAR": ((4096, 4),)})
@@ -165,7 +166,7 @@ def test_a_candidate_is_launched_in_the_interpreter(target32: Any, monkeypatch: 
 @pytest.fixture
 def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mining that fails with two warps and is wrong with sixteen."""
-    mine = kernel_cases.mine_segments
+    mine = harness.mine_segments
 
     def mined(*inputs: Any) -> Any:
         warps = mining.LAUNCHES[0].num_warps
@@ -174,7 +175,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
         found = mine(*inputs)
         return found._replace(ca=~found.ca) if warps == 16 else found
 
-    monkeypatch.setattr(kernel_cases, "mine_segments", mined)
+    monkeypatch.setattr(harness, "mine_segments", mined)
 
 
 def test_a_wrong_or_failing_candidate_never_wins(
@@ -200,13 +201,13 @@ def test_a_wrong_or_failing_candidate_never_wins(
 def test_shipped_settings_that_are_wrong_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mine = kernel_cases.mine_segments
+    mine = harness.mine_segments
 
     def wrong(*inputs: Any) -> Any:
         found = mine(*inputs)
         return found._replace(ca=~found.ca)
 
-    monkeypatch.setattr(kernel_cases, "mine_segments", wrong)
+    monkeypatch.setattr(harness, "mine_segments", wrong)
     path = tmp_path / "sweep.json"
     assert sweep.main(["--dry-run", "--only", "mining", "--json", str(path)]) == 1
     (row,) = json.loads(path.read_text())["rows"]

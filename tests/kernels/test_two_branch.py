@@ -11,6 +11,8 @@ torch = pytest.importorskip("torch")
 
 from aicl_fast.config import load_config  # noqa: E402
 from aicl_fast.kernels import pack_two_branch, two_branch, two_branch_weights  # noqa: E402
+from aicl_fast.kernels.cases import WAYS, specs  # noqa: E402
+from aicl_fast.kernels.harness import ROUNDING, TF32, launched  # noqa: E402
 from aicl_fast.kernels.launch import intercepted, launch, next_power_of_2  # noqa: E402
 from aicl_fast.kernels.two_branch import (  # noqa: E402
     two_branch_embed,
@@ -20,21 +22,8 @@ from aicl_fast.kernels.two_branch import (  # noqa: E402
 )
 from aicl_fast.model import TwoBranchNet  # noqa: E402
 
-# Products in tf32 keep ten bits of their operands, and cut the features' others off.
-_TF32 = 3e-3
-_FLOAT8 = 6e-2
-
-# B, T, D_rgb, D_flow, De, C, standardised: widths that fill no tile, videos shorter than one and longer.
-_CASES = [
-    (1, 1, 57, 57, 40, 8, True),
-    (3, 2, 64, 40, 16, 1, False),
-    (2, 63, 57, 57, 130, 20, True),
-    (3, 63, 64, 128, 64, 200, False),
-    (1, 500, 30, 30, 24, 20, False),
-    (1, 750, 128, 128, 64, 20, False),
-    (1, 1000, 16, 16, 16, 20, True),
-    (1, 50, 16, 16, 40, 300, True),
-]
+_FLOAT8 = ROUNDING[torch.float8_e4m3fn]
+_CASES = [(*spec.shape, spec.standardised) for spec in specs("test", "embeddings")]
 
 
 def _network(case, seed: int = 0) -> tuple[TwoBranchNet, torch.Tensor]:
@@ -49,50 +38,11 @@ def _network(case, seed: int = 0) -> tuple[TwoBranchNet, torch.Tensor]:
     return net, torch.rand(batch, length, rgb + flow)
 
 
-@pytest.fixture(params=["whole, boxes", "split, boxes", "whole, pointers", "split, pointers"])
-def halves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=WAYS)
+def halves(request: pytest.FixtureRequest) -> Iterator[None]:
     """Every way to launch the product, whatever the size would choose and the table says."""
-    halves, source = request.param.split(", ")
-    launches = {
-        family: tuple(
-            replace(launch, max_rows=1 << 62, boxes=source == "boxes" and launch.boxes)
-            for launch in choices
-            if launch.split == (halves == "split")
-        )
-        for family, choices in two_branch.LAUNCHES.items()
-    }
-    monkeypatch.setattr(two_branch, "LAUNCHES", launches)
-
-
-def _tolerance(target) -> float:
-    tf32 = target.device.type == "cuda" and target.dtype == torch.float32
-    return _TF32 if tf32 else target.tolerance
-
-
-@pytest.mark.parametrize("case", _CASES, ids=str)
-def test_scores_equal_the_reference(case, target, assert_close, halves) -> None:
-    net, x = _network(case)
-    x = target.put(x)
-    weights = pack_two_branch(net.state_dict(), target.dtype, device=target.device)
-    exact = pack_two_branch(net.state_dict(), torch.float64, device="cpu")
-    scores = two_branch_infer(x, weights, net.gamma)
-    expected = two_branch_infer_reference(x.double().cpu(), exact, net.gamma)
-    for name, ours, theirs in zip(scores._fields, scores, expected, strict=True):
-        assert ours.dtype == torch.float32
-        assert_close(ours, theirs, _tolerance(target), name)
-
-
-@pytest.mark.parametrize("case", _CASES, ids=str)
-def test_embeddings_equal_the_reference(case, target, assert_close) -> None:
-    net, x = _network(case)
-    x = target.put(x)
-    weights = pack_two_branch(net.state_dict(), target.dtype, device=target.device)
-    exact = pack_two_branch(net.state_dict(), torch.float64, device="cpu")
-    embeddings = two_branch_embed(x, weights)
-    expected = two_branch_embed_reference(x.double().cpu(), exact)
-    for name, ours, theirs in zip(embeddings._fields, embeddings, expected, strict=True):
-        assert ours.dtype == target.dtype
-        assert_close(ours, theirs, _tolerance(target), name)
+    with launched(request.param):
+        yield
 
 
 @pytest.mark.parametrize("case", [case for case in _CASES if case[1] > 1], ids=str)
@@ -115,7 +65,7 @@ def test_features_that_are_not_contiguous(target32, assert_close) -> None:
     weights = pack_two_branch(net.state_dict(), target32.dtype, device=target32.device)
     wide = target32.put(x.transpose(1, 2).contiguous()).transpose(1, 2)
     expected = two_branch_infer_reference(x, pack_two_branch(net.state_dict(), torch.float32), net.gamma)
-    assert_close(two_branch_infer(wide, weights, net.gamma).A_score, expected.A_score, _TF32)
+    assert_close(two_branch_infer(wide, weights, net.gamma).A_score, expected.A_score, TF32)
 
 
 def test_float8_weights_stand_for_the_same_network(assert_close) -> None:
@@ -281,7 +231,7 @@ def test_boxes_are_read_where_they_can_be(
     expected = two_branch_infer_reference(
         x.double(), pack_two_branch(net.state_dict(), torch.float64), net.gamma
     )
-    assert_close(scores.A_score, expected.A_score, _TF32)
+    assert_close(scores.A_score, expected.A_score, TF32)
 
 
 def test_features_that_start_between_16_bytes_are_read_by_pointers(
@@ -293,7 +243,7 @@ def test_features_that_start_between_16_bytes_are_read_by_pointers(
     scores = two_branch_infer(shifted, weights, net.gamma)
     assert sources == [False]
     expected = two_branch_infer_reference(x, pack_two_branch(net.state_dict(), torch.float32), net.gamma)
-    assert_close(scores.A_score, expected.A_score, _TF32)
+    assert_close(scores.A_score, expected.A_score, TF32)
 
 
 def test_what_is_not_a_number_is_not_hidden(target32, halves) -> None:
