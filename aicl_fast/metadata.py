@@ -65,7 +65,7 @@ class ModelInfo:
     Attributes:
         config: the settings, with the classes.
         precision: what its products are computed in.
-        batch: videos a run.
+        batch: videos per run.
         segments: T; ``config.data.segments`` is its ``opt``.
         weights: SHA-256 of the trained weights in hexadecimal, see :func:`aicl_fast.weights.weights_hash`;
             empty in files of version 0.1.0 and before.
@@ -111,11 +111,11 @@ class SegmentInfo:
         stream: ``rgb`` or ``flow``.
         weights: SHA-256 of the weights in hexadecimal, the same for every file made of them.
         precision: what its convolutions are computed in.
-        batch: segments a run.
+        batch: segments per run.
         classes: of the head.
         frames: of a segment.
         size: height and width of a frame.
-        width: features a segment.
+        width: features per segment.
         version: the aicl_fast that wrote it.
     """
 
@@ -268,11 +268,11 @@ def read_range(sizes: Any, name: str) -> Range:
     Raises:
         ValueError: no whole numbers that rise from 1.
     """
-    found = Range(*sizes)
-    whole = all(type(size) is int for size in found)
-    if not whole or not 1 <= found.min <= found.opt <= found.max <= _LARGEST:
+    parsed = Range(*sizes)
+    whole = all(type(size) is int for size in parsed)
+    if not whole or not 1 <= parsed.min <= parsed.opt <= parsed.max <= _LARGEST:
         raise ValueError(f"{name}: expected three whole numbers that rise from 1, got {sizes!r}")
-    return found
+    return parsed
 
 
 def read_choice(value: Any, possible: Any, name: str) -> Any:

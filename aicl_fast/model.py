@@ -18,8 +18,11 @@ from aicl_fast.kernels.fusion import score_fusion
 from aicl_fast.kernels.winograd import filter_transform, input_transform, multiply
 
 
-class Outputs(NamedTuple):
-    """What the network returns for B videos of T segments; the names are the paper's."""
+class TwoBranchOutputs(NamedTuple):
+    """What the network returns for B videos of T segments, for training; the names are the paper's.
+
+    What is left of it when it is deployed is :class:`aicl_fast.signature.NetworkOutputs`.
+    """
 
     E: Tensor
     """(B, T, De) embedding of both streams."""
@@ -114,7 +117,7 @@ class TwoBranchNet(nn.Module):
         self.input_mean.copy_(mean)
         self.input_scale.copy_(torch.where(deviation > 1e-6, 1 / deviation.clamp_min(1e-6), 1.0))
 
-    def forward(self, x: Tensor) -> Outputs:
+    def forward(self, x: Tensor) -> TwoBranchOutputs:
         """Run B videos. Under autocast the products are narrow, and all but the embeddings is float32.
 
         Args:
@@ -135,7 +138,7 @@ class TwoBranchNet(nn.Module):
             # Ranking needs more than a narrow type's values: sigmoids tie there, and reach 1.
             cas, logit_rgb, logit_flow = (_at_least_float32(v) for v in (cas, logit_rgb, logit_flow))
         scores, a, a_ca = score_fusion(cas, logit_rgb, logit_flow, self.gamma)
-        return Outputs(
+        return TwoBranchOutputs(
             E=e,
             E_rgb=e_rgb,
             E_flow=e_flow,

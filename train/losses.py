@@ -15,7 +15,7 @@ with needs("train"):
 from aicl_fast.config import Config
 from aicl_fast.errors import DataError
 from aicl_fast.kernels import mine_segments, segment_contrast, topk_pool
-from aicl_fast.model import Outputs
+from aicl_fast.model import TwoBranchOutputs
 
 _EPS = 1e-7
 Losses = dict[str, Tensor]
@@ -34,7 +34,7 @@ class Batch:
         config: weights and constants are in its ``loss`` section.
     """
 
-    outputs: Outputs
+    outputs: TwoBranchOutputs
     labels: Tensor
     logits: Tensor
     selected: Tensor
@@ -66,7 +66,11 @@ class Term:
 
 
 def aicl_loss(
-    outputs: Outputs, labels: Tensor, config: Config, *, selection_gamma: float | Tensor | None = None
+    outputs: TwoBranchOutputs,
+    labels: Tensor,
+    config: Config,
+    *,
+    selection_gamma: float | Tensor | None = None,
 ) -> Losses:
     """All losses of one batch.
 
@@ -183,7 +187,7 @@ def generalized_cross_entropy(actionness: Tensor, pseudo: Tensor, q: float) -> T
     return (on_action + on_background / (background.sum(dim=1) + _EPS)).mean()
 
 
-def _check_shapes(outputs: Outputs, labels: Tensor) -> None:
+def _check_shapes(outputs: TwoBranchOutputs, labels: Tensor) -> None:
     # Shapes are known when a graph is compiled, so the graph holds nothing of this.
     if outputs.CAS.dim() != 3:
         raise DataError(f"outputs.CAS: expected (B, T, C), got {tuple(outputs.CAS.shape)}.")
@@ -219,7 +223,7 @@ def _agreement(a: Tensor, b: Tensor, config: Config) -> Tensor:
     return (functional.mse_loss(a, b.detach()) + functional.mse_loss(b, a.detach())) / 2
 
 
-def _selection_scores(outputs: Outputs, gamma: float | Tensor) -> Tensor:
+def _selection_scores(outputs: TwoBranchOutputs, gamma: float | Tensor) -> Tensor:
     with torch.no_grad():
         return gamma * outputs.CAS.softmax(-1) + (1 - gamma) * outputs.A_ca.unsqueeze(-1)
 

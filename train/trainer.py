@@ -31,7 +31,7 @@ from aicl_fast.files import remove_temporary
 from aicl_fast.kernels.mining import above_median
 from aicl_fast.kernels.pooling import topk_pool
 from aicl_fast.locks import locked_folder
-from aicl_fast.model import Outputs, TwoBranchNet
+from aicl_fast.model import TwoBranchNet, TwoBranchOutputs
 from aicl_fast.train.checkpoint import (
     State,
     fingerprint,
@@ -48,7 +48,7 @@ from aicl_fast.train.sampling import BatchOrder, Progress, Videos
 from aicl_fast.train.schedules import learning_rate, selection_gamma
 from aicl_fast.weights import save_model
 
-Loss = Callable[[Tensor, Tensor, Tensor | None], tuple[Outputs, Losses]]
+Loss = Callable[[Tensor, Tensor, Tensor | None], tuple[TwoBranchOutputs, Losses]]
 """(features, labels, γ of the selection) -> outputs and losses."""
 MakeNet = Callable[[Config], TwoBranchNet]
 _RECORDS = ("model.safetensors", "log.csv", "tensorboard")
@@ -259,16 +259,18 @@ class _Step(nn.Module):
         self.device_type = next(net.parameters()).device.type
         self.mixed = config.train.precision == "bf16"
 
-    def forward(self, features: Tensor, labels: Tensor, gamma: Tensor | None) -> tuple[Outputs, Losses]:
+    def forward(
+        self, features: Tensor, labels: Tensor, gamma: Tensor | None
+    ) -> tuple[TwoBranchOutputs, Losses]:
         with torch.autocast(self.device_type, torch.bfloat16, enabled=self.mixed):
             outputs = self.net(features)
         if self.mixed:
-            outputs = Outputs(*(value.float() for value in outputs))
+            outputs = TwoBranchOutputs(*(value.float() for value in outputs))
         terms = aicl_loss(outputs, labels, self.config, selection_gamma=gamma)
         # The total alone keeps its gradient. Copied, since of L_a alone it is L_a itself: compiled, the two
         # would be one tensor, and that without a gradient.
         shown = dict(zip(terms, torch.stack([*terms.values()]).detach().unbind(), strict=True))
-        return Outputs(*(value.detach() for value in outputs)), {**shown, "total": terms["total"]}
+        return TwoBranchOutputs(*(value.detach() for value in outputs)), {**shown, "total": terms["total"]}
 
 
 def make_loss(net: TwoBranchNet, config: Config, ranks: Ranks | None = None) -> Loss:
@@ -415,7 +417,7 @@ def _candidate(state: State, config: Config, make_net: MakeNet) -> TwoBranchNet:
     return net.to(next(state.net.parameters()).device)
 
 
-def _consistent(outputs: Outputs) -> Tensor:
+def _consistent(outputs: TwoBranchOutputs) -> Tensor:
     """Segments a video on which the branches agree, mean over the batch."""
     with torch.no_grad():
         agree = above_median(outputs.A) == above_median(outputs.A_ca)

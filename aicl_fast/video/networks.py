@@ -16,7 +16,7 @@ from aicl_fast.engines.session import Session
 from aicl_fast.errors import DataError, ModelError
 from aicl_fast.files import require_file
 from aicl_fast.metadata import I3D, SegmentInfo, Stream
-from aicl_fast.signature import SegmentOutputs
+from aicl_fast.signature import SegmentOutputs, signature_of
 
 
 class SegmentNetwork:
@@ -59,7 +59,7 @@ class SegmentNetwork:
         Raises:
             DataError: another shape or type, or flow that is not finite.
         """
-        return self._outputs(clips, longest=self.frames).features
+        return self._outputs(clips, exact=True).features
 
     def classify(self, clips: npt.NDArray[Any]) -> Floats:
         """(N, classes) float32 logits of N segments; for Kinetics, :func:`kinetics_classes` names them.
@@ -69,25 +69,19 @@ class SegmentNetwork:
         Raises:
             DataError: as :meth:`__call__`.
         """
-        return self._outputs(clips, longest=self.session.signature.input.axes[1].sizes.max).logits
+        return self._outputs(clips).logits
 
-    def _outputs(self, clips: Any, *, longest: int) -> SegmentOutputs:
-        dtype = np.dtype(self.session.signature.input.dtype)
-        meaning = "RGB in 0 to 255" if self.stream == "rgb" else "flow in pixels a frame"
-        if not isinstance(clips, np.ndarray) or clips.dtype != dtype:
+    def _outputs(self, clips: Any, *, exact: bool = False) -> SegmentOutputs:
+        signature = signature_of(self.info) if exact else self.session.signature
+        if not isinstance(clips, np.ndarray) or clips.dtype != signature.input.dtype:
+            meaning = "RGB in 0 to 255" if self.stream == "rgb" else "flow in pixels per frame"
             raise DataError(
-                f"clips: {self.name} takes a {dtype.name} array of {meaning}, got "
+                f"clips: {self.name} takes a {signature.input.dtype} array of {meaning}, got "
                 f"{getattr(clips, 'dtype', type(clips).__name__)}."
             )
-        inner = self.info.clip_shape[1:]
-        fits = clips.ndim == 5 and len(clips) > 0 and clips.shape[2:] == inner
-        if not fits or not self.frames <= clips.shape[1] <= longest:
-            raise DataError(
-                f"clips: {self.name} takes (N, {self.frames}, {', '.join(map(str, inner))}) with N at least "
-                f"1, {meaning}; got {clips.shape}. Resize and crop the frames, and cut them into segments."
-            )
+        signature.check(clips.shape, self.name)
         if self.stream == "flow" and not np.isfinite(clips).all():
-            raise DataError("clips: the flow is NaN or infinite in places; expected pixels a frame.")
+            raise DataError("clips: the flow is NaN or infinite in places; expected pixels per frame.")
         outputs: SegmentOutputs = self.session(clips)
         return outputs
 

@@ -17,7 +17,7 @@ from aicl_fast.cli.ablate import ablation_table  # noqa: E402
 from aicl_fast.config import Config, load_config  # noqa: E402
 from aicl_fast.data.dataset import Dataset  # noqa: E402
 from aicl_fast.errors import ConfigError, DataError  # noqa: E402
-from aicl_fast.model import Outputs, TwoBranchNet  # noqa: E402
+from aicl_fast.model import TwoBranchNet, TwoBranchOutputs  # noqa: E402
 from aicl_fast.train.ablate import (  # noqa: E402
     EXPERIMENTS,
     Ablation,
@@ -105,7 +105,7 @@ def test_variants_give_the_methods_outputs(
 ) -> None:
     torch.manual_seed(0)
     x = torch.rand(2, 32, 11)
-    expected: Outputs = TwoBranchNet(tiny_config)(x)
+    expected: TwoBranchOutputs = TwoBranchNet(tiny_config)(x)
     net = make(tiny_config)
     outputs = net(x)
     assert [value.shape for value in outputs] == [value.shape for value in expected]

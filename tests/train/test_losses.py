@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 from aicl_fast.config import Config, load_config  # noqa: E402
 from aicl_fast.errors import DataError  # noqa: E402
 from aicl_fast.kernels import mine_segments, topk_pool  # noqa: E402
-from aicl_fast.model import Outputs, TwoBranchNet  # noqa: E402
+from aicl_fast.model import TwoBranchNet, TwoBranchOutputs  # noqa: E402
 from aicl_fast.train.losses import (  # noqa: E402
     aicl_loss,
     generalized_cross_entropy,
@@ -131,7 +131,7 @@ def test_gradients_equal_the_authors(run) -> None:
             )
 
 
-def _random_outputs(batch: int, length: int, width: int, classes: int, seed: int = 0) -> Outputs:
+def _random_outputs(batch: int, length: int, width: int, classes: int, seed: int = 0) -> TwoBranchOutputs:
     config = _small_config(length, width, classes)
     torch.manual_seed(seed)
     return TwoBranchNet(config).double()(torch.rand(batch, length, 12, dtype=torch.float64))
@@ -180,7 +180,7 @@ def test_a_short_region_of_one_video_leaves_the_others_alone() -> None:
     config = _small_config(40, 8, 3)
     mixed = aicl_loss(flat, torch.eye(3).double(), config)
     pair = [0, 2]
-    without = Outputs(*(value[pair] for value in outputs))
+    without = TwoBranchOutputs(*(value[pair] for value in outputs))
     alone = aicl_loss(without, torch.eye(3)[pair].double(), config)
     assert mixed["contrast_rgb"].item() == pytest.approx(alone["contrast_rgb"].item() * 2 / 3)
 

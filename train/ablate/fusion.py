@@ -16,7 +16,7 @@ with needs("train"):
 from aicl_fast.config import Config
 from aicl_fast.errors import ConfigError
 from aicl_fast.kernels.fusion import score_fusion
-from aicl_fast.model import Outputs, TwoBranchNet
+from aicl_fast.model import TwoBranchNet, TwoBranchOutputs
 
 
 class FusionNet(TwoBranchNet):
@@ -55,7 +55,7 @@ class FusionNet(TwoBranchNet):
             self.embed_agnostic = nn.Conv1d(data.input_width, width, 3, padding=1)
             self.actionness_agnostic = nn.Conv1d(width, 1, 1)
 
-    def forward(self, x: Tensor) -> Outputs:
+    def forward(self, x: Tensor) -> TwoBranchOutputs:
         """Run B videos: (B, T, D) features, rgb first."""
         if self.standardize:
             x = (x - self.input_mean) * self.input_scale
@@ -79,7 +79,7 @@ class FusionNet(TwoBranchNet):
             logit_flow = self.actionness_flow(e_flow).squeeze(1)
         scores, a, a_ca = score_fusion(cas, logit_rgb, logit_flow, self.gamma)
         a_flow = logit_flow.sigmoid()
-        return Outputs(
+        return TwoBranchOutputs(
             E=e.transpose(1, 2),
             E_rgb=e_rgb.transpose(1, 2),
             E_flow=e_flow.transpose(1, 2),

@@ -1,4 +1,4 @@
-"""Arrays that lie on a GPU, of whatever library: where they are and what is in them, without a copy."""
+"""Arrays in GPU memory, of whatever library: where they are and what is in them, without a copy."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _from_dlpack(value: Any, stream: int) -> GpuArray:
     kind, device = value.__dlpack_device__()
     if kind not in _CUDA:
         raise DataError("features: this array is not on a GPU; give it as a numpy array.")
-    # The capsule frees the tensor when it is let go of, since it is not renamed: it is the owner.
+    # The capsule frees the tensor when it is released, since it is not renamed: it is the owner.
     try:
         capsule = value.__dlpack__(stream=stream)
     except (BufferError, RuntimeError) as error:  # torch's, of a tensor that needs its gradient

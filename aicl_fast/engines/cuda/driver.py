@@ -145,9 +145,11 @@ class Cuda:
         """Call the driver; its first result is a status, and the rest (if any) is returned."""
         status, *values = getattr(self._driver, name)(*arguments)
         if int(status) != 0:
-            said = getattr(status, "name", str(status))
-            advice = " Use a smaller batch, or fewer at once." if said.endswith("OUT_OF_MEMORY") else ""
-            raise UnavailableError(f"CUDA: {name} failed: {said}.{advice}")
+            code = getattr(status, "name", str(status))
+            advice = (
+                " Use a smaller batch, or fewer at once." if code.endswith("OUT_OF_MEMORY") else ""
+            )
+            raise UnavailableError(f"CUDA: {name} failed: {code}.{advice}")
         return values[0] if values else None
 
 

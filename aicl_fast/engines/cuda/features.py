@@ -42,7 +42,7 @@ def check_on_gpu(array: Any, name: str, *, width: int | None = None) -> torch.Te
     """One stream's features as a tensor. Values are not looked at, which the host would have to wait for.
 
     Args:
-        array: ``(n, D)`` of a floating-point type, one row a segment, n >= 1.
+        array: ``(n, D)`` of a floating-point type, one row per segment, n >= 1.
         name: the argument, for messages.
         width: the D that the model expects; None accepts any.
     Raises:

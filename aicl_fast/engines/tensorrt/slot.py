@@ -73,7 +73,7 @@ class Slot:
         self.features = self._allocate(size)
         staging, self._host_in = self._pinned(-(-size // 4))
         self.host_features = staging.view(np.uint8)[:size].view(dtype).reshape(shape)
-        # The outputs lie in one block, so that they come back in one copy.
+        # The outputs are in one block, so that they come back in one copy.
         offsets, end = [], 0
         names = [tensor.name for tensor in self.signature.outputs]
         shapes = [tuple(self.context.get_tensor_shape(name)) for name in names]
@@ -157,7 +157,7 @@ class Slot:
         return ask is None or bool(ask(self.stream_number))
 
     def launch_on(self, features: Any) -> GpuArray:
-        """Run on features where they lie; their address differs from call to call, so there is no graph.
+        """Run on features in GPU memory, without a copy. There is no graph: their address differs each time.
 
         Where their address is not one that TensorRT takes, they are copied, on the GPU.
 
