@@ -56,7 +56,7 @@ class Detections:
         try:
             given = self.labels if isinstance(self.labels, np.ndarray) else np.array(self.labels, object)
             others = () if given.dtype.kind == "U" else given.astype(object).flat
-            if (other := next((each for each in others if not isinstance(each, str)), "")) != "":
+            if (other := next((label for label in others if not isinstance(label, str)), "")) != "":
                 raise TypeError(f"a label is {other!r}, which is no text")
             labels = given.astype(np.str_, copy=False).reshape(-1)
             scores = np.asarray(self.scores, dtype=np.float64).reshape(-1)
@@ -150,19 +150,19 @@ class Detections:
             DataError: no such file, not the ActivityNet form, or not exactly one recording to choose.
         """
         if isinstance(source, str) and source.lstrip("\ufeff \t\r\n").startswith("{"):
-            found = _parse(parse_json(source, "detections", "detection document"), "detections")
+            by_video = _parse(parse_json(source, "detections", "detection document"), "detections")
         else:
-            found = load_detections(source)
-        if video is None and len(found) == 1:
-            return next(iter(found.values()))
+            by_video = load_detections(source)
+        if video is None and len(by_video) == 1:
+            return next(iter(by_video.values()))
         video = None if video is None else clean_text(video).strip()
-        if video is None or video not in found:
-            some = ", ".join(list(found)[:5])
+        if video is None or video not in by_video:
+            some = ", ".join(list(by_video)[:5])
             raise DataError(
-                f"detections: holds {len(found)} recordings ({some}{', …' if len(found) > 5 else ''}); "
+                f"detections: holds {len(by_video)} recordings ({some}{', …' if len(by_video) > 5 else ''}); "
                 f"{'name one with video=' if video is None else f'{video!r} is not among them'}."
             )
-        return found[video]
+        return by_video[video]
 
     @classmethod
     def empty(cls, video: str = "video") -> Detections:
@@ -181,7 +181,7 @@ def load_detections(path: str | os.PathLike[str]) -> dict[str, Detections]:
 
 def activitynet_document(detections: Mapping[str, Detections]) -> dict[str, Any]:
     """The detections as ActivityNet's JSON value."""
-    results = {video: found.to_list() for video, found in detections.items()}
+    results = {video: items.to_list() for video, items in detections.items()}
     return {"version": FORMAT_VERSION, "results": results, "external_data": {}}
 
 
@@ -196,10 +196,10 @@ def check_detections(detections: Mapping[str, Detections]) -> None:
             f"detections: expected a mapping of names to Detections, got {type(detections).__name__}. Write "
             "{each.video: each for each in detections}."
         )
-    for video, found in detections.items():
-        if not isinstance(found, Detections):
-            raise DataError(f"detections: expected Detections of '{video}', got {type(found).__name__}.")
-        _check_finite(found, f"detections: '{video}'")
+    for video, items in detections.items():
+        if not isinstance(items, Detections):
+            raise DataError(f"detections: expected Detections of '{video}', got {type(items).__name__}.")
+        _check_finite(items, f"detections: '{video}'")
 
 
 def _parse(document: Any, source: str) -> dict[str, Detections]:
@@ -234,9 +234,9 @@ def _parse_video(video: str, items: Any, source: str) -> Detections:
             raise _backwards(f"{source}: detection {number} of '{video}'", start, end)
     names = {label: require_label(label, f"{source}: '{video}'") for label in names}
     clean = np.array([names[label] for label in labels], np.str_)
-    found = Detections(clean, np.array(scores), np.array(segments), video)
-    _check_finite(found, f"{source}: '{video}'")
-    return found
+    detections = Detections(clean, np.array(scores), np.array(segments), video)
+    _check_finite(detections, f"{source}: '{video}'")
+    return detections
 
 
 def _backwards(name: str, start: float, end: float) -> DataError:
@@ -245,8 +245,8 @@ def _backwards(name: str, start: float, end: float) -> DataError:
     )
 
 
-def _check_finite(found: Detections, name: str) -> None:
-    if not (np.isfinite(found.scores).all() and np.isfinite(found.segments).all()):
+def _check_finite(detections: Detections, name: str) -> None:
+    if not (np.isfinite(detections.scores).all() and np.isfinite(detections.segments).all()):
         raise DataError(
             f"{name} has a score or time that is NaN or infinite, which JSON has no numbers for. Leave these "
             "detections out, or look at what made them."

@@ -94,8 +94,8 @@ def precision_by_video(
     """
     protocol = Protocol.of(protocol, options, tiou_thresholds, "tiou_thresholds")
     judged = Judged.of(build_table(ground_truth, detections, protocol))
-    found = {name: judged.of_video(index) for index, name in enumerate(judged.table.videos)}
-    known = {name: value for name, value in found.items() if value is not None}
+    precisions = {name: judged.of_video(index) for index, name in enumerate(judged.table.videos)}
+    known = {name: value for name, value in precisions.items() if value is not None}
     return dict(sorted(known.items(), key=lambda item: item[1]))
 
 
@@ -149,8 +149,8 @@ class Judged:
             weights: (V,) how often each video counts. Repeating a video this often gives the same AP.
         """
         table = self.table
-        each = None if weights is None else weights[table.gt_video]
-        instances = np.bincount(table.gt_class, each, minlength=len(table.classes)).astype(np.float64)
+        gt_weights = None if weights is None else weights[table.gt_video]
+        instances = np.bincount(table.gt_class, gt_weights, minlength=len(table.classes)).astype(np.float64)
         result = np.full((len(table.classes), len(self.tious)), np.nan)
         weight = None if weights is None else weights[table.video[self.rank]]
         for index in np.nonzero(instances > 0)[0]:
@@ -199,12 +199,12 @@ def _area(hit: npt.NDArray[np.bool_], counted: npt.NDArray[np.bool_] | None, wei
     This is AP times the number of instances: recall steps by one instance at each true positive.
     """
     gain = hit.astype(np.float64) if weight is None else hit * weight
-    found = np.cumsum(gain, axis=1)
+    hits = np.cumsum(gain, axis=1)
     if counted is None:
         tried = np.cumsum(np.ones(hit.shape[1]) if weight is None else weight)
     else:
         tried = np.cumsum(counted.astype(np.float64) if weight is None else counted * weight, axis=1)
-    precision = found / np.maximum(tried, 1e-300)
+    precision = hits / np.maximum(tried, 1e-300)
     best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     area: Floats = (best * gain).sum(axis=1)
     return area

@@ -84,16 +84,16 @@ class Comparison(Result):
     @property
     def verdict(self) -> str:
         """One sentence on average mAP."""
-        found = self.average
+        difference = self.average
         interval = (
-            f"{100 * self.level:g} % interval {100 * found.low:+.2f} to {100 * found.high:+.2f} "
+            f"{100 * self.level:g} % interval {100 * difference.low:+.2f} to {100 * difference.high:+.2f} "
             f"over {self.videos} videos"
         )
-        points = f"{100 * abs(found.value):.2f} points of average mAP"
+        points = f"{100 * abs(difference.value):.2f} points of average mAP"
         first, second = self.names
-        if found.verdict == "within noise":
+        if difference.verdict == "within noise":
             return f"The difference of {points} between {first} and {second} is within noise ({interval})."
-        return f"{second} is {found.verdict} than {first} by {points} ({interval})."
+        return f"{second} is {difference.verdict} than {first} by {points} ({interval})."
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -245,8 +245,8 @@ class _Resampler:
             np.concatenate([[True], self.group[1:] != self.group[:-1]]) if len(gain) else np.empty(0, bool)
         )
         before = (total - gain)[opening]
-        found = total - np.repeat(before, np.diff(np.append(np.nonzero(opening)[0], len(gain))))
-        precision = found / np.maximum(seen, 1e-300)
+        hits = total - np.repeat(before, np.diff(np.append(np.nonzero(opening)[0], len(gain))))
+        precision = hits / np.maximum(seen, 1e-300)
         best = np.maximum.accumulate((precision + self.lift)[::-1])[::-1] - self.lift
         area = np.bincount(self.group, best * gain, minlength=self.shape[0] * self.shape[1])
         instances = np.bincount(self.gt_class, weights[self.gt_video], minlength=self.shape[0])

@@ -111,8 +111,8 @@ class Protocol:
             if protocol not in PROTOCOLS:
                 raise ConfigError(f"protocol: there is no {protocol!r}; there are {', '.join(PROTOCOLS)}.")
             protocol = PROTOCOLS[protocol]
-        found = replace(protocol or cls(), **options)
-        return found if tious is None else replace(found, tious=check_tious(tious, name))
+        result = replace(protocol or cls(), **options)
+        return result if tious is None else replace(result, tious=check_tious(tious, name))
 
 
 def check_tious(tious: Iterable[float], name: str = "tious") -> tuple[float, ...]:

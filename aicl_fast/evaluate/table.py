@@ -88,9 +88,9 @@ class Table:
 
     def pairs(self, minimum: float) -> Pairs:
         """Detections and annotations of one video, of any classes, whose tIoU is at least ``minimum``."""
-        least = np.full(len(self.gt_video), minimum)
         # Annotations are sorted by video, then class: sorted for the search by video, too.
-        return overlapping_pairs(self.video, self.segments, self.gt_video, self.gt_segments, least, "file")
+        lowest = np.full(len(self.gt_video), minimum)
+        return overlapping_pairs(self.video, self.segments, self.gt_video, self.gt_segments, lowest, "file")
 
 
 class _Selection(NamedTuple):
@@ -120,11 +120,11 @@ def build_table(
         ConfigError: ``exclude`` names a video that there is not.
     """
     protocol = protocol or Protocol()
-    truth, found = as_ground_truth(ground_truth), as_detections(detections)
+    truth, by_video = as_ground_truth(ground_truth), as_detections(detections)
     source = "detections" if isinstance(detections, Mapping) else str(detections)
-    selection = _select(truth, found, protocol, source)
+    selection = _select(truth, by_video, protocol, source)
     gt_video, gt_class, gt_segments = _annotations(selection)
-    videos, video, label, scores, segments = _detections(selection, found)
+    videos, video, label, scores, segments = _detections(selection, by_video)
     known = np.nonzero(label >= 0)[0]
     if protocol.ties == "file":
         order = known[np.argsort(-scores[known], kind="stable")]
@@ -158,11 +158,11 @@ def build_table(
 
 
 def _select(
-    everything: GroundTruth, found: Mapping[str, Detections], protocol: Protocol, source: str
+    everything: GroundTruth, by_video: Mapping[str, Detections], protocol: Protocol, source: str
 ) -> _Selection:
     warnings: list[str] = []
     subset = protocol.subset
-    touched, every = (touched_subsets(everything, names) for names in (found, everything.videos))
+    touched, every = (touched_subsets(everything, names) for names in (by_video, everything.videos))
     if subset is None and touched and touched != every:
         subset = touched
         warnings.append(
@@ -171,13 +171,13 @@ def _select(
         )
     truth = everything if subset is None else everything.subset(subset)
     joined = "all" if subset is None else subset if isinstance(subset, str) else "+".join(subset)
-    excluded = excluded_videos(protocol.exclude, {*everything.videos, *found}, warnings)
+    excluded = excluded_videos(protocol.exclude, {*everything.videos, *by_video}, warnings)
     videos = {name: video for name, video in truth.videos.items() if name not in excluded}
-    _check_videos(found.keys() - excluded, videos, everything, joined, source)
+    _check_videos(by_video.keys() - excluded, videos, everything, joined, source)
     left = GroundTruth(videos, truth.source)
     warnings.extend(left.remarks())
     classes = left.classes if protocol.classes is None else tuple(protocol.classes)
-    counts = {"excluded_videos": len(excluded & {*truth.videos, *found})}
+    counts = {"excluded_videos": len(excluded & {*truth.videos, *by_video})}
     return _Selection(protocol, everything, videos, excluded, classes, joined, source, counts, warnings)
 
 
@@ -227,14 +227,14 @@ def _annotations(selection: _Selection) -> tuple[Integers, Integers, Floats]:
 
 
 def _detections(
-    selection: _Selection, found: Mapping[str, Detections]
+    selection: _Selection, by_video: Mapping[str, Detections]
 ) -> tuple[tuple[str, ...], Integers, Integers, Floats, Floats]:
     """Names of all videos; each detection's video, class (-1: another), score and segment, in file order."""
     place = {name: number for number, name in enumerate(selection.videos)}
     taken: list[tuple[int, Detections]] = []
     elsewhere: list[int] = []
     strangers: list[str] = []
-    for name, items in found.items():
+    for name, items in by_video.items():
         if name in selection.excluded:
             continue
         if name not in place:
@@ -259,7 +259,7 @@ def _detections(
             f"detections: {int((~finite).sum())} have a score or time that is NaN or infinite, the first in "
             f"'{list(place)[video[~finite][0]]}'. Remove them, or find out where they came from."
         )
-    missed = [name for name in selection.videos if name not in found]
+    missed = [name for name in selection.videos if name not in by_video]
     ignored = int((labels < 0).sum())
     selection.counts.update(
         detections=len(labels) - ignored,
@@ -276,7 +276,7 @@ def _detections(
             f"{len(strangers)} videos are detected in but not annotated ({_some(strangers)}); every "
             f"detection in them is a false positive. {cause}"
         )
-    selection.warnings.extend(late_detections(selection.videos, found))
+    selection.warnings.extend(late_detections(selection.videos, by_video))
     if elsewhere:
         selection.warnings.append(
             f"{len(elsewhere)} videos with {sum(elsewhere)} detections are of other subsets and are ignored."

@@ -11,7 +11,7 @@ from aicl_fast.errors import AiclWarning
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MOST_FONTS = 4
+MAX_FONTS = 4
 """Added to the usual one for a picture."""
 
 
@@ -26,14 +26,15 @@ def prepare_text(figure: Figure, source: object) -> bool:
     from matplotlib.font_manager import FontProperties, findfont
     from matplotlib.text import Text
 
-    texts = [each for each in figure.findobj(Text) if isinstance(each, Text)]
+    texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
     characters: set[str] = set()
     for text in texts:
         text.set_parse_math(False)
         text.set_usetex(False)
         characters.update(text.get_text())
     families = FontProperties().get_family()
-    lacking = {each for each in characters if not each.isspace()} - _characters(findfont(FontProperties()))
+    usual = _characters(findfont(FontProperties()))
+    lacking = {character for character in characters - usual if not character.isspace()}
     if not lacking:
         return True
     more, lacking_still = _fonts_with(frozenset(lacking))
@@ -62,9 +63,9 @@ def _fonts_with(wanted: frozenset[str]) -> tuple[tuple[str, ...], frozenset[str]
     for font in plain:
         if not font.name.startswith("Last Resort"):  # it has boxes for all characters
             files.setdefault(font.name, font.fname)
-    found: list[str] = []
+    families: list[str] = []
     lacking = set(wanted)
-    while lacking and len(found) < _MOST_FONTS:
+    while lacking and len(families) < MAX_FONTS:
         best, most = "", set[str]()
         for name in sorted(files):
             has = lacking & _characters(files[name])
@@ -74,9 +75,9 @@ def _fonts_with(wanted: frozenset[str]) -> tuple[tuple[str, ...], frozenset[str]
                 break
         if not most:
             break
-        found.append(best)
+        families.append(best)
         lacking -= most
-    return tuple(found), frozenset(lacking)
+    return tuple(families), frozenset(lacking)
 
 
 @functools.cache

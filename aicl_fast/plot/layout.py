@@ -65,16 +65,16 @@ def lay_out(panel: Panel, min_score: float | None = None) -> Layout:
 
     By falling score, each detection takes the first lane of its class in which it has room.
     """
-    found = panel.detections
+    detections = panel.detections
     truth = panel.ground_truth
     annotated: dict[str, list[tuple[float, float]]] = {}
     if truth is not None:
         for label, (start, end) in zip(truth.labels, truth.segments.tolist(), strict=True):
             annotated.setdefault(label, []).append((start, end))
-    best = float(found.scores.max()) if len(found) else 0.0
+    best = float(detections.scores.max()) if len(detections) else 0.0
     floor = RELATIVE_SCORE * best if min_score is None and best > 0 else min_score
-    order = np.argsort(-found.scores, kind="stable")
-    kept = [found[int(i)] for i in order if floor is None or found.scores[i] >= floor]
+    order = np.argsort(-detections.scores, kind="stable")
+    kept = [detections[int(i)] for i in order if floor is None or detections.scores[i] >= floor]
     names = list(dict.fromkeys([*annotated, *(item.label for item in kept)]))[:MAX_CLASSES]
     lanes: dict[str, list[list[tuple[float, float]]]] = {name: [[] for _ in range(LANES)] for name in names}
     bars: dict[str, list[Bar]] = {name: [] for name in names}
@@ -91,6 +91,6 @@ def lay_out(panel: Panel, min_score: float | None = None) -> Layout:
         classes=tuple(names),
         bars={name: tuple(items) for name, items in bars.items()},
         annotated={name: tuple(annotated.get(name, ())) for name in names},
-        hidden=len(found) - drawn,
+        hidden=len(detections) - drawn,
         duration=max(ends),
     )

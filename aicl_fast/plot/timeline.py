@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 AWARE_COLOUR = "#1F2933"
 AGNOSTIC_COLOUR = "#8A97A6"
 
-_LONGEST_TITLE, _LONGEST_LABEL = 100, 24
+MAX_TITLE, MAX_LABEL = 100, 24
 """Characters."""
 
 
@@ -105,7 +105,7 @@ def plot_comparison(
 
     The others, and errors, as :func:`plot_timeline`.
     """
-    panels = [Panel(scores, found, ground_truth, name) for name, (scores, found) in runs.items()]
+    panels = [Panel(scores, detections, ground_truth, name) for name, (scores, detections) in runs.items()]
     if title is None and panels:
         title = panels[0].scores.name
     _draw(panels, path, title=title, min_score=min_score, thresholds=thresholds, one_axis=True)
@@ -144,7 +144,7 @@ def _draw(
         )
     figure = matplotlib.figure.Figure(figsize=(12.0, total), facecolor="white")
     if title is not None and head:
-        text = short_text(title, _LONGEST_TITLE)
+        text = short_text(title, MAX_TITLE)
         figure.text(0.012, 1 - 0.16 / total, text, size=14, weight="bold", color=TEXT, va="top")
     best = max((float(p.detections.scores.max()) for p in panels if len(p.detections)), default=1.0)
     sheet = _Sheet(figure, total, colours, marks, curve, best if one_axis else None)
@@ -210,7 +210,7 @@ def _panel(
     actionness, fused = axes(upper, sheet.curve), axes(upper - step, sheet.curve)
     upper = upper - step - step
     rows = axes(upper, upper - bottom - _FOOT)
-    name = short_text(scores.name if panel.title is None else panel.title, _LONGEST_TITLE)
+    name = short_text(scores.name if panel.title is None else panel.title, MAX_TITLE)
     height = (top - _TITLE + 0.10) / sheet.total
     sheet.figure.text(left, height, name, size=11.5, weight="bold", color=TEXT, va="bottom")
     for chart, label in ((actionness, "actionness"), (fused, "fused score")):
@@ -291,7 +291,7 @@ def _rows(chart: Axes, panel: Panel, layout: Layout, sheet: _Sheet) -> None:
         y -= _CLASS_GAP / 2
         chart.axhline(y, color=GRID, linewidth=0.8)
     chart.set_ylim(min(y, -0.3) - _PAD / 2, 0)
-    chart.set_yticks(ticks, [short_text(name, _LONGEST_LABEL) for name in layout.classes])
+    chart.set_yticks(ticks, [short_text(name, MAX_LABEL) for name in layout.classes])
     for text, name in zip(chart.get_yticklabels(), layout.classes, strict=True):
         text.set_color(colours[name])
         text.set_fontweight("bold")

@@ -87,15 +87,14 @@ def write_report(
     if truth is None:
         document = _unmeasured(runs)
     else:
-        subset = (
-            touched_subsets(truth, *(each.detections for each in runs)) or None if subset is None else subset
-        )
+        if subset is None:
+            subset = touched_subsets(truth, *(item.detections for item in runs)) or None
         protocol = Protocol(tious, subset, exclude=exclude)
         document = _document(runs, truth, protocol, buckets, resamples)
     if media is not None:
-        found = _media(Path(media), target, [video["name"] for video in document["videos"]])
+        addresses = _media(Path(media), target, [video["name"] for video in document["videos"]])
         for video in document["videos"]:
-            video["media"] = found.get(video["name"])
+            video["media"] = addresses.get(video["name"])
     document |= {"title": title or runs[-1].name, "colours": COLOURS}
     write_text(target, _page(document))
     return target
@@ -174,16 +173,16 @@ def _document(
 
 def _unmeasured(runs: list[Run]) -> dict[str, Any]:
     """The same of detections that there is nothing to measure against."""
-    every = [found for run in runs for found in run.detections.values()]
-    classes = tuple(sorted({label for found in every for label in found.labels.tolist()}))
+    every = [detections for run in runs for detections in run.detections.values()]
+    classes = tuple(sorted({label for detections in every for label in detections.labels.tolist()}))
     place = {name: index for index, name in enumerate(classes)}
     shown = []
     for run in runs:
         videos = {}
-        for name, found in run.detections.items():
-            labels = [place[label] for label in found.labels.tolist()]
-            rows = _rows(labels, found.scores.tolist(), found.segments.tolist(), [None] * len(found))
-            videos[name] = _Shown(rows)
+        for name, detections in run.detections.items():
+            labels = [place[label] for label in detections.labels.tolist()]
+            columns = (detections.scores.tolist(), detections.segments.tolist())
+            videos[name] = _Shown(_rows(labels, *columns, [None] * len(labels)))
         shown.append(videos)
     return {
         "classes": list(classes),
@@ -211,7 +210,7 @@ def _videos(
     """Every video of the runs: its annotation, and each run's detections and curves."""
     place = {name: index for index, name in enumerate(classes)}
     videos = []
-    for name in dict.fromkeys(video for each in shown for video in each):
+    for name in dict.fromkeys(video for by_video in shown for video in by_video):
         annotation = truth.get(name)
         spans: list[list[Any]] = []
         ends = [0.0]
@@ -221,13 +220,13 @@ def _videos(
                     spans.append([place[label], round(start, 3), round(end, 3)])
             ends += [annotation.duration or 0.0, *(span[2] for span in spans)]
         entries = []
-        for run, each in zip(runs, shown, strict=True):
-            found = each.get(name, _Shown([]))
-            entry = {"ap": None if found.ap is None else round(found.ap, 4), "detections": found.detections}
-            ends += [row[3] for row in found.detections]
+        for run, by_video in zip(runs, shown, strict=True):
+            one = by_video.get(name, _Shown([]))
+            entry = {"ap": None if one.ap is None else round(one.ap, 4), "detections": one.detections}
+            ends += [row[3] for row in one.detections]
             if name in run.scores:
                 annotated = annotation.labels if annotation is not None else ()
-                wanted = [*annotated, *(classes[row[0]] for row in found.detections)]
+                wanted = [*annotated, *(classes[row[0]] for row in one.detections)]
                 entry |= _curves(run.scores[name], wanted, classes)
                 ends.append(run.scores[name].duration)
             entries.append(entry)
@@ -257,21 +256,21 @@ def _media(root: Path, page: Path, videos: Sequence[str]) -> dict[str, str]:
     """Address of each video's file as seen from the page; hidden folders are not searched."""
     if not root.is_dir():
         raise DataError(f"{root}: expected a folder with <video>.mp4 files; there is none.")
-    missing, found = set(videos), {}
-    for home, folders, files in os.walk(root):
+    missing, addresses = set(videos), {}
+    for folder, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for suffix in MEDIA_SUFFIXES:
-            for item in map(Path(home).joinpath, sorted(files)):
+            for item in map(Path(folder).joinpath, sorted(files)):
                 name = clean_text(item.stem)
                 if item.suffix.lower() == suffix and name in missing:
                     missing.remove(name)
                     relative = os.path.relpath(item.resolve(), page.resolve().parent)
-                    found[name] = quote(os.fsencode(Path(relative).as_posix()))
+                    addresses[name] = quote(os.fsencode(Path(relative).as_posix()))
         if not missing:
             break
-    if videos and not found:
+    if videos and not addresses:
         raise DataError(
             f"{root}: neither it nor its subfolders have a file of a video of this run, such as "
             f"{videos[0]}.mp4 (or {', '.join(MEDIA_SUFFIXES[1:])}). Name the folder that has, or none."
         )
-    return found
+    return addresses

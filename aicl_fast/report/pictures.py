@@ -65,7 +65,7 @@ def plot_run(
         labels = [item.name for item in runs]
         if labels[0] == labels[1]:
             labels[0] += " (baseline)"
-        both = {label: each[:2] for label, each in zip(labels, (first, *second), strict=True)}
+        both = {label: item[:2] for label, item in zip(labels, (first, *second), strict=True)}
         plot_comparison(both, first.ground_truth, path, **options)
     else:
         plot_timeline(*first[:3], path, **options)

@@ -116,17 +116,18 @@ def _splits(videos: Mapping[str, list[Label]], test_share: float, seed: int, sou
     candidates = [video for video in free if video in timed]
     count = min(len(candidates), math.ceil(test_share * len(free)))
     drawn = np.random.default_rng(seed).permutation(len(candidates))[:count]
-    chosen = {candidates[index] for index in drawn.tolist()}
-    found: dict[str, Split] = {
-        video: rows[0].split or ("test" if video in chosen else "train") for video, rows in videos.items()
+    test_videos = {candidates[index] for index in drawn.tolist()}
+    splits: dict[str, Split] = {
+        video: rows[0].split or ("test" if video in test_videos else "train")
+        for video, rows in videos.items()
     }
     for split, need in (
         ("train", "labels"),
         ("test", "start and end in all their rows, since mAP is measured against these"),
     ):
-        if split not in found.values():
+        if split not in splits.values():
             raise DataError(f"{source}: leaves no {split} video. Label some more, with {need}.")
-    return found
+    return splits
 
 
 def _entry(rows: list[Label], seconds: float | None, split: Split) -> dict[str, object]:

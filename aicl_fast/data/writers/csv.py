@@ -17,6 +17,6 @@ def text(detections: Mapping[str, Detections]) -> str:
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for video, found in detections.items():
-        writer.writerows((video, d.label, d.start, d.end, d.score) for d in found)
+    for video, items in detections.items():
+        writer.writerows((video, d.label, d.start, d.end, d.score) for d in items)
     return table.getvalue()
