@@ -76,12 +76,12 @@ def _extracted(folder: Path) -> dict[str, tuple[float, Recipe]]:
     from aicl_fast.data.dataset import EXTRACTED, SPLITS, features_folder
     from aicl_fast.data.feature_file import read_header
 
-    found = {}
+    extracted = {}
     for features in {features_folder(folder, split) for split in SPLITS}:
         for path in visible(features.glob(f"*{EXTRACTED}")):
             header = read_header(path)
-            found[path.stem] = header.duration, header.recipe
-    return found
+            extracted[path.stem] = header.duration, header.recipe
+    return extracted
 
 
 def _durations(
@@ -89,7 +89,7 @@ def _durations(
 ) -> Callable[[str], float | None]:
     files: dict[str, Path] = {}
     if videos is not None:
-        from aicl_fast.cli.video import videos_in
+        from aicl_fast.data.recordings import videos_in
 
         files = {video_name(path): path for path in videos_in(videos)}
 

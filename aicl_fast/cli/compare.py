@@ -40,17 +40,17 @@ def run(
         raise ConfigError(f"--gt: neither {first} nor {second} holds a gt.json; name the annotation file.")
     before, after = (run.detections for run in runs)
     names = (str(first), str(second))
-    found = compare(truth, before, after, parse_tious(tiou, preset), names=names, subset=subset)
-    for warning in dict.fromkeys((*found.first.warnings, *found.second.warnings)):
+    comparison = compare(truth, before, after, parse_tious(tiou, preset), names=names, subset=subset)
+    for warning in dict.fromkeys((*comparison.first.warnings, *comparison.second.warnings)):
         note(warning)
     table = titled_table("Differences, second minus first")
-    for column in ("mAP (%)", "first", "second", "difference", f"{100 * found.level:g} % interval", ""):
+    for column in ("mAP (%)", "first", "second", "difference", f"{100 * comparison.level:g} % interval", ""):
         table.add_column(column, justify="left" if column in ("mAP (%)", "") else "right")
-    rows = {"average": found.average, **{f"at {tiou:g}": row for tiou, row in found.at.items()}}
+    rows = {"average": comparison.average, **{f"at {tiou:g}": row for tiou, row in comparison.at.items()}}
     for name, row in rows.items():
         numbers = (f"{100 * row.first:.2f}", f"{100 * row.second:.2f}", f"{100 * row.value:+.2f}")
         table.add_row(name, *numbers, f"{100 * row.low:+.2f} to {100 * row.high:+.2f}", row.verdict)
     show(table)
-    show(found.verdict)
+    show(comparison.verdict)
     if out is not None:
-        write_json(out, found.to_dict())
+        write_json(out, comparison.to_dict())

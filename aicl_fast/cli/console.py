@@ -89,11 +89,11 @@ def progress(description: str, *, show: bool = True, lazy: bool = False) -> Iter
 
 
 def note_missing(videos: Sequence[str], record: Path | None = None) -> None:
-    """Say how many videos were left out, and in which file all of them will be named, if in one."""
+    """Say how many videos were skipped, and in which file all of them will be named, if in one."""
     if videos:
         have = "video has no features and is" if len(videos) == 1 else "videos have no features and are"
         where = "" if record is None else f"; every name will be in {record} under 'missing'"
-        note(f"{len(videos)} {have} left out{where}")
+        note(f"{len(videos)} {have} skipped{where}")
 
 
 def print_failures(reasons: Collection[str], of: str) -> None:

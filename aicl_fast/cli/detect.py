@@ -110,10 +110,7 @@ def run(
     from aicl_fast.detector import Detector
 
     targets = [target for target in (out, scores, render) if target is not None]
-    for target in targets:
-        require_place(target)
-    if len({os.path.realpath(target) for target in targets}) != len(targets):
-        raise ConfigError("--out, --scores, --render: name one file twice. Give each its own.")
+    _check_targets(targets)
     detector = Detector(model, engine=engine, device=device, threads=threads, trust=trust)
     if set_:
         detector.decode_config = _decode_config(detector, set_)
@@ -126,19 +123,9 @@ def run(
     inputs.check_extracted(fps)
     for video in filter(Path.is_file, inputs.videos):
         require_file(video, "video")
-    for target in targets:  # again, before videos are read: nothing may replace one
-        require_place(target)
+    _check_targets(targets)  # again, before videos are read: nothing may replace one
     _check_rendered(render, inputs, recordings)
-    if video_options.given and not inputs.videos:
-        raise ConfigError(
-            f"{', '.join(video_options.given)}: how a video becomes features, and none of the recordings is "
-            "a video. Features are taken as they are: leave such options out."
-        )
-    if inputs.videos and fps not in (None, data.fps):
-        raise ConfigError(
-            f"--fps: videos are read at the model's {data.fps:g} frames a second, got {fps:g}. Leave --fps "
-            "out; for another rate extract features with `aicl-fast features --fps`."
-        )
+    _check_video_options(video_options.given, inputs.videos, fps, data.fps)
     run = _Run(detector, inputs, fps, keep_scores=scores is not None)
     run.all(recordings)
     if run.detections:
@@ -157,6 +144,26 @@ def run(
     if render is not None:
         (only,) = run.detections.values()
         render_detections(inputs.videos[0], only, render, allow_damaged=allow_damaged)
+
+
+def _check_targets(targets: Sequence[Path]) -> None:
+    for target in targets:
+        require_place(target)
+    if len({os.path.realpath(target) for target in targets}) != len(targets):
+        raise ConfigError("--out, --scores, --render: name one file twice. Give each its own.")
+
+
+def _check_video_options(given: Sequence[str], videos: Sequence[Path], fps: float | None, own: float) -> None:
+    if given and not videos:
+        raise ConfigError(
+            f"{', '.join(given)}: how a video becomes features, and none of the recordings is a video. "
+            "Features are taken as they are: leave such options out."
+        )
+    if videos and fps not in (None, own):
+        raise ConfigError(
+            f"--fps: videos are read at the model's {own:g} frames a second, got {fps:g}. Leave --fps out; "
+            "for another rate extract features with `aicl-fast features --fps`."
+        )
 
 
 def _decode_config(detector: Detector, overrides: list[str]) -> DecodeConfig:

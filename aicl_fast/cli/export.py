@@ -195,13 +195,13 @@ def _export_i3d(
         note(f"{_NO_BF16}; for one, export with --format openvino")
     if not verify:
         return
-    found = verify_i3d(weights, target)
-    verdict = "ok" if found.passed else "FAILS"
+    check = verify_i3d(weights, target)
+    verdict = "ok" if check.passed else "FAILS"
     show(
-        f"{found.name}, {found.precision}: features differ from float32 torch by {found.apart:.1e} of the "
+        f"{check.name}, {check.precision}: features differ from float32 torch by {check.apart:.1e} of the "
         f"largest: {verdict}"
     )
-    if not found.passed:
+    if not check.passed:
         raise typer.Exit(1)
 
 

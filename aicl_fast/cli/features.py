@@ -22,7 +22,7 @@ from aicl_fast.cli.options import (
     VideoBatch,
     VideoPrecision,
 )
-from aicl_fast.cli.video import WHERE, VideoOptions, expected_segments, videos_in
+from aicl_fast.cli.video import WHERE, VideoOptions, expected_segments
 from aicl_fast.errors import AiclError, ConfigError, DataError
 from aicl_fast.files import VIDEO_SUFFIXES, require_place, video_name
 from aicl_fast.text import counted, require_name
@@ -96,7 +96,9 @@ def run(
 
 def _targets(videos: list[Path], folder: Path) -> dict[Path, Path]:
     """Every video that the arguments mean, with the file its features go to."""
-    found: dict[Path, Path] = {}
+    from aicl_fast.data.recordings import videos_in
+
+    targets: dict[Path, Path] = {}
     by_name: dict[str, Path] = {}
     for path in videos:
         files = videos_in(path) if path.is_dir() else [path]
@@ -112,8 +114,8 @@ def _targets(videos: list[Path], folder: Path) -> dict[Path, Path]:
                     f"{other} and {file}: would both be written to {name}.npz. Rename one of them, or "
                     "extract them to two folders."
                 )
-            found[file] = folder / f"{name}.npz"
-    return found
+            targets[file] = folder / f"{name}.npz"
+    return targets
 
 
 def _check_made(source: Path, target: Path, plan: Extraction) -> None:

@@ -20,7 +20,7 @@ def takes_more(run: _Function) -> _Function:
 
 
 Preset = Annotated[str, Option("--preset", "-p", help="thumos14, activitynet12, activitynet13 or demo.")]
-AllowMissing = Annotated[bool, Option("--allow-missing", help="Leave out videos that have no features.")]
+AllowMissing = Annotated[bool, Option("--allow-missing", help="Skip videos that have no features.")]
 Trust = Annotated[
     bool,
     Option(

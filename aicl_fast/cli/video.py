@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from aicl_fast.cli.options import BATCH, FLOW
-from aicl_fast.errors import ConfigError, DataError
-from aicl_fast.files import is_video, visible
+from aicl_fast.errors import ConfigError
 
 if TYPE_CHECKING:
     from aicl_fast.config import DataConfig, Modal
@@ -113,20 +112,7 @@ def expected_segments(path: Path, plan: Extraction) -> int:
     return 0 if seconds is None else plan.segments(round(seconds * plan.fps))
 
 
-def videos_in(folder: Path) -> list[Path]:
-    """The video files of a folder, by name.
-
-    Raises:
-        DataError: no such folder.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: the folder of videos does not exist. Check the path.")
-    # A link to nothing is not left out: the failure names it.
-    files = visible(path for path in folder.iterdir() if not path.is_dir())
-    return [path for path in files if is_video(path)]
-
-
-def render_detections(path: Path, found: Detections, file: Path, *, allow_damaged: bool) -> None:
+def render_detections(path: Path, detections: Detections, file: Path, *, allow_damaged: bool) -> None:
     """Write the video with its detections burnt in."""
     from aicl_fast.cli.console import note, progress
     from aicl_fast.video import probe, render_video
@@ -135,7 +121,7 @@ def render_detections(path: Path, found: Detections, file: Path, *, allow_damage
     with progress("rendering") as bar:
         remarks = render_video(
             path,
-            found,
+            detections,
             file,
             allow_damaged=allow_damaged,
             progress=None if seconds is None else lambda now: bar(round(now), round(seconds)),

@@ -8,11 +8,12 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from aicl_fast.config import DataConfig
 from aicl_fast.data.annotations import GroundTruth
 from aicl_fast.data.dataset import SPLITS, features_folder, read_split
+from aicl_fast.data.feature_file import VideoFeatures, check_recipes, load_video_features, read_header
 from aicl_fast.data.feature_folder import (
     ARRAY,
     FeatureFiles,
@@ -29,9 +30,6 @@ from aicl_fast.data.timing import check_durations
 from aicl_fast.errors import AiclError, AiclWarning, ConfigError, DataError, ModelError
 from aicl_fast.files import is_video, require_file, video_name, visible
 from aicl_fast.text import listed, require_name
-
-if TYPE_CHECKING:
-    from aicl_fast.data.feature_file import VideoFeatures
 
 
 class Recording(NamedTuple):
@@ -92,20 +90,22 @@ class Inputs:
                     "give either --rgb and --flow, which are .npy files, or feature files, folders and "
                     "videos, not both. How optical flow is computed is said by --flow-algorithm."
                 )
-            found = [self._pair({"rgb": rgb, "flow": flow})]
+            recordings = [self._pair({"rgb": rgb, "flow": flow})]
         elif not features:
             raise DataError(
                 "nothing to detect in: give --rgb and --flow, .npy files, a folder of features, or videos."
             )
         else:
-            found = list(self._all(features))
+            recordings = list(self._all(features))
         if self._name is None:
-            return found
-        if len(found) != 1:
-            raise ConfigError(f"--name: names one recording, and there are {len(found)}. Leave --name out.")
+            return recordings
+        if len(recordings) != 1:
+            raise ConfigError(
+                f"--name: names one recording, and there are {len(recordings)}. Leave --name out."
+            )
         name = require_name(self._name, "--name", "video")
-        self.sources = {name: self.sources[found[0][0]]}
-        return [(name, found[0][1])]
+        self.sources = {name: self.sources[recordings[0][0]]}
+        return [(name, recordings[0][1])]
 
     def check_extracted(self, fps: float | None) -> None:
         """Refuse features of different networks, and another frame rate than features record.
@@ -114,8 +114,6 @@ class Inputs:
         """
         if not self._extracted:
             return
-        from aicl_fast.data.feature_file import check_recipes, read_header
-
         recipes = {}
         for path in self._extracted:
             try:
@@ -253,24 +251,24 @@ class Inputs:
 
     def _found(self, root: Path, folder: FeatureFolder, names: Sequence[str]) -> Iterator[tuple[str, Load]]:
         files = {name: folder.find(name, self._data) for name in names}
-        lost = {name: each for name, each in files.items() if each.missing}
-        extracted = any(each.extracted for each in files.values())
+        lost = {name: own for name, own in files.items() if own.missing}
+        extracted = any(own.extracted for own in files.values())
         if lost and (len(lost) == len(names) or not self._allow_missing):
-            every = sum(len(each.paths) + len(each.missing) for each in files.values())
+            every = sum(len(own.paths) + len(own.missing) for own in files.values())
             raise missing_features(root, lost, dict.fromkeys(lost, folder), every, extracted=extracted)
         if lost:
             warnings.warn(
-                f"{root}: {len(lost)} of {len(names)} videos have no features and are left out: "
+                f"{root}: {len(lost)} of {len(names)} videos have no features and are skipped: "
                 f"{listed(list(lost))}",
                 AiclWarning,
                 stacklevel=2,
             )
-        for name, each in files.items():
-            if not each.missing:
-                yield self._features(each, name)
+        for name, own in files.items():
+            if not own.missing:
+                yield self._features(own, name)
 
     def _videos_in(self, path: Path, folder: FeatureFolder) -> Iterator[tuple[str, Load]]:
-        videos = visible(each for each in path.iterdir() if is_video(each) and not each.is_dir())
+        videos = videos_in(path)
         if not videos:
             splits = [split for split in SPLITS if os.path.isdir(path / split)]
             if splits and not os.path.isdir(path / "features"):
@@ -328,8 +326,8 @@ class Inputs:
         self.videos.append(path)
 
         def load() -> Recording:
-            found = self._extract(path)
-            return Recording(found.streams(self._data, str(path)), found)
+            features = self._extract(path)
+            return Recording(features.streams(self._data, str(path)), features)
 
         return self._recording(path, load, video_name(path))
 
@@ -355,10 +353,8 @@ def _truth(root: Path, split: str) -> GroundTruth | None:
 
 def _load(files: FeatureFiles, data: DataConfig) -> Recording:
     if files.extracted:
-        from aicl_fast.data.feature_file import load_video_features
-
-        found = load_video_features(files.paths[0])
-        return Recording(found.streams(data, str(files.paths[0])), found)
+        features = load_video_features(files.paths[0])
+        return Recording(features.streams(data, str(files.paths[0])), features)
     return Recording(read_files(files, data))
 
 
@@ -376,3 +372,15 @@ def _require_video(path: Path) -> None:
 
 def _refuse(error: DataError) -> Recording:
     raise error
+
+
+def videos_in(folder: Path) -> list[Path]:
+    """The video files of a folder, by name.
+
+    Raises:
+        DataError: no such folder.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: the folder of videos does not exist. Check the path.")
+    # A link to nothing stays: the failure names it.
+    return visible(path for path in folder.iterdir() if is_video(path) and not path.is_dir())

@@ -87,7 +87,7 @@ def test_missing_files(tiny_dataset: Path, find: Any) -> None:
     (tiny_dataset / "features/test/flow/test_1.npy").unlink()
     with pytest.raises(DataError, match=r"1 of 6 feature files is missing:\n.*flow.test_1\.npy\n"):
         find(tiny_dataset)
-    with pytest.warns(AiclWarning, match="1 of 3 videos have no features and are left out: test_1"):
+    with pytest.warns(AiclWarning, match="1 of 3 videos have no features and are skipped: test_1"):
         assert find(tiny_dataset, allow_missing=True) == ["test_0", "test_2"]
     for path in (tiny_dataset / "features/test/rgb").iterdir():
         path.unlink()
