@@ -116,8 +116,8 @@ class Graph:
     def _check(self, given: dict[str, Value], one: dict[str, Value], on_disk: int, source: object) -> bool:
         """The check for inputs of one size. Returns whether results may grow faster than the input."""
         values = {**self._constants, **given}
-        unit = sum(each.count for each in one.values())
-        more = max(1, sum(each.count for each in given.values()) // max(1, unit))
+        unit = sum(each.total for each in one.values())
+        more = max(1, sum(each.total for each in given.values()) // max(1, unit))
         times = _RUNNING * max(1, unit * _RESULT // max(_SMALL, on_disk))
         most, most_constant = allowed_size(on_disk, times), allowed_size(on_disk)
         constant, running, faster = 0, 0, False
@@ -126,14 +126,14 @@ class Graph:
             found = result(kind, read, settings)
             values.update(dict.fromkeys(outputs, found))
             if found.fixed:
-                constant += found.count * _CONSTANT
+                constant += found.total * _CONSTANT
                 if constant > most_constant:
                     require_size(constant, on_disk, source, "computing its constants", error=ModelError)
                 continue
-            running += found.count * _RESULT
+            running += found.total * _RESULT
             if running // more > most:
                 require_size(running // more, on_disk, source, "running it", error=ModelError, times=times)
-            counts = [each.count for each in read if not each.fixed]
+            counts = [each.total for each in read if not each.fixed]
             if len(counts) > 1 and kind != "Concat":
-                faster = faster or kind in _PRODUCTS or found.count > max(counts)
+                faster = faster or kind in _PRODUCTS or found.total > max(counts)
         return faster

@@ -29,8 +29,6 @@ _NO_MORE = _AS_FIRST | {
 """Operators that give no more values than their first input has."""
 _BROADCAST = frozenset(("Add", "Div", "FakeQuantize", "Max", "Min", "Mul", "Sub"))
 """Operators whose inputs are stretched to one shape."""
-
-
 _OF_WHOLE = frozenset((
     "Add", "Concat", "Div", "Flatten", "Gather", "Identity", "Mul", "Reshape", "Shape", "Split", "Squeeze",
     "Sub", "Unsqueeze",
@@ -41,7 +39,7 @@ _OF_WHOLE = frozenset((
 class Value(NamedTuple):
     """What is known of an input, a constant or a result."""
 
-    count: int
+    total: int
     """Of its values, at most."""
     shape: Shape | None
     """At most in each dimension; None is unknown."""
@@ -57,7 +55,8 @@ def value_of(shape: Shape, whole: Sequence[int] | None = None, fixed: bool = Fal
         whole: what it holds, where that is known.
     """
     shape = [max(1, size) for size in shape]
-    return Value(math.prod(shape), shape, whole and [(each, each) for each in whole], fixed)
+    exact = None if not whole else [(each, each) for each in whole]
+    return Value(math.prod(shape), shape, exact, fixed)
 
 
 def result(kind: str, inputs: Sequence[Value], settings: Settings) -> Value:
@@ -75,7 +74,7 @@ def result(kind: str, inputs: Sequence[Value], settings: Settings) -> Value:
         if len(shape) > _FEW:
             raise ValueError(f"{kind} gives more than {_FEW} dimensions")
         return Value(math.prod(shape), shape, whole, fixed)
-    counts = [each.count for each in inputs]
+    counts = [each.total for each in inputs]
     if kind in _NO_MORE:
         count = counts[0]
     elif kind == "Concat":
@@ -164,7 +163,7 @@ def _reshaped(inputs: Sequence[Value], first: Shape | None) -> Shape | None:
             return None
         shape.append(most)
         others *= least if least > 0 else 1
-    count = inputs[0].count if first is None else math.prod(first)
+    count = inputs[0].total if first is None else math.prod(first)
     return [max(1, count // others) if size == -1 else size for size in shape]
 
 
