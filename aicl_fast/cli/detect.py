@@ -11,19 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from aicl_fast.cli.options import (
-    FLOW_HELP,
-    VIDEO,
-    AllowDamaged,
-    AllowMissing,
-    FlowWeights,
-    RgbWeights,
-    Settings,
-    Threads,
-    Trust,
-    VideoBatch,
-    VideoPrecision,
-)
+from aicl_fast.cli import options
+from aicl_fast.cli.options import FLOW_HELP, VIDEO
 from aicl_fast.cli.video import VideoOptions, render_detections
 from aicl_fast.errors import AiclError, ConfigError, DataError
 from aicl_fast.files import inputs_kept, require_file, require_place
@@ -57,14 +46,14 @@ def run(
     ] = None,
     fps: Annotated[float | None, Option(help="Frames a second; the model's if left out.")] = None,
     split: Annotated[str, Option(help="Of a data set folder: train or test.")] = "test",
-    allow_missing: AllowMissing = False,
+    allow_missing: options.AllowMissing = False,
     out: Annotated[Path, Option("--out", "-o", help="Where to write the detections: .json, .csv.")] = Path(
         "detections.json"
     ),
     scores: Annotated[
         Path | None, Option(help="Also write the curves here (scores.npz), for plot and report.")
     ] = None,
-    set_: Settings = None,
+    set_: options.Settings = None,
     engine: Annotated[
         str | None,
         Option(
@@ -78,14 +67,14 @@ def run(
             "TensorRT engines."
         ),
     ] = None,
-    threads: Threads = None,
-    trust: Trust = False,
-    rgb_weights: RgbWeights = None,
-    flow_weights: FlowWeights = None,
+    threads: options.Threads = None,
+    trust: options.Trust = False,
+    rgb_weights: options.RgbWeights = None,
+    flow_weights: options.FlowWeights = None,
     flow_algorithm: Annotated[str | None, Option(help=FLOW_HELP, rich_help_panel=VIDEO)] = None,
-    batch: VideoBatch = None,
-    precision: VideoPrecision = None,
-    allow_damaged: AllowDamaged = False,
+    batch: options.VideoBatch = None,
+    precision: options.VideoPrecision = None,
+    allow_damaged: options.AllowDamaged = False,
     render: Annotated[
         Path | None,
         Option(help="Also write the video with its detections burnt in (.mp4).", rich_help_panel=VIDEO),

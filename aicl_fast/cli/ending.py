@@ -153,11 +153,9 @@ def _explained(command: Callable[[], object]) -> int | str | None:
         name = error.filename if isinstance(error.filename, str | bytes) else None
         place = "" if name is None else f"{os.fsdecode(name)}: "
         _say(f"{place}{_reason(error)}. Check that the files and folders may be used and that there is room.")
-    except MemoryError as error:
-        _say(f"there is not enough memory ({error_text(error)}). Take less at a time, or a larger machine.")
     except RecursionError:
         _say("something that was given is nested too deep to be read.")
-    except RuntimeError as error:
+    except (MemoryError, RuntimeError) as error:
         if not _is_memory(error):
             raise
         _say(f"there is not enough memory ({error_text(error)}). Take less at a time, or a larger machine.")
@@ -171,9 +169,12 @@ def _interrupted(interrupted: Interrupted) -> int:
     return 128 + interrupted.number
 
 
-def _is_memory(error: RuntimeError) -> bool:
-    """Whether it is torch's own error, on the CPU or a GPU, for memory that it does not get."""
-    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+def _is_memory(error: MemoryError | RuntimeError) -> bool:
+    """Whether memory is lacking; torch has errors of its own, on the CPU and a GPU."""
+    name = type(error).__name__
+    return (
+        isinstance(error, MemoryError) or name == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    )
 
 
 def _reason(error: OSError) -> str:

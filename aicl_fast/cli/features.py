@@ -8,20 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
+from aicl_fast.cli import options
 from aicl_fast.cli.console import note, print_failures, progress, show
 from aicl_fast.cli.ending import resumed_by
-from aicl_fast.cli.options import (
-    FLOW,
-    FLOW_HELP,
-    VIDEO,
-    AllowDamaged,
-    FlowWeights,
-    RgbWeights,
-    Threads,
-    Trust,
-    VideoBatch,
-    VideoPrecision,
-)
+from aicl_fast.cli.options import FLOW, FLOW_HELP, VIDEO
 from aicl_fast.cli.video import WHERE, VideoOptions, expected_segments
 from aicl_fast.errors import AiclError, ConfigError, DataError
 from aicl_fast.files import VIDEO_SUFFIXES, require_place, video_name
@@ -35,20 +25,20 @@ if TYPE_CHECKING:
 def run(
     videos: Annotated[list[Path], Argument(help="Video files, and folders of them.")],
     out: Annotated[Path, Option("--out", "-o", help="Folder for one <video>.npz each.")],
-    rgb_weights: RgbWeights = None,
-    flow_weights: FlowWeights = None,
+    rgb_weights: options.RgbWeights = None,
+    flow_weights: options.FlowWeights = None,
     flow_algorithm: Annotated[
         str, Option("--flow", "--flow-algorithm", help=FLOW_HELP, show_default=False)
     ] = FLOW,
     fps: Annotated[float, Option(help="Frames a second to read at.")] = 25.0,
     stride: Annotated[int, Option(min=1, max=16, help="Frames from one segment of 16 to the next.")] = 16,
-    batch: VideoBatch = None,
+    batch: options.VideoBatch = None,
     device: Annotated[str, Option(help="cpu, cuda or cuda:N.", rich_help_panel=VIDEO)] = "cpu",
-    precision: VideoPrecision = None,
-    threads: Threads = None,
+    precision: options.VideoPrecision = None,
+    threads: options.Threads = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Extract again what is there already.")] = False,
-    allow_damaged: AllowDamaged = False,
-    trust: Trust = False,
+    allow_damaged: options.AllowDamaged = False,
+    trust: options.Trust = False,
 ) -> None:
     """Extract the features of videos with I3D, for training and detecting.
 
@@ -64,10 +54,10 @@ def run(
     if rgb_weights is None and flow_weights is None:
         raise ConfigError(f"--rgb-weights, --flow-weights: name the weights of at least one stream. {WHERE}")
     targets = _targets(videos, out)
-    options = VideoOptions(
+    video_options = VideoOptions(
         rgb_weights, flow_weights, flow_algorithm, batch, precision, allow_damaged, device, threads, trust
     )
-    plan = options.plan(fps, stride)
+    plan = video_options.plan(fps, stride)
     if flow_weights is None:
         note(
             "rgb alone, since there are no --flow-weights; a model for it is trained with --set modal=rgb. "
