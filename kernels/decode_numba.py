@@ -57,30 +57,20 @@ def gather(scores: Any, columns: Any, largest: float, curves: Any) -> bool:
 
 
 @_inlined
-def _crossing_up(value: float, slope: float, threshold: float, weight: Any, top: int) -> int:
-    """First step r in 1..top of a rising cell whose grid point is at or above the threshold."""
+def _crossing(value: float, slope: float, threshold: float, weight: Any, top: int, rising: bool) -> int:
+    """First step r in 1..top of a cell whose grid point is inside (at or above the threshold), or outside.
+
+    Args:
+        rising: whether the cell rises, from outside to inside.
+    """
     # Division lands within a step or so; the grid's own arithmetic decides.
     guess = (threshold - value) / slope * len(weight)
     r = 1
     if guess > 1.0:
         r = top if guess >= top else math.ceil(guess)
-    while r > 1 and value + slope * weight[r - 1] >= threshold:
+    while r > 1 and (value + slope * weight[r - 1] >= threshold) == rising:
         r -= 1
-    while r < top and value + slope * weight[r] < threshold:
-        r += 1
-    return r
-
-
-@_inlined
-def _crossing_down(value: float, slope: float, threshold: float, weight: Any, top: int) -> int:
-    """First step r in 1..top of a falling cell whose grid point is below the threshold."""
-    guess = (threshold - value) / slope * len(weight)
-    r = 1
-    if guess > 1.0:
-        r = top if guess >= top else math.ceil(guess)
-    while r > 1 and value + slope * weight[r - 1] < threshold:
-        r -= 1
-    while r < top and value + slope * weight[r] >= threshold:
+    while r < top and (value + slope * weight[r] >= threshold) != rising:
         r += 1
     return r
 
@@ -145,10 +135,10 @@ def _runs(
         # The grid ends before the point that would follow the last segment.
         top = upscale if t + 1 < length else upscale - 1
         for k in range(before, after):
-            r = _crossing_up(curve[t], slope[t], thresholds[k], weight, top)
+            r = _crossing(curve[t], slope[t], thresholds[k], weight, top, True)
             first[cursor[k]] = t * upscale + r
         for k in range(after, before):
-            r = _crossing_down(curve[t], slope[t], thresholds[k], weight, top)
+            r = _crossing(curve[t], slope[t], thresholds[k], weight, top, False)
             stop[cursor[k]] = t * upscale + r
             cursor[k] += 1
     coming[changes] = cursor

@@ -372,3 +372,15 @@ def test_the_length_may_be_set_within_the_range(detector: Detector) -> None:
     with pytest.raises(DataError, match="takes 32 segments, got 31"):
         detector.segments = 31
     assert detector.segments == 32
+
+
+def test_settings_of_decoding_may_change(detector: Detector) -> None:
+    other = Detector(detector.path, threads=1)
+    scores = other.scores(*_streams(40))
+    before = other.decode(scores)
+    other.decode_config = replace(other.decode_config, max_detections=1)
+    assert other.decode(scores) == before[:1]
+    # Scores that were kept may be another model's.
+    renamed = other.decode(replace(scores, classes=("x", "y", "z")))
+    assert renamed.labels.tolist() == [dict(zip(detector.classes, "xyz", strict=True))[before[0].label]]
+    assert other.decode(scores) == before[:1]

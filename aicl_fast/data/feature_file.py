@@ -58,12 +58,8 @@ class Recipe:
 
     def differences(self, other: Recipe) -> list[str]:
         """What is not the same in ``other``, each as ``name: this and that``; precision is left aside."""
-        found = []
-        for field in fields(self):
-            mine, theirs = getattr(self, field.name), getattr(other, field.name)
-            if field.name != "precision" and mine != theirs:
-                found.append(f"{field.name.replace('_', ' ')}: {_short(mine)} and {_short(theirs)}")
-        return found
+        names = [field.name for field in fields(self) if field.name != "precision"]
+        return _differences(*({name: getattr(each, name) for name in names} for each in (self, other)))
 
     def text(self, modal: Modal) -> str:
         """What a model of these streams keeps of it, beside the frame rate and stride: ``name: value; …``."""
@@ -82,12 +78,7 @@ class Recipe:
         """
         if not data.recipe or data.recipe == (mine := self.text(data.modal)):
             return
-        theirs = _parts(data.recipe)
-        differences = [
-            f"{key}: {_short(value)} and {_short(theirs.get(key, ''))}"
-            for key, value in _parts(mine).items()
-            if value != theirs.get(key)
-        ]
+        differences = _differences(_parts(mine), _parts(data.recipe))
         raise DataError(
             f"{name}: not as the features that the model was trained on ({'; '.join(differences)}). Extract "
             "with the weights and the flow algorithm of the training features."
@@ -295,6 +286,14 @@ def _check_frames(features: VideoFeatures, source: Path) -> None:
 def _parts(text: str) -> dict[str, str]:
     """The inverse of :meth:`Recipe.text`."""
     return dict(part.partition(": ")[::2] for part in text.split("; "))
+
+
+def _differences(mine: Mapping[str, object], theirs: Mapping[str, object]) -> list[str]:
+    return [
+        f"{name.replace('_', ' ')}: {_short(value)} and {_short(theirs.get(name, ''))}"
+        for name, value in mine.items()
+        if value != theirs.get(name)
+    ]
 
 
 def _short(value: object) -> str:
