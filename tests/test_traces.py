@@ -40,12 +40,12 @@ def run(*words):
     build(COMMANDS)([str(word) for word in words], standalone_mode=False)
 
 # Models. The same graph is traced once.
-graphs, build = {}, export.build_onnx
+graphs, trace = {}, export.build_onnx
 def build_once(net, info, **options):
     import onnx
     key = (info.to_json(), *sorted(options.items()))
     if key not in graphs:
-        graphs[key] = build(net, info, **options).SerializeToString()
+        graphs[key] = trace(net, info, **options).SerializeToString()
     return onnx.load_from_string(graphs[key])
 export.build_onnx = build_once
 run("export", model, "-o", out / "m.onnx")
