@@ -11,7 +11,7 @@ its own: it sums over nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,41 +65,34 @@ def _three(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [*tensors, *[tensors[0]] * (_MAX_EMBEDDINGS - len(tensors))]
 
 
-def _losses(
+@operation("segment_contrast")
+def segment_contrast_fwd(
     embeddings: Sequence[Tensor], ca: Tensor, cb: Tensor, ia: Tensor, ib: Tensor, tau: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``losses`` (N, B, 2) of each half, not yet averaged over videos; ``vectors`` (N, B, 2, 4, De),
-    ``scalars`` (N, B, 2, 4) and ``negatives`` (N, B, 2, 3, T) for the backward: each negative's cosines with
-    both queries and one over its norm, 0 for other segments. All float32.
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Launch the forward kernel for one to three embeddings of one shape.
+
+    Returns:
+        ``losses`` (N, B, 2) of each half, not yet averaged over videos; ``vectors`` (N, B, 2, 4, De),
+        ``scalars`` (N, B, 2, 4) and ``negatives`` (N, B, 2, 3, T) for the backward: each negative's cosines
+        with both queries and one over its norm, 0 for other segments. All float32.
     """
     first = embeddings[0]
     batch, length, width = first.shape
 
-    def empty(*last: int) -> Tensor:
-        shape = (len(embeddings), batch, 2, *last)
-        return torch.empty(shape, dtype=torch.float32, device=first.device)
+    def empty(*last: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty((len(embeddings), batch, 2, *last), dtype=dtype, device=first.device)
 
-    return empty(), empty(4, width), empty(4), empty(3, length)
-
-
-@operation("segment_contrast", _losses)
-def segment_contrast_fwd(
-    out: Any, embeddings: Sequence[Tensor], ca: Tensor, cb: Tensor, ia: Tensor, ib: Tensor, tau: float
-) -> None:
-    """Launch the forward kernel for one to three embeddings of one shape."""
+    yield (out := (empty(), empty(4, width), empty(4), empty(3, length)))
     from aicl_fast.kernels.gpu.contrast import contrast_fwd_kernel
 
-    first = embeddings[0]
-    batch, length, width = first.shape
     planar = is_planar(first)
     settings = FORWARD_PLANAR if planar else FORWARD
-    shape = (len(embeddings), batch, 2, 2, length)
     launch(
         contrast_fwd_kernel,
         (2, batch, len(embeddings)),
         *_three([as_layout(embedding, planar) for embedding in embeddings]),
         *(mask.contiguous() for mask in (ca, cb, ia, ib)),
-        torch.empty(shape, dtype=torch.int32, device=first.device),  # lists of members
+        empty(2, length, dtype=torch.int32),  # lists of members
         *out,
         1 / tau,
         batch,
@@ -114,24 +107,8 @@ def segment_contrast_fwd(
     )
 
 
-def _gradients(
-    d_losses: Tensor,
-    embeddings: Sequence[Tensor],
-    ca: Tensor,
-    cb: Tensor,
-    ia: Tensor,
-    ib: Tensor,
-    vectors: Tensor,
-    scalars: Tensor,
-    negatives: Tensor,
-    tau: float,
-) -> list[Tensor]:
-    return [empty_layout(embeddings[0], embedding.dtype) for embedding in embeddings]
-
-
-@operation("segment_contrast_backward", _gradients)
+@operation("segment_contrast_backward")
 def segment_contrast_bwd(
-    gradients: list[Tensor],
     d_losses: Tensor,
     embeddings: Sequence[Tensor],
     ca: Tensor,
@@ -142,11 +119,12 @@ def segment_contrast_bwd(
     scalars: Tensor,
     negatives: Tensor,
     tau: float,
-) -> None:
+) -> Iterator[list[Tensor]]:
     """Launch the backward kernel; each gradient lies in memory as the first embedding does."""
+    first = embeddings[0]
+    yield (gradients := [empty_layout(first, embedding.dtype) for embedding in embeddings])
     from aicl_fast.kernels.gpu.contrast import contrast_bwd_kernel
 
-    first = embeddings[0]
     batch, length, width = first.shape
     planar = is_planar(first)
     block_t = min(BACKWARD.segments(width), next_power_of_2(length))

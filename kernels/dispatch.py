@@ -7,9 +7,10 @@ without a GPU, or without Triton, importing :mod:`aicl_fast.kernels` costs neith
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import os
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from aicl_fast.extras import needs
 
@@ -41,29 +42,33 @@ MAX_BATCH = 65_535
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def operation(name: str, outputs: Callable[..., Any]) -> Callable[[Callable[..., None]], CustomOpDef]:
-    """Register ``aicl_fast::name`` with torch.library; it writes to none of its inputs.
+def operation(name: str) -> Callable[[Callable[..., Iterator[Any]]], CustomOpDef]:
+    """Register a launcher as ``aicl_fast::name`` with torch.library; it writes to none of its inputs.
+
+    The launcher yields the operation's results as they are allocated, then launches the kernel that fills
+    them. Tracing takes what it yields and goes no further.
 
     The kernels index by how their inputs lie in memory, so a compiler is asked to keep that. Triton launches
     on the current device, so the first tensor's is made current.
-
-    Args:
-        name: of the operation.
-        outputs: allocates the results. Its signature is the operation's, and tracing calls it alone.
-    Returns:
-        A decorator for the launcher, which is called with these results and then the inputs, and fills them.
     """
     exact = getattr(torch.Tag, "needs_exact_strides", None)
     more: dict[str, Any] = {} if exact is None else {"tags": (exact,)}
 
-    def register(launcher: Callable[..., None]) -> CustomOpDef:
+    def register(launcher: Callable[..., Iterator[Any]]) -> CustomOpDef:
+        def outputs(*inputs: Any) -> Any:
+            return next(launcher(*inputs))
+
         def run(first: Tensor | Sequence[Tensor], *rest: Any) -> Any:
             one = first if isinstance(first, Tensor) else first[0]
             with torch.cuda.device_of(one):  # type: ignore[no-untyped-call]
-                results = outputs(first, *rest)
-                launcher(results, first, *rest)
+                (results,) = launcher(first, *rest)
             return results
 
+        types = get_type_hints(launcher)
+        (results,) = get_args(types.pop("return"))
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        inputs = [inspect.Parameter(key, kind, annotation=value) for key, value in types.items()]
+        outputs.__signature__ = inspect.Signature(inputs, return_annotation=results)  # type: ignore[attr-defined]
         schema = torch.library.infer_schema(outputs, mutates_args=())
         defined = torch.library.custom_op(f"aicl_fast::{name}", run, mutates_args=(), schema=schema, **more)
         defined.register_fake(outputs)

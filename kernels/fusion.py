@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,16 +60,13 @@ def _grid(cas: Tensor, planar: bool) -> tuple[tuple[int, int], dict[str, Any]]:
     return (-(-length // block_t), batch), meta
 
 
-def _scores(
+@operation("score_fusion")
+def score_fusion_fwd(
     cas: Tensor, logit_rgb: Tensor, logit_flow: Tensor, gamma: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    a, a_ca = (torch.empty(cas.shape[:2], dtype=cas.dtype, device=cas.device) for _ in range(2))
-    return empty_layout(cas), a, a_ca
-
-
-@operation("score_fusion", _scores)
-def score_fusion_fwd(out: Any, cas: Tensor, logit_rgb: Tensor, logit_flow: Tensor, gamma: float) -> None:
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Launch the forward kernel; scores lie in memory as ``cas`` does."""
+    a, a_ca = (torch.empty(cas.shape[:2], dtype=cas.dtype, device=cas.device) for _ in range(2))
+    yield (out := (empty_layout(cas), a, a_ca))
     from aicl_fast.kernels.gpu.fusion import fusion_fwd_kernel
 
     planar = is_planar(cas)
@@ -77,7 +75,8 @@ def score_fusion_fwd(out: Any, cas: Tensor, logit_rgb: Tensor, logit_flow: Tenso
     launch(fusion_fwd_kernel, grid, as_layout(cas, planar), *logits, *out, gamma, cas.shape[1], **meta)
 
 
-def _gradients(
+@operation("score_fusion_backward")
+def score_fusion_bwd(
     cas: Tensor,
     logit_rgb: Tensor,
     logit_flow: Tensor,
@@ -85,24 +84,11 @@ def _gradients(
     d_scores: Tensor | None,
     d_a: Tensor | None,
     d_a_ca: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Launch the backward kernel; a gradient that is None is not read."""
     logits = (logit_rgb, logit_flow)
     d_rgb, d_flow = (torch.empty(cas.shape[:2], dtype=one.dtype, device=cas.device) for one in logits)
-    return empty_layout(cas), d_rgb, d_flow
-
-
-@operation("score_fusion_backward", _gradients)
-def score_fusion_bwd(
-    out: Any,
-    cas: Tensor,
-    logit_rgb: Tensor,
-    logit_flow: Tensor,
-    gamma: float,
-    d_scores: Tensor | None,
-    d_a: Tensor | None,
-    d_a_ca: Tensor | None,
-) -> None:
-    """Launch the backward kernel; a gradient that is None is not read."""
+    yield (out := (empty_layout(cas), d_rgb, d_flow))
     from aicl_fast.kernels.gpu.fusion import fusion_bwd_kernel
 
     planar = is_planar(cas)

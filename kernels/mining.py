@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -47,13 +48,10 @@ class MiningLaunch:
 LAUNCHES = (MiningLaunch(max_length=1024, num_warps=4), MiningLaunch(max_length=MAX_LENGTH, num_warps=16))
 
 
-def _masks(a: Tensor, a_ca: Tensor, k: int) -> Tensor:
-    return torch.empty((4, *a.shape), dtype=torch.bool, device=a.device)
-
-
-@operation("mine_segments", _masks)
-def mine_segments_fwd(masks: Tensor, a: Tensor, a_ca: Tensor, k: int) -> None:
+@operation("mine_segments")
+def mine_segments_fwd(a: Tensor, a_ca: Tensor, k: int) -> Iterator[Tensor]:
     """Launch the kernel; the masks come as one (4, B, T) tensor."""
+    yield (masks := torch.empty((4, *a.shape), dtype=torch.bool, device=a.device))
     from aicl_fast.kernels.gpu.mining import mining_kernel
 
     batch, length = a.shape

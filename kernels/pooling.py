@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,17 +55,14 @@ class PoolingBackwardLaunch:
 BACKWARD = PoolingBackwardLaunch()
 
 
-def _pooled(cas: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    pooled = torch.empty((cas.shape[0], cas.shape[2]), dtype=cas.dtype, device=cas.device)
-    return pooled, empty_layout(scores, torch.bool)
-
-
-@operation("topk_pool", _pooled)
-def topk_pool_fwd(out: Any, cas: Tensor, scores: Tensor, k: int) -> None:
+@operation("topk_pool")
+def topk_pool_fwd(cas: Tensor, scores: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Launch the forward kernel; the mask lies in memory as ``scores`` does."""
+    batch, length, classes = cas.shape
+    pooled = torch.empty((batch, classes), dtype=cas.dtype, device=cas.device)
+    yield (out := (pooled, empty_layout(scores, torch.bool)))
     from aicl_fast.kernels.gpu.pooling import pool_fwd_kernel
 
-    batch, length, classes = cas.shape
     planar = is_planar(scores)
     settings = next(settings for settings in LAUNCHES if length <= settings.max_length)
     launch(
@@ -84,13 +82,10 @@ def topk_pool_fwd(out: Any, cas: Tensor, scores: Tensor, k: int) -> None:
     )
 
 
-def _gradient(d_pooled: Tensor, selected: Tensor, k: int) -> Tensor:
-    return empty_layout(selected, d_pooled.dtype)
-
-
-@operation("topk_pool_backward", _gradient)
-def topk_pool_bwd(d_cas: Tensor, d_pooled: Tensor, selected: Tensor, k: int) -> None:
+@operation("topk_pool_backward")
+def topk_pool_bwd(d_pooled: Tensor, selected: Tensor, k: int) -> Iterator[Tensor]:
     """Launch the backward kernel; the gradient lies in memory as the mask does."""
+    yield (d_cas := empty_layout(selected, d_pooled.dtype))
     from aicl_fast.kernels.gpu.pooling import pool_bwd_kernel
 
     batch, length, classes = selected.shape

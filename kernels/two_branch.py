@@ -18,6 +18,7 @@ small kernel adds up the shares and fuses the scores.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -213,23 +214,13 @@ def _product(
     )
 
 
-def _embeddings(
-    x: Tensor, rgb: Tensor, flow: Tensor, bias: Tensor, edge: Tensor | None, scale: Tensor | None
-) -> Tensor:
-    return torch.empty((3, *x.shape[:2], bias.shape[1]), dtype=plain_dtype(x.dtype), device=x.device)
-
-
-@operation("two_branch_embed", _embeddings)
+@operation("two_branch_embed")
 def two_branch_embed_fwd(
-    embeddings: Tensor,
-    x: Tensor,
-    rgb: Tensor,
-    flow: Tensor,
-    bias: Tensor,
-    edge: Tensor | None,
-    scale: Tensor | None,
-) -> None:
+    x: Tensor, rgb: Tensor, flow: Tensor, bias: Tensor, edge: Tensor | None, scale: Tensor | None
+) -> Iterator[Tensor]:
     """Launch the product; (3, B, T, De): fused, first stream, second stream."""
+    shape = (3, *x.shape[:2], bias.shape[1])
+    yield (embeddings := torch.empty(shape, dtype=plain_dtype(x.dtype), device=x.device))
     _product(
         x.contiguous(),
         rgb,
@@ -245,28 +236,8 @@ def two_branch_embed_fwd(
     )
 
 
-def _network_scores(
-    x: Tensor,
-    rgb: Tensor,
-    flow: Tensor,
-    bias: Tensor,
-    edge: Tensor | None,
-    scale: Tensor | None,
-    classify: Tensor,
-    classify_bias: Tensor,
-    actionness: Tensor,
-    actionness_bias: Tensor,
-    gamma: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    def empty(*last: int) -> Tensor:
-        return torch.empty((*x.shape[:2], *last), dtype=torch.float32, device=x.device)
-
-    return empty(classify.shape[0]), empty(classify.shape[0]), empty(), empty()
-
-
-@operation("two_branch_infer", _network_scores)
+@operation("two_branch_infer")
 def two_branch_infer_fwd(
-    out: Any,
     x: Tensor,
     rgb: Tensor,
     flow: Tensor,
@@ -278,19 +249,21 @@ def two_branch_infer_fwd(
     actionness: Tensor,
     actionness_bias: Tensor,
     gamma: float,
-) -> None:
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Launch the product and the kernel that adds up its shares of the heads."""
-    from aicl_fast.kernels.gpu.two_branch import heads_kernel
-
     batch, length, _ = x.shape
     rows, width, classes = batch * length, bias.shape[1], classify.shape[0]
-    settings = _settings(rows, x)
-    split = settings.split
-    tiles_n = -(-width // settings.block_n)
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=x.device)
 
+    values, segments = (batch, length, classes), (batch, length)
+    yield (out := (empty(*values), empty(*values), empty(*segments), empty(*segments)))
+    from aicl_fast.kernels.gpu.two_branch import heads_kernel
+
+    settings = _settings(rows, x)
+    split = settings.split
+    tiles_n = -(-width // settings.block_n)
     halves = empty(2, rows, width) if split else bias
     shares = bias if split else empty(tiles_n, rows, classes)
     logits = empty(tiles_n, 2, rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from aicl_fast.extras import needs
@@ -137,13 +137,10 @@ class Float8Launch:
 LAUNCH = Float8Launch()
 
 
-def _rounded(x: Tensor, scale: float) -> Tensor:
-    return torch.empty(x.shape, dtype=FLOAT8, device=x.device)
-
-
-@operation("float8_features", _rounded)
-def float8_features_fwd(out: Tensor, x: Tensor, scale: float) -> None:
+@operation("float8_features")
+def float8_features_fwd(x: Tensor, scale: float) -> Iterator[Tensor]:
     """Launch the kernel that rounds features to float8."""
+    yield (out := torch.empty(x.shape, dtype=FLOAT8, device=x.device))
     from aicl_fast.kernels.gpu.two_branch import float8_kernel
 
     launch(

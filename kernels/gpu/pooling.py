@@ -10,7 +10,7 @@ with needs("triton"):
 
 from aicl_fast.kernels.gpu.selection import highest, order_key
 
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
 
 
 @triton.jit(do_not_specialize=["k"])
