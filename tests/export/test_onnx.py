@@ -171,7 +171,7 @@ def test_any_length_in_the_range(tmp_path: Path, tiny_model: Path, assert_close)
     path = tmp_path / "any.onnx"
     export_onnx(net, config, path, batch=Range(1, 2, 4), segments=Range(8, 40, 200))
     engine = OnnxRuntimeSession(path, threads=1)
-    assert engine.config.data.segments == 40
+    assert engine.info.config.data.segments == 40
     assert engine.info.segments == Range(8, 40, 200)
     for length in (8, 9, 15, 16, 40, 200):
         features = np.random.default_rng(length).random((3, length, 11), dtype=np.float32)
