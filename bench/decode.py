@@ -18,7 +18,6 @@ number of proposals is near the one asked for.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import statistics
 import subprocess
@@ -33,10 +32,9 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.bench import textbook_decode
-from aicl_fast.bench.arguments import count, program
+from aicl_fast.bench import suite, textbook_decode
+from aicl_fast.bench.arguments import program
 from aicl_fast.bench.measure import median_interval
-from aicl_fast.bench.record import write_result
 from aicl_fast.config import PRESETS, DecodeConfig
 from aicl_fast.data.detections import Detections
 from aicl_fast.data.scores import Scores
@@ -249,32 +247,14 @@ def measure_cold(rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> str:
-    names = [name for name in rows[0] if not name.endswith("_interval")]
-    text = [[f"{row[n]:.3g}" if isinstance(row[n], float) else str(row[n]) for n in names] for row in rows]
-    widths = [max(len(line[i]) for line in [names, *text]) for i in range(len(names))]
-    lines = [
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-        for line in [names, *text]
-    ]
-    return "\n".join(lines)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print tables, and write them as JSON when asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--json", type=Path, help="also write the results here")
-    parser.add_argument("--rounds", type=count, default=40, help="rounds of every measurement (40)")
+    parser = suite.parser(__doc__, rounds=40)
     options = parser.parse_args(arguments)
-    parts = {
-        "one_call": measure_calls(options.rounds),
-        "batch": measure_batches(options.rounds),
-        "cold_start": measure_cold(max(3, options.rounds // 4)),
-    }
-    for title, rows in parts.items():
-        print(f"{title}\n{_table(rows)}\n")
-    if options.json is not None:
-        write_result(options.json, "decode", parts.pop("one_call"), **parts)
+    rows, batch = measure_calls(options.rounds), measure_batches(options.rounds)
+    more = {"batch": batch, "cold_start": measure_cold(max(3, options.rounds // 4))}
+    suite.show("decode", rows, **more)
+    suite.record(options.json, "decode", rows, **more)
 
 
 if __name__ == "__main__":

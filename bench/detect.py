@@ -11,21 +11,19 @@ each row has the mAP of its file. Cold: fresh processes, as the `load` suite mea
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from aicl_fast.bench import load, machine
-from aicl_fast.bench.arguments import batches, count, count_or_none, program, seconds
+from aicl_fast.bench import load, machine, suite
+from aicl_fast.bench.arguments import count_or_none, program, seconds
 from aicl_fast.bench.engines import BASELINE, LONGEST, Contender, exact_accuracy, open_all, working_folder
 from aicl_fast.bench.measure import FILL, PAUSE, Call, rotating, sustained, take_turns
-from aicl_fast.bench.models import MODEL_HELP, WEIGHTS_HELP, Recording, Subject, given_subject, subject
-from aicl_fast.bench.record import warn_if_busy, write_result
+from aicl_fast.bench.models import Recording, Subject, given_subject, subject
+from aicl_fast.bench.record import warn_if_busy
 from aicl_fast.bench.textbook_detect import TextbookDetector
 from aicl_fast.detector import Detector
 from aicl_fast.errors import AiclError
@@ -104,35 +102,16 @@ def measure(
     return rows
 
 
-def show(row: dict[str, Any]) -> None:
-    """One line."""
-    low, high = row["times_faster_interval"]
-    accuracy = "" if row["mAP"] is None else f"mAP {100 * row['mAP']:5.1f}  "
-    print(
-        f"{row['pipeline']:22} batch {row['batch']:3}  {accuracy}p50 {row['p50_ms']:8.2f} ms  "
-        f"{row['videos_per_second']:7.1f} videos/s  {row['times_faster']:6.2f}x ({low:.2f} to {high:.2f})",
-        flush=True,
-    )
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print, and record where ``--json`` says."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", type=Path, help=MODEL_HELP)
-    parser.add_argument("--weights", type=Path, help=WEIGHTS_HELP)
-    parser.add_argument("--data", type=Path, help="its data set folder; random recordings if left out")
-    parser.add_argument("--batch", type=batches, default=BATCHES, help="recordings a call (1,8)")
-    parser.add_argument("--seconds", type=seconds, default=30.0, help="of taking turns, in all (30)")
+    parser = suite.parser(
+        __doc__, model=None, weights=None, data=None, folder=None, batch=BATCHES, seconds=30.0,
+        threads=torch.get_num_threads(), device="cpu",
+    )  # fmt: skip
     parser.add_argument(
         "--sustained", type=seconds, default=1.0, help="of each pipeline back to back, at each batch (1)"
     )
     parser.add_argument("--rounds", type=count_or_none, default=5, help="of the cold start, 0 for none (5)")
-    parser.add_argument("--threads", type=count, default=torch.get_num_threads())
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--folder", type=Path, help="where exported files are kept for another suite")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     machine.require(options.device)
     warn_if_busy()
@@ -145,9 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cold: list[dict[str, Any]] = []
 
     def keep() -> None:
-        if options.json is not None:
-            more = {"threads": options.threads, "detections": found, "cold": cold, "left_out": left_out}
-            write_result(options.json, "detect", rows, **more)
+        more = {"threads": options.threads, "detections": found, "cold": cold, "left_out": left_out}
+        suite.record(options.json, "detect", rows, **more)
 
     with working_folder(options.folder) as folder:
         running, left_out = open_all(what, folder, options.threads, options.device)
@@ -163,13 +141,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             each = options.seconds / len(options.batch)
             part = measure(what, running, textbook, batch, each, options.sustained)
             longest = part[0]["p50_ms"] / 1e3 / batch
-            for row in part:
-                show(row)
             rows += part
+            suite.show("detect-batches", part)
             keep()
         cold = load.measure(what, options.rounds, options.threads, folder) if options.rounds else []
-    for row in cold:
-        load.show(row)
+    if cold:
+        suite.show("load", cold)
     for row in left_out:
         print(f"left out: {row['format']} {row['precision']} {row['why']}")
     keep()

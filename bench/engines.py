@@ -12,7 +12,6 @@ of what the machine's own measured rates allow. The baseline is the textbook net
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import hashlib
@@ -27,12 +26,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from aicl_fast.bench import machine
-from aicl_fast.bench.arguments import batches, count, program, seconds
+from aicl_fast.bench import machine, suite, tables
+from aicl_fast.bench.arguments import program
 from aicl_fast.bench.measure import FILL, PAUSE, Call, rotating, take_turns
-from aicl_fast.bench.models import MODEL_HELP, WEIGHTS_HELP, Subject, given_subject, subject
-from aicl_fast.bench.record import warn_if_busy, write_result
-from aicl_fast.bench.tables import ENGINE_NAMES
+from aicl_fast.bench.models import Subject, given_subject, subject
+from aicl_fast.bench.record import warn_if_busy
 from aicl_fast.bench.textbook_detect import TextbookDetector
 from aicl_fast.config import Config
 from aicl_fast.data.features import Floats
@@ -87,8 +85,8 @@ class Contender:
     @property
     def pipeline(self) -> str:
         """What to call it in a table."""
-        name = "torch, our decoding" if self.engine == "torch" else ENGINE_NAMES.get(self.engine, self.engine)
-        return f"{name}, {self.precision}"
+        names = {**tables.ENGINE_NAMES, "torch": "torch, our decoding"}
+        return f"{names.get(self.engine, self.engine)}, {self.precision}"
 
 
 @dataclass(frozen=True)
@@ -344,33 +342,13 @@ def _features(config: Config, recordings: Sequence[Any]) -> Floats:
     return sample(recordings, config.data.segments)
 
 
-def show(row: dict[str, Any]) -> None:
-    """One line."""
-    low, high = row["times_faster_interval"]
-    accuracy = "" if row["mAP"] is None else f"mAP {100 * row['mAP']:5.1f}  "
-    what = f"{row['subject']} {row['engine']} {row['format']} {row['precision']}"
-    print(
-        f"{what:42} batch {row['batch']:3}  {accuracy}p50 {row['p50_ms']:9.2f} ms  "
-        f"{row['videos_per_second']:9.1f} videos/s  {row['times_faster']:6.2f}x ({low:.2f} to {high:.2f})",
-        flush=True,
-    )
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print, and record where ``--json`` says."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = suite.parser(
+        __doc__, model=None, weights=None, data=None, folder=None, batch=BATCHES, seconds=60.0,
+        threads=torch.get_num_threads(), device="cpu",
+    )  # fmt: skip
     parser.add_argument("--subject", default="demo,thumos14", help="demo, thumos14 or both (both)")
-    parser.add_argument("--model", type=Path, help=MODEL_HELP)
-    parser.add_argument("--weights", type=Path, help=WEIGHTS_HELP)
-    parser.add_argument("--data", type=Path, help="its data set folder")
-    parser.add_argument("--batch", type=batches, default=BATCHES, help="1,8,64")
-    parser.add_argument("--seconds", type=seconds, default=60.0, help="of measuring, in all (60)")
-    parser.add_argument("--threads", type=count, default=torch.get_num_threads())
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--folder", type=Path, help="where exported files are kept for another suite")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     machine.require(options.device)
     warn_if_busy()
@@ -386,9 +364,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     each = options.seconds / len(subjects) / len(options.batch)
 
     def keep() -> None:
-        if options.json is not None:
-            more = {"threads": options.threads, "rates": rates, "left_out": left_out}
-            write_result(options.json, "engines", rows, **more)
+        more = {"threads": options.threads, "rates": rates, "left_out": left_out}
+        suite.record(options.json, "engines", rows, **more)
 
     with working_folder(options.folder) as folder:
         for what in subjects:
@@ -403,9 +380,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     continue
                 found = measure(what, running, batch, each, rates, options.device)
                 longest = found[0]["p50_ms"] / 1e3 / batch
-                for row in found:
-                    show(row)
                 rows += found
+                print("\n".join(tables.engines({"rows": found}, what.name)), flush=True)
                 keep()
     for row in left_out:
         print(f"{row['subject']} {row['format']} {row['precision']}: left out, {row['why']}")

@@ -13,7 +13,6 @@ and ends with the AP of every class at every tIoU.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.util
 import os
@@ -29,11 +28,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.bench import textbook_evaluate
-from aicl_fast.bench.arguments import count, program
+from aicl_fast.bench import suite, textbook_evaluate
+from aicl_fast.bench.arguments import program
 from aicl_fast.bench.measure import median_interval
 from aicl_fast.bench.models import subject
-from aicl_fast.bench.record import write_result
 from aicl_fast.data.annotations import GroundTruth
 from aicl_fast.data.detections import load_detections
 from aicl_fast.data.writers import save_detections
@@ -166,12 +164,10 @@ def measure_cold(truth: Path, found: Path, subset: str, rounds: int) -> dict[str
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write the results as JSON when asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = suite.parser(__doc__, rounds=7)
     parser.add_argument("ground_truth", type=Path, nargs="?")
     parser.add_argument("detections", type=Path, nargs="?")
     parser.add_argument("--subset", default="test")
-    parser.add_argument("--rounds", type=count, default=7, help="rounds of every measurement (7)")
-    parser.add_argument("--json", type=Path, help="also write the results here")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         files = (options.ground_truth, options.detections)
@@ -188,13 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "recall": average_recall(truth, found, subset=options.subset).to_dict(),
             "cold": measure_cold(ground_truth, detections, options.subset, options.rounds),
         }
-    for row in rows:
-        print(
-            f"{row['evaluator']:28} {row['milliseconds']:9.1f} ms  aicl_fast is faster by "
-            f"{row['aicl_fast_times_faster']:.1f}x"
-        )
-    if options.json is not None:
-        write_result(options.json, "evaluate", rows, **more)
+    suite.show("evaluate", rows)
+    suite.record(options.json, "evaluate", rows, **more)
 
 
 def _files(folder: Path) -> tuple[str, Path, Path]:

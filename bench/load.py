@@ -9,7 +9,6 @@ the system's cache: the first round is not counted.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -22,11 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from aicl_fast.bench.arguments import count
+from aicl_fast.bench import suite
 from aicl_fast.bench.arguments import program as run_program
 from aicl_fast.bench.measure import Timing
-from aicl_fast.bench.models import MODEL_HELP, WEIGHTS_HELP, Subject, given_subject, subject
-from aicl_fast.bench.record import write_result
+from aicl_fast.bench.models import Subject, given_subject, subject
 from aicl_fast.detector import Detector
 from aicl_fast.errors import AiclError
 from aicl_fast.export.export import export_model
@@ -185,26 +183,9 @@ def _run(
     return seconds, memory * unit / (1 << 20), [float(word) for word in parts]
 
 
-def show(row: dict[str, Any]) -> None:
-    """One line."""
-    low, high = row["times_faster_interval"]
-    parts = ", ".join(f"{name.removesuffix('_ms')} {row[name]:.0f}" for name in _PARTS if name in row)
-    print(
-        f"{row['program']:24} {row['p50_ms']:7.0f} ms  {row['peak_mb']:6.0f} MiB  "
-        f"{row['times_faster']:6.2f}x ({low:.2f} to {high:.2f})  {parts}"
-    )
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print, and record where ``--json`` says."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", type=Path, help=MODEL_HELP)
-    parser.add_argument("--weights", type=Path, help=WEIGHTS_HELP)
-    parser.add_argument("--rounds", type=count, default=7)
-    parser.add_argument("--threads", type=count, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path)
+    parser = suite.parser(__doc__, model=None, weights=None, rounds=7, threads=torch.get_num_threads())
     options = parser.parse_args(arguments)
     what = (
         subject("thumos14")
@@ -213,13 +194,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
 
     def keep(rows: list[dict[str, Any]]) -> None:
-        if options.json is not None:
-            write_result(options.json, "load", rows, threads=options.threads, subject=what.name)
+        suite.record(options.json, "load", rows, threads=options.threads, subject=what.name)
 
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(what, options.rounds, options.threads, Path(folder), keep)
-    for row in rows:
-        show(row)
+    suite.show("load", rows)
 
 
 if __name__ == "__main__":

@@ -35,10 +35,6 @@ DEMO = Path("runs/demo")
 """Where `make demo` leaves its own, which is taken if it is there."""
 SIZED = SyntheticConfig(train_videos=40, test_videos=20, strength=1.5, background=0.3)
 _SIZED_MB = 240
-MODEL_HELP = (
-    "of one's own: weights (.safetensors), to measure every format, or an exported file, to measure that"
-)
-WEIGHTS_HELP = "that an exported --model was made from; the .safetensors of its name if left out"
 _SIZED_TRAINING = ("steps=40", "batch_size=4", "lr=3e-4", "eval_every=40")
 
 Recording = tuple[Array, Array]

@@ -10,7 +10,6 @@ the package; one that is not installed is named with that reason, as is a file t
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import logging
 import tempfile
@@ -22,8 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aicl_fast import Detector
+from aicl_fast.bench import suite
 from aicl_fast.bench.arguments import count, program
-from aicl_fast.bench.record import write_result
 from aicl_fast.data.dataset import Dataset
 from aicl_fast.data.features import Floats
 from aicl_fast.errors import AiclError
@@ -184,23 +183,16 @@ def _row(name: str, precision: str, found: Sequence[Parity]) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compare and print, and record where ``--json`` says."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--model", type=Path, default=Path("runs/demo/model.safetensors"))
-    parser.add_argument("--data", type=Path, default=Path("runs/demo/data"))
-    parser.add_argument("--videos", type=count, default=32, help="that calibrate")
-    parser.add_argument("--seeds", type=count, default=5, help="draws of these videos")
-    parser.add_argument("--json", type=Path)
+    parser = suite.parser(__doc__, model=Path("runs/demo/model.safetensors"), data=Path("runs/demo/data"))
+    parser.add_argument("--videos", type=count, default=32, help="that calibrate (32)")
+    parser.add_argument("--seeds", type=count, default=5, help="draws of these videos (5)")
     options = parser.parse_args(arguments)
     rows, left_out = measure(options.model, options.data, options.videos, options.seeds)
-    for row in rows:
-        maps = 100 * np.array(row["mAP"])
-        worst = max(row["largest_error"].values())
-        print(f"{row['quantiser']:34} mAP {maps.mean():.2f} ({maps.min():.2f} at least)  error {worst:.3f}")
     for name, why in left_out.items():
         print(f"{name:34} left out: {why}")
-    if options.json is not None:
-        sizes = {"videos": options.videos, "seeds": options.seeds, "left_out": left_out}
-        write_result(options.json, "quantisation", rows, **sizes, quantisers=_versions())
+    sizes = {"videos": options.videos, "seeds": options.seeds, "left_out": left_out}
+    suite.show("quantisation", rows, **sizes)
+    suite.record(options.json, "quantisation", rows, **sizes, quantisers=_versions())
 
 
 def _versions() -> dict[str, str]:

@@ -9,18 +9,15 @@ loss is another is not timed. On a GPU all of them may multiply float32 as tf32.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from aicl_fast.bench import machine, textbook_train
-from aicl_fast.bench.arguments import count, program, seconds
+from aicl_fast.bench import machine, suite, textbook_train
+from aicl_fast.bench.arguments import count, program
 from aicl_fast.bench.measure import Timing, take_turns
-from aicl_fast.bench.record import write_result
 from aicl_fast.config import Config, load_config
 from aicl_fast.model import TwoBranchNet
 from aicl_fast.train.trainer import make_loss
@@ -87,16 +84,12 @@ def _step(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print, and record where ``--json`` says."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = suite.parser(__doc__, seconds=120.0, threads=torch.get_num_threads(), device="cpu")
     parser.add_argument("--batch", type=count, default=16)
     parser.add_argument("--segments", type=count, default=750)
-    parser.add_argument("--seconds", type=seconds, default=120.0)
-    parser.add_argument("--threads", type=count, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cpu")
     rivals = parser.add_mutually_exclusive_group()
     rivals.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     rivals.add_argument("--compiled", action="store_true", help="torch.compile alone beside the textbook")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     machine.require(options.device)
     torch.set_num_threads(options.threads)
@@ -109,8 +102,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = True if options.compiled else False if options.no_compile else None
     steps = contenders(config, features, labels, chosen)
     wrong = disagreeing(steps)
-    for row in wrong:
-        print(f"{row['step']:40} not timed: {row['failed']}")
     more = {"batch": options.batch, "segments": options.segments, "threads": options.threads}
     right = [name for name in steps if name not in {row["step"] for row in wrong}]
     if options.device != "cpu":
@@ -118,20 +109,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # What a program would set that wants the speed; the same for all.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = more["tf32"] = True
 
+    rows: list[dict[str, Any]] = []
+
     def keep(timings: Mapping[str, Timing]) -> None:
-        if options.json is not None:
-            rows = [
-                {"step": name, **timing.row(), "steps_per_second": 1 / timing.median}
-                for name, timing in timings.items()
-            ]
-            write_result(options.json, "train", [*rows, *wrong], **more)
+        rows[:] = [
+            {"step": name, **timing.row(), "steps_per_second": 1 / timing.median}
+            for name, timing in timings.items()
+        ]
+        suite.record(options.json, "train", [*rows, *wrong], **more)
 
     chosen_steps = {name: steps[name] for name in right}
     timings = take_turns(chosen_steps, BASELINE, seconds=options.seconds, least=5, keep=keep)
-    for name, timing in timings.items():
-        low, high = timing.interval()
-        print(f"{name:40} {timing.median * 1e3:9.1f} ms   {timing.ratio:5.2f}x  ({low:.2f} to {high:.2f})")
     keep(timings)
+    suite.show("train", [*rows, *wrong], **more)
 
 
 def disagreeing(steps: Mapping[str, Callable[[], Tensor]]) -> list[dict[str, Any]]:

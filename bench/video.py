@@ -12,7 +12,6 @@ the reason.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -26,10 +25,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from aicl_fast.bench import machine
-from aicl_fast.bench.arguments import batches, count, program, seconds
+from aicl_fast.bench import machine, suite
+from aicl_fast.bench.arguments import count, program
 from aicl_fast.bench.measure import take_turns
-from aicl_fast.bench.record import write_result
 from aicl_fast.data.features import Floats
 from aicl_fast.errors import AiclError, ModelError, UnavailableError
 from aicl_fast.export.i3d import TOLERANCES, export_i3d, random_clips
@@ -235,19 +233,15 @@ def random_weights(path: Path, stream: Stream = "rgb") -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print, and record where ``--json`` says."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--weights", type=Path, help="of I3D (.npz, .pt, .safetensors); random if left out")
+    parser = suite.parser(
+        __doc__, weights=None, batch=(1, 4), seconds=60.0, threads=torch.get_num_threads(), device="cpu"
+    )
     parser.add_argument("--stage", choices=STAGES, action="append", help="may be repeated; all if left out")
-    parser.add_argument("--batch", type=batches, default=(1, 4), help="segments a run (1,4)")
-    parser.add_argument("--threads", type=count, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--compile", action="store_true", help="torch.compile too, which takes minutes")
-    parser.add_argument("--seconds", type=seconds, default=60.0, help="of each batch of each stage (60)")
     parser.add_argument("--turns", type=count, default=5, help="of each way, however long they take (5)")
     parser.add_argument(
         "--pairs", type=count, default=FRAMES, help="of frames, for the flow between them (a segment's)"
     )
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     machine.require(options.device)
     torch.set_num_threads(options.threads)
@@ -269,24 +263,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 left_out.append({"stage": stage, "why": f"{error.name} is not installed"})
                 print(f"{stage}: left out, {left_out[-1]['why']}")
                 continue
-            for row in found:
-                show(row)
             rows += found
-            if options.json is not None:
-                more = {"threads": options.threads, "weights": about, "left_out": left_out}
-                write_result(options.json, "video", rows, **more)
+            more = {"threads": options.threads, "weights": about, "left_out": left_out}
+            suite.show("video", found, **more)
+            suite.record(options.json, "video", rows, **more)
     if not rows:
         raise UnavailableError("no stage can be measured: " + "; ".join(each["why"] for each in left_out))
-
-
-def show(row: dict[str, Any]) -> None:
-    """One line."""
-    low, high = row["times_faster_interval"]
-    print(
-        f"{row['stage']:8} {row['way']:22} batch {row['batch']:2}  p50 {row['p50_ms']:8.1f} ms  "
-        f"{row['segments_per_second']:6.2f}/s  {row['times_faster']:5.2f}x  ({low:.2f} to {high:.2f})",
-        flush=True,
-    )
 
 
 if __name__ == "__main__":
