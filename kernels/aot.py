@@ -110,7 +110,7 @@ def record(target: int, cases: Iterable[tuple[str, Callable[[], object]]]) -> It
         launches.clear()
 
 
-def _source(launch: Launch) -> tuple[Any, dict[str, int]]:
+def source_of(launch: Launch) -> tuple[Any, dict[str, int]]:
     """The launch as Triton's compiler takes it, specialised as the launch itself would be."""
     from triton.compiler import ASTSource
     from triton.tools.tensor_descriptor import TensorDescriptor
@@ -160,7 +160,7 @@ def compile_launch(launch: Launch, target: int) -> Usage:
     import triton
     from triton.backends.compiler import GPUTarget
 
-    source, options = _source(launch)
+    source, options = source_of(launch)
     built = triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(built.asm["cubin"])

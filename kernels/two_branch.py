@@ -18,9 +18,9 @@ small kernel adds up the shares and fuses the scores.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from aicl_fast.extras import needs
 
@@ -139,11 +139,7 @@ def _settings(rows: int, x: Tensor) -> EmbedLaunch:
 
 def _product(
     x: Tensor,
-    rgb: Tensor,
-    flow: Tensor,
-    bias: Tensor,
-    edge: Tensor | None,
-    scale: Tensor | None,
+    weights: Sequence[Tensor | None],
     settings: EmbedLaunch,
     *,
     split: bool,
@@ -154,6 +150,8 @@ def _product(
     """Launch the product: into ``embeddings``, or into the shares of the heads (and ``halves``, split)."""
     from aicl_fast.kernels.gpu.two_branch import embed_kernel
 
+    rgb, flow, bias = cast(list[Tensor], weights[:3])
+    edge, scale = weights[3:]
     batch, length, _ = x.shape
     width = bias.shape[1]
     d_rgb, d_flow = rgb.shape[1] // 3, flow.shape[1] // 3
@@ -163,7 +161,7 @@ def _product(
     classify, actionness, cas, logits = heads or (bias, bias, bias, bias)
     classes = classify.shape[0]
     halves_of_x = x[..., :d_rgb], x[..., d_rgb:]
-    matrices = [weights.view(2 * width, 3, -1) for weights in (rgb, flow)]
+    matrices = [matrix.view(2 * width, 3, -1) for matrix in (rgb, flow)]
     sources: list[Any] = [*halves_of_x, rgb, flow]
     tiles_t, tiles_m = -(-length // settings.block_m), -(-rows // settings.block_m)
     # A box is of one video: short ones would leave much of it empty.
@@ -215,19 +213,19 @@ def _product(
 
 
 @operation("two_branch_embed")
-def two_branch_embed_fwd(
-    x: Tensor, rgb: Tensor, flow: Tensor, bias: Tensor, edge: Tensor | None, scale: Tensor | None
-) -> Iterator[Tensor]:
-    """Launch the product; (3, B, T, De): fused, first stream, second stream."""
+def two_branch_embed_fwd(x: Tensor, weights: Sequence[Tensor | None]) -> Iterator[Tensor]:
+    """Launch the product; (3, B, T, De): fused, first stream, second stream.
+
+    Args:
+        x: features.
+        weights: :attr:`TwoBranchWeights.product`.
+    """
+    bias = cast(Tensor, weights[2])
     shape = (3, *x.shape[:2], bias.shape[1])
     yield (embeddings := torch.empty(shape, dtype=plain_dtype(x.dtype), device=x.device))
     _product(
         x.contiguous(),
-        rgb,
-        flow,
-        bias,
-        edge,
-        scale,
+        weights,
         _settings(x.shape[0] * x.shape[1], x),
         split=False,  # the halves of a fused tile would have to meet in another launch
         embeddings=embeddings,
@@ -238,19 +236,18 @@ def two_branch_embed_fwd(
 
 @operation("two_branch_infer")
 def two_branch_infer_fwd(
-    x: Tensor,
-    rgb: Tensor,
-    flow: Tensor,
-    bias: Tensor,
-    edge: Tensor | None,
-    scale: Tensor | None,
-    classify: Tensor,
-    classify_bias: Tensor,
-    actionness: Tensor,
-    actionness_bias: Tensor,
-    gamma: float,
+    x: Tensor, weights: Sequence[Tensor | None], heads: Sequence[Tensor], gamma: float
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Launch the product and the kernel that adds up its shares of the heads."""
+    """Launch the product and the kernel that adds up its shares of the heads.
+
+    Args:
+        x: features.
+        weights: :attr:`TwoBranchWeights.product`.
+        heads: :attr:`TwoBranchWeights.heads`.
+        gamma: γ.
+    """
+    bias, edge = cast(Tensor, weights[2]), weights[3]
+    classify, classify_bias, actionness, actionness_bias = heads
     batch, length, _ = x.shape
     rows, width, classes = batch * length, bias.shape[1], classify.shape[0]
 
@@ -269,11 +266,7 @@ def two_branch_infer_fwd(
     logits = empty(tiles_n, 2, rows)
     _product(
         x.contiguous(),
-        rgb,
-        flow,
-        bias,
-        edge,
-        scale,
+        weights,
         settings,
         split=split,
         embeddings=classify,  # gives the type that embeddings are rounded to, and is not written
@@ -395,9 +388,7 @@ def two_branch_embed(x: Tensor, weights: TwoBranchWeights) -> TwoBranchEmbedding
     """
     x = _prepare(x, weights, "two_branch_embed")
     if _on_kernels(x, weights):
-        x = _as_float8(x, weights)
-        bias, edge, scale = weights.bias, weights.edge, weights.scale
-        embeddings = two_branch_embed_fwd(x.detach(), weights.rgb, weights.flow, bias, edge, scale)
+        embeddings = two_branch_embed_fwd(_as_float8(x, weights).detach(), weights.product)
         return TwoBranchEmbeddings(*embeddings.unbind(0))
     return two_branch_embed_reference(x, weights)
 
@@ -425,18 +416,6 @@ def two_branch_infer(x: Tensor, weights: TwoBranchWeights, gamma: float) -> TwoB
     """
     x = _prepare(x, weights, "two_branch_infer")
     if _on_kernels(x, weights):
-        outputs = two_branch_infer_fwd(
-            _as_float8(x, weights).detach(),
-            weights.rgb,
-            weights.flow,
-            weights.bias,
-            weights.edge,
-            weights.scale,
-            weights.classify,
-            weights.classify_bias,
-            weights.actionness,
-            weights.actionness_bias,
-            gamma,
-        )
-        return TwoBranchScores(*outputs)
+        x = _as_float8(x, weights).detach()
+        return TwoBranchScores(*two_branch_infer_fwd(x, weights.product, weights.heads, gamma))
     return two_branch_infer_reference(x, weights, gamma)

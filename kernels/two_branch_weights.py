@@ -46,6 +46,16 @@ class TwoBranchWeights:
     """(2,) float32"""
 
     @property
+    def product(self) -> list[Tensor | None]:
+        """What the convolutions' product reads."""
+        return [self.rgb, self.flow, self.bias, self.edge, self.scale]
+
+    @property
+    def heads(self) -> list[Tensor]:
+        """What the heads read."""
+        return [self.classify, self.classify_bias, self.actionness, self.actionness_bias]
+
+    @property
     def widths(self) -> tuple[int, int]:
         """(D_rgb, D_flow)"""
         return self.rgb.shape[1] // 3, self.flow.shape[1] // 3

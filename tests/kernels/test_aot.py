@@ -52,7 +52,7 @@ def all_of(batch, k):
 cases = [("", all_of(1, 16)), ("", all_of(16, 1)), ("", all_of(3, 5))]
 found = {}
 for launch in aot.record(90, cases):
-    source, options = aot._source(launch)
+    source, options = aot.source_of(launch)
     key = repr((source.signature, source.constants, source.attrs, options))
     found.setdefault(launch.kernel.__name__, set()).add(key)
 print({name: len(keys) for name, keys in found.items()})

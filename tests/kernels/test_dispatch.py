@@ -148,15 +148,14 @@ def _operations(device: torch.device) -> list[tuple[object, tuple[object, ...]]]
     embeddings = [rand(2, 30, 8, grad=True), rand(2, 30, 8, grad=True)]
     config = load_config("thumos14", overrides=["rgb_width=6", "flow_width=6", "segments=30"])
     weights = pack_two_branch(TwoBranchNet(config).state_dict(), torch.float32, device=device)
-    product = (rand(2, 30, 12), weights.rgb, weights.flow, weights.bias, weights.edge, weights.scale)
-    heads = (weights.classify, weights.classify_bias, weights.actionness, weights.actionness_bias)
+    product = (rand(2, 30, 12), weights.product)
     return [
         (score_fusion_fwd, (cas, rgb, flow, 0.3)),
         (topk_pool_fwd, (cas, rand(2, 30, 4), 3)),
         (mine_segments_fwd, (rand(2, 30), rand(2, 30), 3)),
         (segment_contrast_fwd, (embeddings, *masks, 0.1)),
         (two_branch_embed_fwd, product),
-        (two_branch_infer_fwd, (*product, *heads, 0.3)),
+        (two_branch_infer_fwd, (*product, weights.heads, 0.3)),
     ]
 
 

@@ -49,7 +49,7 @@ class Emulated:
 
     def compile(self, launch: Any) -> tuple[Kernel, Any, Any]:
         """The kernel of a launch, what Triton says of it, and how its arguments are passed."""
-        source, options = aot._source(launch)
+        source, options = aot.source_of(launch)
         key = repr((source.fn.__name__, source.signature, source.constants, source.attrs, options))
         if key not in self._compiled:
             built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
