@@ -89,7 +89,7 @@ build/gpu/_native.so: $(DECODER) $(wildcard kernels/native/*.h*)
 gpu: view
 	@$(MAKE) --no-print-directory build/gpu/_native.so && cp build/gpu/_native.so build/view/aicl_fast/kernels/ \
 	  || echo "the decoder is not compiled: numba decodes"
-	PYTHONPATH="$(CURDIR)/build/view" $(GPU_PYTHON) -P -m aicl_fast.bench.all --device cuda $(RECORD)
+	PYTHONPATH="$(CURDIR)/build/view" $(GPU_PYTHON) -P -m aicl_fast.bench all --device cuda $(RECORD)
 
 FUZZ ?= --all --runs 100000
 fuzz: $(STAMP)

@@ -1,7 +1,8 @@
 """int8 and fp8 by post-training quantisation: real features in, an ONNX graph with explicit Q/DQ pairs out.
 
 Only the three kernel-3 convolutions, 99 % of the work, are quantised: weights a channel, activations a
-tensor. Heads, softmax and sigmoids stay in float32. ``bench/quantisation.py`` compares ways of doing this.
+tensor. Heads, softmax and sigmoids stay in float32. ``aicl-fast bench quantisation``
+compares ways of doing this.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,33 @@ def _imports(path: Path, *, top: bool = False) -> set[str]:
     return found
 
 
+def _module(path: Path) -> str:
+    """The name under which a file is imported."""
+    room, *rest = path.relative_to(ROOT).with_suffix("").parts
+    parts = ["aicl_fast", *([room] if room in ROOMS else []), *rest]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _without_type_checking(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those that only a type checker reads."""
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
+            yield node
+            yield from _without_type_checking(node)
+
+
+def _imported(path: Path, modules: Iterable[str]) -> set[str]:
+    """Which of these modules a file imports, at its top or within a function."""
+    found = set()
+    for node in _without_type_checking(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            members = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= members & set(modules) or {node.module}
+    return found & set(modules) - {_module(path)}
+
+
 def _loaded(tree: ast.Module) -> Iterator[ast.stmt]:
     """What runs as a file is loaded, ``with needs(...)`` included."""
     for node in tree.body:
@@ -66,6 +94,12 @@ def test_arrows_run_one_way(path: Path) -> None:
         room = _room(module)
         if room is not None and not module.startswith(LOWEST):
             assert room in ALLOWED[name.parts[0]], f"{name} imports {module}"
+
+
+def test_no_import_circles() -> None:
+    modules = {_module(path): path for path in FILES}
+    imports = TopologicalSorter({name: _imported(path, modules) for name, path in modules.items()})
+    imports.prepare()  # raises CycleError, which names the circle
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "aicl_fast").rglob("*.py")), ids=str)

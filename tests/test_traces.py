@@ -94,7 +94,7 @@ for kind in ("png", "svg", "pdf"):
 run("report", out, "--gt", truth, "-p", "demo", "-o", out / "page.html", "--media", out / "media")
 
 # Measurements.
-from aicl_fast.bench.record import write_result
+from aicl_fast.bench.harness.record import write_result
 sys.argv = [str(out / "decode.py"), "--json", str(out / "decode.json"), f"--data={data.parent / 'x'}"]
 write_result(out / "decode.json", "decode", [{"a": 1}])
 

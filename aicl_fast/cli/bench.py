@@ -39,7 +39,7 @@ def run(
 
       aicl-fast bench compare old.json new.json
     """
-    from aicl_fast.bench import SUITES, TOOLS
+    from aicl_fast.bench import SUITES, TOOLS, module_of
 
     every = {**SUITES, **TOOLS}
     if suite not in every:
@@ -47,6 +47,6 @@ def run(
         raise ConfigError(f"there is no suite {suite!r}. There are:{listed}")
     sys.argv = [f"aicl-fast bench {suite}", *context.args]
     with needs("dev", f"aicl-fast bench {suite}"):
-        code = importlib.import_module(f"aicl_fast.bench.{suite}").main(context.args)
+        code = importlib.import_module(module_of(suite)).main(context.args)
     if code:
         sys.exit(code)

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from aicl_fast.bench import all as runner
-from aicl_fast.bench import record
-from aicl_fast.bench.all import Step
+from aicl_fast.bench import module_of
+from aicl_fast.bench.harness import all as runner
+from aicl_fast.bench.harness import record
+from aicl_fast.bench.harness.all import Step
 from aicl_fast.errors import ConfigError, UnavailableError
 
 SUITE = """
@@ -175,7 +176,7 @@ def test_a_folder_that_cannot_be_written(steps: list[list[str]], tmp_path: Path)
 
 
 def test_a_module_says_its_errors_in_a_line() -> None:
-    command = [sys.executable, "-P", "-m", "aicl_fast.bench.all", "--only", "foo"]
+    command = [sys.executable, "-P", "-m", "aicl_fast.bench", "all", "--only", "foo"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: --only: expected some of engines, ")
@@ -392,7 +393,7 @@ def test_what_a_suite_lacks_is_its_reason(
     def lacking(*_: Any) -> int:
         raise importlib.metadata.PackageNotFoundError("aicl-fast")
 
-    from aicl_fast.bench import decode
+    from aicl_fast.bench.suites import decode
 
     monkeypatch.setattr(decode, "main", lacking)
     with pytest.raises(importlib.metadata.PackageNotFoundError):
@@ -438,6 +439,6 @@ def test_every_step_takes_its_arguments(tmp_path: Path, monkeypatch: pytest.Monk
         if step.suite == "tests":
             continue
         arguments = [str(tmp_path) if word == runner.FILES else word for word in step.arguments]
-        main = importlib.import_module(f"aicl_fast.bench.{step.suite}").main
+        main = importlib.import_module(module_of(step.suite)).main
         with pytest.raises(Understood):
             main([*arguments, "--json", str(tmp_path / "x.json")])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from aicl_fast.bench import arguments
+from aicl_fast.bench import module_of
+from aicl_fast.bench.harness import arguments
 from aicl_fast.errors import DataError
 
 
@@ -48,7 +51,7 @@ def test_numbers() -> None:
 def test_a_number_without_a_meaning_is_told(
     suite: str, given: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main = pytest.importorskip(f"aicl_fast.bench.{suite}").main
+    main = pytest.importorskip(module_of(suite)).main
     with pytest.raises(SystemExit, match="2"):
         main(given)
     assert f"error: argument {given[0]}: expected " in capsys.readouterr().err
@@ -65,7 +68,16 @@ def test_an_error_of_ours_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
         arguments.program(lambda: 1)
 
 
-@pytest.mark.parametrize("suite", ["ablation", "accuracy", "all", "compare", "decode", "report", "quote"])
-def test_modules_run_through_it(suite: str) -> None:
-    module = importlib.import_module(f"aicl_fast.bench.{suite}")
-    assert module.program is arguments.program
+def test_the_command_line_of_the_package(tmp_path: Path) -> None:
+    def run(*given: str) -> tuple[int, str]:
+        command = [sys.executable, "-P", "-m", "aicl_fast.bench", *given]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        return done.returncode, done.stderr
+
+    for given in ((), ("speed",)):
+        code, text = run(*given)
+        assert (code, text.splitlines()) == (2, [text.strip()])
+        assert text.startswith("error: expected one of detect, engines, ")
+    code, text = run("report", "none.json")
+    assert code == 2
+    assert text.startswith("error: none.json: the result file does not exist.")

@@ -16,7 +16,7 @@ from aicl_fast.bench import attempts, launches  # noqa: E402
 _INTERRUPTED = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from aicl_fast.bench import attempts
+from aicl_fast.bench.suites import attempts
 
 notes, watched, started = Path(sys.argv[1]), attempts.watched, []
 code = f"import os, time; open({str(notes)!r} + '/' + str(os.getpid()), 'w').close(); time.sleep(60)"

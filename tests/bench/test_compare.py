@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aicl_fast.bench import compare
-from aicl_fast.bench.measure import Timing
-from aicl_fast.bench.record import RESULTS as RECORDED
+from aicl_fast.bench.harness import compare
+from aicl_fast.bench.harness.measure import Timing
+from aicl_fast.bench.harness.record import RESULTS as RECORDED
 from aicl_fast.errors import ConfigError, DataError
 
 

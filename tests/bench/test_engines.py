@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from aicl_fast.bench import detect, engines, load
+from aicl_fast.bench.suites import detect, engines, load
 from aicl_fast.config import Config
 from aicl_fast.errors import AiclError, DataError
 from aicl_fast.export.export import export_model

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aicl_fast.bench import machine, measure
-from aicl_fast.bench.measure import Timing, median_interval, rotating, sustained, take_turns, wall
+from aicl_fast.bench.harness import machine, measure
+from aicl_fast.bench.harness.measure import Timing, median_interval, rotating, sustained, take_turns, wall
 from aicl_fast.errors import ConfigError, UnavailableError
 
 

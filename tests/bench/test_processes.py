@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from aicl_fast.bench.processes import side_by_side, watched
+from aicl_fast.bench.harness.processes import side_by_side, watched
 
 
 def test_an_interruption_ends_what_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +72,7 @@ def test_another_thread_stops_a_command() -> None:
 _INTERRUPTED = """
 import signal, sys, threading, time
 from pathlib import Path
-from aicl_fast.bench.processes import side_by_side, watched
+from aicl_fast.bench.harness.processes import side_by_side, watched
 
 notes = Path(sys.argv[1])
 code = f"import os, time; open({str(notes)!r} + '/' + str(os.getpid()), 'w').close(); time.sleep(60)"

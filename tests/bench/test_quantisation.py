@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
-from aicl_fast.bench import quantisation
+from aicl_fast.bench.suites import quantisation
 from aicl_fast.files import read_json
 
 

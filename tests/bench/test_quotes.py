@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aicl_fast.bench.quote import BLOCK, quoted
+from aicl_fast.bench.harness.quote import BLOCK, quoted
 from aicl_fast.errors import ConfigError, DataError
 
 ROOT = Path(__file__).resolve().parents[2]

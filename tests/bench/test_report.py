@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from aicl_fast.bench import report
-from aicl_fast.bench.quote import quoted
-from aicl_fast.bench.record import RESULTS
-from aicl_fast.bench.tables import TABLES
+from aicl_fast.bench.harness import report
+from aicl_fast.bench.harness.quote import quoted
+from aicl_fast.bench.harness.record import RESULTS
+from aicl_fast.bench.harness.tables import TABLES
 from aicl_fast.errors import ConfigError, DataError
 
 ROOT = RESULTS.parents[1]
@@ -276,7 +276,7 @@ def test_rows_of_an_unsteady_machine_are_marked_and_few_turns_have_no_tail() -> 
     ],
 )
 def test_a_file_that_is_no_result_is_told(tmp_path: Path, value: Any, message: str) -> None:
-    from aicl_fast.bench import compare
+    from aicl_fast.bench.harness import compare
 
     path = tmp_path / "x.json"
     path.write_text(json.dumps(value))

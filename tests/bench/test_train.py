@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 
 import torch
 
-from aicl_fast.bench import train
+from aicl_fast.bench.suites import train
 
 
 def steps(**losses: float) -> dict[str, Any]:

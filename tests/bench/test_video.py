@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
-from aicl_fast.bench import video
+from aicl_fast.bench.suites import video
 from aicl_fast.engines.session import Session
 from aicl_fast.errors import AiclError, ConfigError, UnavailableError
 from aicl_fast.metadata import SegmentInfo

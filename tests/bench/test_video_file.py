@@ -10,8 +10,8 @@ import pytest
 pytest.importorskip("av")
 pytest.importorskip("cv2")
 
-from aicl_fast.bench import video_file
-from aicl_fast.bench.tables import TABLES
+from aicl_fast.bench.harness.tables import TABLES
+from aicl_fast.bench.suites import video_file
 from aicl_fast.engines.session import Session
 from aicl_fast.errors import AiclError
 from aicl_fast.metadata import SegmentInfo, Stream

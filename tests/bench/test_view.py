@@ -51,7 +51,7 @@ import importlib.metadata
 try: importlib.metadata.version("aicl-fast")
 except importlib.metadata.PackageNotFoundError: pass
 else: raise SystemExit("installed")
-from aicl_fast.bench.record import environment
+from aicl_fast.bench.harness.record import environment
 from aicl_fast.config import load_config
 from aicl_fast.metadata import model_metadata, parse_metadata
 print(environment()["versions"]["aicl-fast"])
@@ -67,7 +67,7 @@ def test_the_benches_own_models_need_no_tensorboard(view: dict[str, str], tmp_pa
 import sys
 from pathlib import Path
 sys.modules["tensorboard"] = sys.modules["torch.utils.tensorboard"] = None
-from aicl_fast.bench import models
+from aicl_fast.bench.harness import models
 from aicl_fast.train.synthetic import SyntheticConfig
 models.SIZED = SyntheticConfig(train_videos=4, test_videos=2, width=16, longest=60.0)
 models._SIZED_TRAINING = ("steps=1", "batch_size=2", "eval_every=1", "embedding_width=8", "segments=16")

@@ -184,7 +184,7 @@ def several(names: list[str], options: argparse.Namespace) -> int:
 
 def _record(path: Path, row: dict[str, Any]) -> None:
     """Put one target's row in place of its earlier one, with the commit that it is of."""
-    from aicl_fast.bench.record import environment, read_result, write_result
+    from aicl_fast.bench.harness.record import environment, read_result, write_result
 
     row["commit"] = environment()["commit"]
     before = read_result(path)["rows"] if path.is_file() else []

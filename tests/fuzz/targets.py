@@ -316,9 +316,9 @@ def _record(folder: Path) -> None:
 
 
 def _read_record(path: Path) -> None:
-    from aicl_fast.bench.compare import changes
-    from aicl_fast.bench.quote import busy, made
-    from aicl_fast.bench.record import read_result
+    from aicl_fast.bench.harness.compare import changes
+    from aicl_fast.bench.harness.quote import busy, made
+    from aicl_fast.bench.harness.record import read_result
 
     result = read_result(path)
     _each(lambda: made("accuracy", result, path.name), lambda: busy(result), lambda: changes(result, result))

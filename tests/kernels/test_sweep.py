@@ -92,8 +92,8 @@ def test_settings_are_back_after_the_block_whatever_happens() -> None:
 
 _RECORDED = """
 import torch
-from aicl_fast.bench.attempts import Attempts, jobs_of
-from aicl_fast.bench.launches import swept
+from aicl_fast.bench.suites.attempts import Attempts, jobs_of
+from aicl_fast.bench.suites.launches import swept
 rows = list(swept("", False, torch.device("cpu"), float8=True))
 jobs = jobs_of(rows)
 launched = Attempts(rows, torch.device("cpu")).recorded(jobs, 90)
@@ -127,9 +127,9 @@ def test_every_candidate_launches_something_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_candidates_are_compiled_for_a_gpu_that_is_not_here(tmp_path: Path) -> None:
-    """Those of one family; all take minutes: ``python -m aicl_fast.bench.sweep --compile 90``."""
+    """Those of one family; all take minutes: ``python -m aicl_fast.bench sweep --compile 90``."""
     pytest.importorskip("triton")
-    done = _outside(tmp_path, "-m", "aicl_fast.bench.sweep", "--compile", "90", "--only", "mining")
+    done = _outside(tmp_path, "-m", "aicl_fast.bench", "sweep", "--compile", "90", "--only", "mining")
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line for line in done.stdout.splitlines() if "mining_kernel" in line]
     assert len(lines) == 3

@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from aicl_fast.bench.ablation import main as record  # noqa: E402
+from aicl_fast.bench.suites.ablation import main as record  # noqa: E402
 from aicl_fast.cli.ablate import ablation_table  # noqa: E402
 from aicl_fast.config import Config, load_config  # noqa: E402
 from aicl_fast.data.dataset import Dataset  # noqa: E402

@@ -1,0 +1,1 @@
+"""How it is measured: turns, clocks, records, tables and documents."""
