@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from aicl_fast.bench import attempts, launches  # noqa: E402
+from aicl_fast.bench.suites import attempts, launches  # noqa: E402
 
 _INTERRUPTED = """
 import os, signal, sys, threading, time

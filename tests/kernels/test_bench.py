@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
-from aicl_fast.bench import kernel_cases, kernels, sanitize  # noqa: E402
+from aicl_fast.bench.suites import kernel_cases, kernels, sanitize  # noqa: E402
 from aicl_fast.errors import UnavailableError  # noqa: E402
 from aicl_fast.kernels import harness  # noqa: E402
 

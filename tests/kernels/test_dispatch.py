@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
-from aicl_fast.bench import kernels  # noqa: E402
+from aicl_fast.bench.suites import kernels  # noqa: E402
 from aicl_fast.config import load_config  # noqa: E402
 from aicl_fast.kernels import (  # noqa: E402
     dispatch,

@@ -15,7 +15,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from aicl_fast.bench import attempts, kernels, launches, sweep  # noqa: E402
+from aicl_fast.bench.suites import attempts, kernels, launches, sweep  # noqa: E402
 from aicl_fast.errors import UnavailableError  # noqa: E402
 from aicl_fast.kernels import cases, fusion, harness, mining, two_branch  # noqa: E402
 
@@ -325,7 +325,7 @@ def test_a_process_ends_where_the_device_is_lost(
 
 def test_a_kernel_that_hangs_ends_its_process(tmp_path: Path) -> None:
     code = (
-        "import time; from aicl_fast.bench import attempts; attempts._PATIENCE = 0.2; "
+        "import time; from aicl_fast.bench.suites import attempts; attempts._PATIENCE = 0.2; "
         "attempts.attempt([1, 2], lambda number: time.sleep(30))"
     )
     done = _outside(tmp_path, "-c", code)
