@@ -308,9 +308,9 @@ class Detector:
             )
         if isinstance(recording, tuple):
             rgb, flow = recording
-            if data.modal != "both":
+            if data.streams != "both":
                 raise DataError(
-                    f"{name}: the model reads {data.modal} alone; expected one array of shape "
+                    f"{name}: the model reads {data.streams} alone; expected one array of shape "
                     f"(segments, {data.input_width}), got two."
                 )
             streams: tuple[Any, ...] = (
@@ -320,7 +320,7 @@ class Detector:
             check_lengths(*streams, name=name)
         else:
             shape: Any = getattr(recording, "shape", ())
-            if data.modal == "both" and len(shape) == 2 and shape[1] in (data.rgb_width, data.flow_width):
+            if data.streams == "both" and len(shape) == 2 and shape[1] in (data.rgb_width, data.flow_width):
                 raise DataError(
                     f"{name}: expected {data.input_width} features a segment, got {shape[1]}, as one stream "
                     f"alone has. The model reads rgb ({data.rgb_width}) and flow ({data.flow_width}): give "

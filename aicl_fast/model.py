@@ -83,16 +83,16 @@ class TwoBranchNet(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         data, width = config.data, config.model.embedding_width
-        self.modal = data.modal
+        self.streams = data.streams
         self.rgb_width = data.rgb_width
         self.flow_width = data.flow_width
         self.gamma = config.model.fusion_gamma
         self.embed = nn.Conv1d(data.input_width, width, 3, padding=1)
         self.classify = nn.Conv1d(width, config.model.num_classes, 1)
-        if self.modal != "flow":
+        if self.streams != "flow":
             self.embed_rgb = nn.Conv1d(data.rgb_width, width, 3, padding=1)
             self.actionness_rgb = nn.Conv1d(width, 1, 1)
-        if self.modal != "rgb":
+        if self.streams != "rgb":
             self.embed_flow = nn.Conv1d(data.flow_width, width, 3, padding=1)
             self.actionness_flow = nn.Conv1d(width, 1, 1)
         self.standardize = config.model.standardize_input
@@ -128,11 +128,11 @@ class TwoBranchNet(nn.Module):
         e, e_rgb, e_flow = self._embed_winograd(x) if self.winograd else self._embed_direct(x)
         cas = self._head(self.classify, e)
         # With one stream, both names mean it: A_ca is then that stream's actionness.
-        if self.modal != "flow":
+        if self.streams != "flow":
             logit_flow = logit_rgb = self._head(self.actionness_rgb, e_rgb).squeeze(2)
-        if self.modal != "rgb":
+        if self.streams != "rgb":
             logit_flow = self._head(self.actionness_flow, e_flow).squeeze(2)
-        if self.modal == "flow":
+        if self.streams == "flow":
             logit_rgb = logit_flow
         if torch.is_autocast_enabled(x.device.type):
             # Ranking needs more than a narrow type's values: sigmoids tie there, and reach 1.
@@ -156,11 +156,11 @@ class TwoBranchNet(nn.Module):
             return self._embed_rows(x)
         x = x.transpose(1, 2)
         e = self.embed(x).relu().transpose(1, 2)
-        if self.modal != "flow":
+        if self.streams != "flow":
             e_flow = e_rgb = self.embed_rgb(x[:, : self.rgb_width]).relu().transpose(1, 2)
-        if self.modal != "rgb":
+        if self.streams != "rgb":
             e_flow = self.embed_flow(x[:, -self.flow_width :]).relu().transpose(1, 2)
-        return e, (e_flow if self.modal == "flow" else e_rgb), e_flow
+        return e, (e_flow if self.streams == "flow" else e_rgb), e_flow
 
     def _embed_rows(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The same, but (B, T, De) in memory too: no copy before or after on a GPU."""
@@ -190,7 +190,7 @@ class TwoBranchNet(nn.Module):
         """Each stream's convolution, and the features that it reads."""
         rgb, width = slice(0, self.rgb_width), self.embed.in_channels
         flow = slice(width - self.flow_width, width)
-        names = {"both": ("rgb", "flow"), "rgb": ("rgb",), "flow": ("flow",)}[self.modal]
+        names = {"both": ("rgb", "flow"), "rgb": ("rgb",), "flow": ("flow",)}[self.streams]
         return {f"embed_{name}": {"rgb": rgb, "flow": flow}[name] for name in names}
 
     def _head(self, conv: nn.Conv1d, e: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ def test_overrides_by_field_and_by_section() -> None:
     assert load_config("demo", overrides=["standardize_input=no"]).model.standardize_input is False
     assert load_config("demo", overrides=["selection_gamma=0.5"]).train.selection_gamma == 0.5
     assert load_config("demo", overrides=["selection_gamma=none"]).train.selection_gamma is None
-    assert [load_config(overrides=[f"modal={m}"]).data.input_width for m in ("both", "rgb")] == [2048, 1024]
+    assert [load_config(overrides=[f"streams={m}"]).data.input_width for m in ("both", "rgb")] == [2048, 1024]
 
 
 def test_a_toml_file_lies_between_preset_and_overrides(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_toml_file_lies_between_preset_and_overrides(tmp_path: Path) -> None:
         ("rgb_width=10000000", "from 1 to 65536"),
         ("num_classes=10000000", "from 1 to 100000"),
         ("upscale=100000", "from 1 to 10000"),
-        ("modal=audio", "both, rgb, flow"),
+        ("streams=audio", "both, rgb, flow"),
     ],
 )
 def test_a_wrong_override_says_what_was_expected(override: str, words: str) -> None:
@@ -147,7 +147,11 @@ def test_a_file_of_a_choice_that_was_never_made_still_reads() -> None:
 def test_names_of_earlier_versions_still_read() -> None:
     stored = load_config("demo").to_dict()
     stored["train"]["precision"] = "bfloat16"
-    assert Config.from_dict(stored).train.precision == "bf16"
+    del stored["data"]["streams"]
+    stored["data"]["modal"] = "rgb"
+    config = Config.from_dict(stored)
+    assert (config.train.precision, config.data.streams) == ("bf16", "rgb")
+    assert load_config(overrides=["modal=flow"]).data.streams == "flow"
     assert load_config(overrides=["precision=float32"]).train.precision == "fp32"
 
 
@@ -242,8 +246,8 @@ def test_toml_errors_name_the_file(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("lr = = 3")
     with pytest.raises(ConfigError, match=r"bad\.toml: not valid TOML"):
         load_config(file=tmp_path / "bad.toml")
-    (tmp_path / "bare.toml").write_text("modal = rgb")
-    with pytest.raises(ConfigError, match=r'bare\.toml: .*Text stands in quotes: modal = "rgb"'):
+    (tmp_path / "bare.toml").write_text("streams = rgb")
+    with pytest.raises(ConfigError, match=r'bare\.toml: .*Text stands in quotes: streams = "rgb"'):
         load_config(file=tmp_path / "bare.toml")
     for text, words in (
         ("clases = ['a']", "clases: there is no such setting"),

@@ -65,9 +65,9 @@ def import_checkpoint(
             unknown (they are listed); or a shape differs from the preset's.
         ConfigError: the settings have an input that the authors' network does not, or no class names.
     """
-    if config.data.modal != "both" or config.model.standardize_input:
+    if config.data.streams != "both" or config.model.standardize_input:
         raise ConfigError(
-            "the authors' network reads both streams as they are: use a preset with modal=both and "
+            "the authors' network reads both streams as they are: use a preset with streams=both and "
             "standardize_input=false (thumos14, activitynet12 or activitynet13)."
         )
     if not config.classes:

@@ -43,7 +43,7 @@ class Batch:
     @property
     def streams(self) -> tuple[str, ...]:
         """The streams that the model reads."""
-        return ("rgb", "flow") if self.config.data.modal == "both" else (self.config.data.modal,)
+        return ("rgb", "flow") if self.config.data.streams == "both" else (self.config.data.streams,)
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def run(
             labels,
             out,
             duration=duration,
-            modal=_modal([recipe for _, recipe in extracted.values()]),
+            streams=_streams_of([recipe for _, recipe in extracted.values()]),
             test_share=test_share,
             seed=seed,
             overwrite=overwrite,
@@ -105,7 +105,7 @@ def _durations(
     return duration
 
 
-def _modal(recipes: list[Recipe]) -> str:
+def _streams_of(recipes: list[Recipe]) -> str:
     """Which streams all the features have."""
     rgb = all(recipe.rgb_weights for recipe in recipes)
     flow = all(recipe.flow_weights for recipe in recipes)

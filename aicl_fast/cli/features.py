@@ -60,7 +60,7 @@ def run(
     plan = video_options.plan(fps, stride)
     if flow_weights is None:
         note(
-            "rgb alone, since there are no --flow-weights; a model for it is trained with --set modal=rgb. "
+            "rgb alone, since there are no --flow-weights; a model for it is trained with --set streams=rgb. "
             f"{WHERE}"
         )
     bad: dict[Path, str] = {}

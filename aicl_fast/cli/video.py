@@ -12,7 +12,7 @@ from aicl_fast.cli.options import BATCH, FLOW
 from aicl_fast.errors import ConfigError
 
 if TYPE_CHECKING:
-    from aicl_fast.config import DataConfig, Modal
+    from aicl_fast.config import DataConfig, Streams
     from aicl_fast.data.detections import Detections
     from aicl_fast.data.feature_file import VideoFeatures
     from aicl_fast.video import FlowAlgorithm, SegmentNetwork
@@ -44,7 +44,7 @@ class VideoOptions:
         names = ("rgb_weights", "flow_weights", "flow_algorithm", "batch", "precision", "allow_damaged")
         return [f"--{name.replace('_', '-')}" for name in names if getattr(self, name)]
 
-    def plan(self, fps: float, stride: int, modal: Modal = "both") -> Extraction:
+    def plan(self, fps: float, stride: int, streams: Streams = "both") -> Extraction:
         """Open the networks that were named, of the streams that are to be read."""
         from aicl_fast.video import open_network
         from aicl_fast.video.extract import Extraction, check_settings
@@ -53,7 +53,7 @@ class VideoOptions:
         check_settings(fps, stride, algorithm, batch, self.threads)
         networks: dict[str, SegmentNetwork | None] = {"rgb": None, "flow": None}
         for stream, path in (("rgb", self.rgb_weights), ("flow", self.flow_weights)):
-            if path is not None and modal in ("both", stream):
+            if path is not None and streams in ("both", stream):
                 networks[stream] = open_network(
                     path,
                     stream=stream,  # type: ignore[arg-type]
@@ -79,10 +79,10 @@ class VideoOptions:
         from aicl_fast.metadata import FRAMES
         from aicl_fast.video.failures import named_failure
 
-        both = data.modal == "both"
+        both = data.streams == "both"
         for stream, path in (("rgb", self.rgb_weights), ("flow", self.flow_weights)):
-            if path is None and (both or data.modal == stream):
-                other = " Or train a model that reads one stream, with --set modal=rgb." if both else ""
+            if path is None and (both or data.streams == stream):
+                other = " Or train a model that reads one stream, with --set streams=rgb." if both else ""
                 raise ConfigError(
                     f"--{stream}-weights: the model reads {'rgb and flow' if both else stream}, so a video "
                     f"needs the {stream} network's weights. {WHERE}{other}"
@@ -92,7 +92,7 @@ class VideoOptions:
                 f"the model's segments are {data.frames_per_segment} frames long; features can be extracted "
                 f"for at most {FRAMES}. Extract features as its training data were, and give those."
             )
-        plan = self.plan(data.fps, data.frames_per_segment, data.modal)
+        plan = self.plan(data.fps, data.frames_per_segment, data.streams)
         plan.recipe.check(data, "--rgb-weights, --flow-weights, --flow-algorithm")
 
         def extract(path: Path) -> VideoFeatures:

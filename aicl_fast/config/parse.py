@@ -120,7 +120,7 @@ def _read_toml(file: str | os.PathLike[str]) -> dict[str, Any]:
             values: dict[str, Any] = clean_values(tomllib.loads(text))
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(
-                f'{file}: not valid TOML: {error_text(error)}. Text stands in quotes: modal = "rgb".'
+                f'{file}: not valid TOML: {error_text(error)}. Text stands in quotes: streams = "rgb".'
             ) from error
         except DataError as error:  # two keys that are equal in one Unicode form
             raise ConfigError(f"{file}: the settings file {error}") from error

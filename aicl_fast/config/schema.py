@@ -17,7 +17,7 @@ from aicl_fast.text import require_label
 
 Variant = Literal["released", "paper"]
 Keep = Literal["last", "val", "test"]
-Modal = Literal["both", "rgb", "flow"]
+Streams = Literal["both", "rgb", "flow"]
 Schedule = Literal["constant", "cosine"]
 Precision = Literal["fp32", "bf16"]
 Convolution = Literal["direct", "winograd"]
@@ -43,7 +43,7 @@ class DataConfig(Section):
     """Features a segment in the first stream."""
     flow_width: Annotated[int, Range(1, MAX_STREAM_WIDTH)] = 1024
     """Features a segment in the second stream."""
-    modal: Modal = "both"
+    streams: Streams = "both"
     """Which streams the model reads. With one stream, A_ca is that stream's actionness."""
     train_subset: str = "train"
     """The annotations' subset to train on, where the data set has no ``split_train.txt``."""
@@ -55,8 +55,8 @@ class DataConfig(Section):
 
     @property
     def input_width(self) -> int:
-        """Features a segment that the model reads: the streams of ``modal`` side by side."""
-        return (self.modal != "flow") * self.rgb_width + (self.modal != "rgb") * self.flow_width
+        """Features a segment that the model reads: the streams of ``streams`` side by side."""
+        return (self.streams != "flow") * self.rgb_width + (self.streams != "rgb") * self.flow_width
 
 
 @dataclass(frozen=True)
@@ -327,6 +327,10 @@ def class_names(names: Any) -> tuple[str, ...]:
     return found
 
 
+RENAMED_SETTINGS = {"modal": "streams"}
+"""What earlier versions called settings."""
+
+
 def locate_setting(key: str) -> tuple[str, str]:
     """(section, field) of ``field`` or ``section.field``; the section is empty for ``classes``.
 
@@ -334,6 +338,7 @@ def locate_setting(key: str) -> tuple[str, str]:
         ConfigError: no such field; the nearest names are listed.
     """
     section, dot, name = key.rpartition(".")
+    name = RENAMED_SETTINGS.get(name, name)
     if key == "classes":
         return "", key
     if not dot and name in _FIELDS:

@@ -246,7 +246,7 @@ class Dataset:
         data = self.config.data
         seconds = {name: count * data.frames_per_segment / data.fps for name, count in segments.items()}
         check_durations(self.ground_truth, seconds, data, "--set fps=", known=bool(data.recipe))
-        width = data.rgb_width if data.modal != "flow" else data.flow_width
+        width = data.rgb_width if data.streams != "flow" else data.flow_width
         counts = set(segments.values())
         if len(segments) > 1 and len(counts) == 1 and looks_transposed((*counts, width)):
             warnings.warn(
@@ -272,7 +272,7 @@ class Dataset:
         recipe = check_recipes({path: read_header(path).recipe for path in extracted})
         data = self.config.data
         recipe.check(data, str(extracted[0]))
-        made = recipe.text(data.modal)
+        made = recipe.text(data.streams)
         data = replace(data, fps=recipe.fps, frames_per_segment=recipe.stride, recipe=made)
         return replace(self, config=replace(self.config, data=data))
 

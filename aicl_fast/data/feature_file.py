@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from aicl_fast.config import DataConfig, Modal
+from aicl_fast.config import DataConfig, Streams
 from aicl_fast.data.arrays import Archive, open_archive
 from aicl_fast.data.feature_formats import from_archive
 from aicl_fast.data.features import EXTRACTED, Floats, check_features, check_lengths, check_width
@@ -61,10 +61,12 @@ class Recipe:
         names = [field.name for field in fields(self) if field.name != "precision"]
         return _differences(*({name: getattr(each, name) for name in names} for each in (self, other)))
 
-    def text(self, modal: Modal) -> str:
+    def text(self, streams: Streams) -> str:
         """What a model of these streams keeps of it, beside the frame rate and stride: ``name: value; …``."""
         names = ["frames_per_segment", "transform"]
-        names += ["rgb_weights"] * (modal != "flow") + ["flow_weights", "flow_algorithm"] * (modal != "rgb")
+        names += ["rgb_weights"] * (streams != "flow") + ["flow_weights", "flow_algorithm"] * (
+            streams != "rgb"
+        )
         return "; ".join(f"{name.replace('_', ' ')}: {getattr(self, name)}" for name in names)
 
     def check(self, data: DataConfig, name: str) -> None:
@@ -76,7 +78,7 @@ class Recipe:
         Raises:
             DataError: another network, flow algorithm or transform; each is named with both values.
         """
-        if not data.recipe or data.recipe == (mine := self.text(data.modal)):
+        if not data.recipe or data.recipe == (mine := self.text(data.streams)):
             return
         differences = _differences(_parts(mine), _parts(data.recipe))
         raise DataError(
@@ -126,15 +128,15 @@ class VideoFeatures:
         name = name or self.video
         found = []
         for stream, width in (("rgb", data.rgb_width), ("flow", data.flow_width)):
-            if data.modal not in ("both", stream):
+            if data.streams not in ("both", stream):
                 continue
             array: Floats | None = getattr(self, stream)
             if array is None:
                 there = "rgb" if stream == "flow" else "flow"
                 raise DataError(
                     f"{name}: holds {there} features alone, and the model reads "
-                    f"{'rgb and flow' if data.modal == 'both' else stream}. Extract them again with "
-                    f"--{stream}-weights, or train a model with --set modal={there}."
+                    f"{'rgb and flow' if data.streams == 'both' else stream}. Extract them again with "
+                    f"--{stream}-weights, or train a model with --set streams={there}."
                 )
             check_width(
                 array.shape,

@@ -55,7 +55,7 @@ def is_extracted(path: Path) -> bool:
 
 def streams_of(data: DataConfig) -> list[str]:
     """The streams that a model with these settings reads."""
-    return [stream for stream in STREAMS if data.modal in ("both", stream)]
+    return [stream for stream in STREAMS if data.streams in ("both", stream)]
 
 
 class FeatureFolder:
@@ -115,7 +115,7 @@ class FeatureFolder:
         names = set()
         for stem in stems:
             rest, stream = split_stream(stem)
-            pair = rest and (streams[rest] >= set(STREAMS) or data.modal == stream)
+            pair = rest and (streams[rest] >= set(STREAMS) or data.streams == stream)
             names.add(rest if pair else stem)
         return sorted(names)
 
@@ -237,14 +237,14 @@ def read_files(files: FeatureFiles, data: DataConfig, *, mapped: bool = False) -
     streams = streams_of(data)
     if not files.apart:
         (one,) = loaded
-        if data.modal == "both" and one.shape[1] in (data.rgb_width, data.flow_width):
+        if data.streams == "both" and one.shape[1] in (data.rgb_width, data.flow_width):
             raise DataError(
                 f"{paths[0]}: expected {data.input_width} features a segment, got {one.shape[1]}, as one "
                 f"stream alone has. The model reads rgb ({data.rgb_width}) and flow ({data.flow_width}): "
                 "give both, as <video>_rgb.npy and <video>_flow.npy, or in folders rgb/ and flow/."
             )
-        if data.modal != "both" and one.shape[1] == data.rgb_width + data.flow_width:
-            return (one[:, : data.rgb_width] if data.modal == "rgb" else one[:, data.rgb_width :],)
+        if data.streams != "both" and one.shape[1] == data.rgb_width + data.flow_width:
+            return (one[:, : data.rgb_width] if data.streams == "rgb" else one[:, data.rgb_width :],)
         _check_widths(paths[0], one, data, streams)
         return loaded
     for path, array, stream in zip(paths, loaded, streams, strict=True):

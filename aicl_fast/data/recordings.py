@@ -164,7 +164,7 @@ class Inputs:
         for path in paths:
             rest, stream = split_stream(video_name(path))
             pair = pairs.get((path.parent, rest), {}) if path in arrays else {}
-            if {"rgb", "flow"} <= pair.keys() and stream and self._data.modal == "both":
+            if {"rgb", "flow"} <= pair.keys() and stream and self._data.streams == "both":
                 if path == pair["rgb"]:
                     yield self._pair({"rgb": pair["rgb"], "flow": pair["flow"]})
             elif os.path.isdir(path / "features"):
@@ -193,7 +193,7 @@ class Inputs:
         """One recording by a file a stream."""
         wanted = streams_of(self._data)
         given = {stream: path for stream, path in paths.items() if path is not None}
-        if self._data.modal == "both" and len(given) < 2:
+        if self._data.streams == "both" and len(given) < 2:
             raise DataError("--rgb and --flow go together: give both streams of the recording.")
         if list(given) != wanted:
             raise DataError(

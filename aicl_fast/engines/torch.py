@@ -82,7 +82,7 @@ class TorchSession(Session):
 
     def _load_detector(self, path: Path, precision: str | None) -> None:
         net, config = load_model(path)
-        on_kernels = self._device.type == "cuda" and config.data.modal == "both"
+        on_kernels = self._device.type == "cuda" and config.data.streams == "both"
         chosen = self._choose(path, precision, ("fp16", "bf16", "fp32", "fp8") if on_kernels else ("fp32",))
         length = config.data.segments
         info = ModelInfo(

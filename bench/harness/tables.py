@@ -68,7 +68,7 @@ def engines(result: Row, subject: str = "thumos14") -> list[str]:
     if not rows:
         raise ConfigError(f"engines: no row is of the {subject} model.")
     columns: dict[str, Cell] = {
-        "": lambda row: ENGINE_NAMES.get(row["engine"], row["engine"]),
+        "": lambda row: str(ENGINE_NAMES.get(row["engine"], row["engine"])),
         "precision": "{precision}",
         "mAP, %": "?{mAP:.1%}",
     }

@@ -141,40 +141,40 @@ def test_both_streams_in_one_file_and_subsets_for_splits(tiny_dataset: Path, tin
     assert joined.videos == apart.videos
     for (split, video), array in expected.items():
         np.testing.assert_array_equal(joined.features(split, video), array)
-    flow = Dataset.open(tiny_dataset, tiny_config.with_values({"modal": "flow"}))
+    flow = Dataset.open(tiny_dataset, tiny_config.with_values({"streams": "flow"}))
     np.testing.assert_array_equal(flow.features("test", "test_0"), expected["test", "test_0"][:, 6:])
     with pytest.raises(DataError, match="no subset 'training' to use instead"):
         Dataset.open(tiny_dataset, tiny_config.with_values({"train_subset": "training"}))
 
 
-@pytest.mark.parametrize(("modal", "part"), [("rgb", slice(0, 6)), ("flow", slice(6, 11))])
+@pytest.mark.parametrize(("streams", "part"), [("rgb", slice(0, 6)), ("flow", slice(6, 11))])
 def test_one_stream_needs_only_its_files(
-    tiny_dataset: Path, tiny_config: Config, modal: str, part: slice
+    tiny_dataset: Path, tiny_config: Config, streams: str, part: slice
 ) -> None:
     both = Dataset.open(tiny_dataset, tiny_config).features("test", "test_1")
     for split in ("train", "test"):
-        shutil.rmtree(tiny_dataset / "features" / split / ("flow" if modal == "rgb" else "rgb"))
-    dataset = Dataset.open(tiny_dataset, tiny_config.with_values({"modal": modal}))
+        shutil.rmtree(tiny_dataset / "features" / split / ("flow" if streams == "rgb" else "rgb"))
+    dataset = Dataset.open(tiny_dataset, tiny_config.with_values({"streams": streams}))
     np.testing.assert_array_equal(dataset.features("test", "test_1"), both[:, part])
 
 
-@pytest.mark.parametrize(("modal", "part"), [("rgb", slice(0, 6)), ("flow", slice(6, 11))])
+@pytest.mark.parametrize(("streams", "part"), [("rgb", slice(0, 6)), ("flow", slice(6, 11))])
 @pytest.mark.parametrize("alone", [True, False])
 def test_a_file_a_video_may_hold_one_stream(
-    tiny_dataset: Path, tiny_config: Config, modal: str, part: slice, alone: bool
+    tiny_dataset: Path, tiny_config: Config, streams: str, part: slice, alone: bool
 ) -> None:
     both = Dataset.open(tiny_dataset, tiny_config).features("test", "test_1")
     folder = tiny_dataset / "features" / "test"
     for stream in ("rgb", "flow"):
         shutil.rmtree(folder / stream)
-    data = tiny_config.with_values({"modal": modal}).data
+    data = tiny_config.with_values({"streams": streams}).data
     np.save(folder / "test_1.npy", both[:, part] if alone else both)
     (found,) = read_streams(folder, "test_1", data)
     np.testing.assert_array_equal(found, both[:, part])
 
 
 @pytest.mark.parametrize(
-    ("apart", "modal", "words"),
+    ("apart", "streams", "words"),
     [
         (True, "both", r"rgb.test_1\.npy: expected 6 .*\(rgb_width 6\), got 9\. .*, --set rgb_width=…\."),
         (False, "both", r"expected 11 .*\(rgb_width 6 \+ flow_width 5\), got 9\. .* --set flow_width=…\."),
@@ -182,7 +182,7 @@ def test_a_file_a_video_may_hold_one_stream(
     ],
 )
 def test_another_width_names_the_settings(
-    tiny_dataset: Path, tiny_config: Config, apart: bool, modal: str, words: str
+    tiny_dataset: Path, tiny_config: Config, apart: bool, streams: str, words: str
 ) -> None:
     folder = tiny_dataset / "features" / "test"
     if not apart:
@@ -190,7 +190,7 @@ def test_another_width_names_the_settings(
             shutil.rmtree(folder / stream)
     np.save((folder / "rgb" if apart else folder) / "test_1.npy", np.ones((33, 9), np.float32))
     with pytest.raises(DataError, match=words):
-        read_streams(folder, "test_1", tiny_config.with_values({"modal": modal}).data)
+        read_streams(folder, "test_1", tiny_config.with_values({"streams": streams}).data)
 
 
 def test_mapped_streams_hold_the_same_values(tiny_dataset: Path, tiny_config: Config) -> None:

@@ -68,7 +68,7 @@ def test_a_model_takes_features_made_as_its_own() -> None:
     data = DataConfig(rgb_width=6, flow_width=5, recipe=RECIPE.text("both"))
     assert len(some().streams(data)) == 2
     assert len(made_by(precision="bf16", fps=25.0, stride=16).streams(data)) == 2
-    rgb = replace(data, modal="rgb", recipe=RECIPE.text("rgb"))
+    rgb = replace(data, streams="rgb", recipe=RECIPE.text("rgb"))
     assert len(made_by(flow_weights="c" * 64, flow_algorithm="tvl1").streams(rgb)) == 1
     assert len(made_by(rgb_weights="c" * 64).streams(replace(data, recipe=""))) == 2
 
@@ -132,15 +132,15 @@ def test_an_archive_that_was_compressed_is_mapped_as_well(tmp_path: Path) -> Non
 def test_which_streams_a_model_reads() -> None:
     data = DataConfig(rgb_width=6, flow_width=5)
     assert [stream.shape for stream in some().streams(data)] == [(9, 6), (9, 5)]
-    assert [stream.shape for stream in some().streams(replace(data, modal="flow"))] == [(9, 5)]
+    assert [stream.shape for stream in some().streams(replace(data, streams="flow"))] == [(9, 5)]
     alone = replace(some(), flow=None)
-    assert len(alone.streams(replace(data, modal="rgb"))) == 1
+    assert len(alone.streams(replace(data, streams="rgb"))) == 1
     with pytest.raises(
-        DataError, match=r"x\.npz: holds rgb features alone.*rgb and flow.*--flow-weights.*modal=rgb"
+        DataError, match=r"x\.npz: holds rgb features alone.*rgb and flow.*--flow-weights.*streams=rgb"
     ):
         alone.streams(data, "x.npz")
     with pytest.raises(DataError, match="holds flow features alone, and the model reads rgb"):
-        replace(some(), rgb=None).streams(replace(data, modal="rgb"))
+        replace(some(), rgb=None).streams(replace(data, streams="rgb"))
     with pytest.raises(DataError, match="rgb: expected 1024 features a segment, got 6"):
         some().streams(DataConfig())
 
@@ -256,7 +256,7 @@ def test_a_data_set_of_them(extracted_dataset: Path, tiny_config: Config) -> Non
         streams = dataset.streams("test", "test_1", mapped=mapped)
         np.testing.assert_array_equal(streams[0], rgb)
     assert dataset.features("test", "test_1").shape == (33, 11)
-    flow = Dataset.open(extracted_dataset, tiny_config.with_values({"modal": "flow"}))
+    flow = Dataset.open(extracted_dataset, tiny_config.with_values({"streams": "flow"}))
     assert flow.features("test", "test_1").shape == (33, 5)
     (extracted_dataset / "features/test/test_1.npz").unlink()
     with pytest.raises(DataError, match=r"1 of 9 feature files is missing(.|\n)*test_1\.npz"):
@@ -288,7 +288,7 @@ def test_all_videos_in_one_folder(extracted_dataset: Path, tiny_config: Config) 
     np.testing.assert_array_equal(plain.features("test", "test_2"), expected)
     (features / "train").mkdir()  # then every split has a folder of its own
     with pytest.raises(DataError, match=r"3 of 3 feature files are missing:\n.*features/test/test_0"):
-        Dataset.open(extracted_dataset, tiny_config.with_values({"modal": "rgb"}), splits=["test"])
+        Dataset.open(extracted_dataset, tiny_config.with_values({"streams": "rgb"}), splits=["test"])
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_pairs_side_by_side(tmp_path: Path) -> None:
     assert folder.videos(DATA) == ["a", "b", "mass_flow"]
     assert folder.find("a", DATA).paths == (rgb, flow)
     assert folder.find("b", DATA).paths == (joined,)
-    one = DataConfig(rgb_width=6, flow_width=5, modal="rgb")
+    one = DataConfig(rgb_width=6, flow_width=5, streams="rgb")
     assert folder.find("a", one).paths == (rgb,)
     np.testing.assert_array_equal(folder.read("a", one)[0], np.load(rgb))
     flow.unlink()

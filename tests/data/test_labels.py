@@ -141,10 +141,10 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert {truth.videos[name].subset for name in summary.test} == {"test"}
     config = load_config(file=tmp_path / "data/settings.toml")
     assert config.classes == ("jump", "run")
-    assert config.data.modal == "both"
-    again = write_annotations(rows, tmp_path / "data", test_share=0.4, seed=3, modal="rgb", overwrite=True)
+    assert config.data.streams == "both"
+    again = write_annotations(rows, tmp_path / "data", test_share=0.4, seed=3, streams="rgb", overwrite=True)
     assert again.test == summary.test
-    assert load_config(file=tmp_path / "data/settings.toml").data.modal == "rgb"
+    assert load_config(file=tmp_path / "data/settings.toml").data.streams == "rgb"
     others = {
         write_annotations(rows, tmp_path / "data", test_share=0.4, seed=seed, overwrite=True).test
         for seed in range(8)

@@ -24,11 +24,11 @@ def find(tiny_config: Config) -> Callable[..., list[str]]:
     def names(
         *paths: Path, rgb: Path | None = None, flow: Path | None = None, split: str = "test", **options: Any
     ) -> list[str]:
-        modal = options.pop("modal", "both")
-        inputs = Inputs(tiny_config.with_values({"modal": modal}).data, split, pytest.fail, **options)
+        streams = options.pop("streams", "both")
+        inputs = Inputs(tiny_config.with_values({"streams": streams}).data, split, pytest.fail, **options)
         found = inputs.find(list(paths), rgb, flow)
         for _, load in found:
-            assert sum(stream.shape[1] for stream in load().streams) == {"both": 11, "rgb": 6}[modal]
+            assert sum(stream.shape[1] for stream in load().streams) == {"both": 11, "rgb": 6}[streams]
         return [name for name, _ in found]
 
     return names
@@ -114,13 +114,13 @@ def test_a_pair_has_its_common_name(tiny_dataset: Path, find: Any, tmp_path: Pat
     for path in marked:
         shutil.copy(path, tmp_path / "pairs")
     assert find(tmp_path / "pairs") == ["clip"]
-    assert find(rgb=marked[0], modal="rgb") == ["clip"]
+    assert find(rgb=marked[0], streams="rgb") == ["clip"]
     with pytest.raises(DataError, match="is named as the flow features"):
         find(rgb=marked[1], flow=marked[0])
     with pytest.raises(DataError, match="are the same file"):
         find(rgb=rgb, flow=rgb)
     with pytest.raises(DataError, match="the model reads rgb alone"):
-        find(flow=marked[1], modal="rgb")
+        find(flow=marked[1], streams="rgb")
     with pytest.raises(DataError, match=r"two recordings, 'test_1' and 'test_0'.*--name"):
         find(rgb=rgb, flow=folder / "flow/test_0.npy")
     within = [shutil.copy(path, tmp_path / f"i3d_{path.parent.name}_25fps.npy") for path in (rgb, flow)]

@@ -2,7 +2,7 @@
 
     NUMBA_DISABLE_JIT=1 .venv/bin/python tests/decode/reached.py [arguments of pytest]
 
-Those with random inputs are skipped: they would take an hour without being compiled.
+Those with random inputs or many classes are skipped: they would take an hour without being compiled.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 FILE = HERE.parents[1] / "kernels" / "decode_numba.py"
-SKIPPED = ("nothing_can_be_written", "are_the_grids", "is_the_naive_one", "backends_agree", "shrink")
+SKIPPED = (
+    "nothing_can_be_written",
+    "are_the_grids",
+    "is_the_naive_one",
+    "backends_agree",
+    "shrink",
+    "many_classes",
+)
 
 
 def functions(code: CodeType) -> Iterator[CodeType]:

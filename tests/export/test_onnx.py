@@ -229,9 +229,9 @@ def test_equal_scores_are_ranked_by_index(tmp_path: Path, tiny_config) -> None:
     np.testing.assert_allclose(actual.video_scores, expected.numpy(), atol=1e-6)
 
 
-@pytest.mark.parametrize("modal", ["rgb", "flow"])
-def test_one_stream(tmp_path: Path, tiny_config: Config, modal: str, assert_close) -> None:
-    config = tiny_config.with_values({"modal": modal})
+@pytest.mark.parametrize("streams", ["rgb", "flow"])
+def test_one_stream(tmp_path: Path, tiny_config: Config, streams: str, assert_close) -> None:
+    config = tiny_config.with_values({"streams": streams})
     torch.manual_seed(0)
     net = TwoBranchNet(config).eval()
     export_onnx(net, config, tmp_path / "m.onnx", precision="fp16")

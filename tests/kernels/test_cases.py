@@ -12,7 +12,7 @@ from aicl_fast.kernels import cases  # noqa: E402
 from aicl_fast.kernels.harness import OPERATIONS, TF32, build, complete, distinct, expected  # noqa: E402
 
 
-@pytest.mark.parametrize("spec", cases.specs("test"), ids=lambda spec: f"{spec.operation} {spec.name}")
+@pytest.mark.parametrize("spec", list(cases.specs("test")), ids=lambda spec: f"{spec.operation} {spec.name}")
 def test_outputs_and_gradients_equal_the_reference(spec, target, assert_close) -> None:
     case = build(replace(spec, dtype=target.dtype), target.device)
     inputs = case.make(torch.Generator().manual_seed(0))

@@ -10,8 +10,8 @@ from aicl_fast.config import load_config  # noqa: E402
 from aicl_fast.model import TwoBranchNet, conv3_rows  # noqa: E402
 
 
-def _net(modal: str = "both") -> TwoBranchNet:
-    overrides = ["rgb_width=24", "flow_width=16", "segments=40", f"modal={modal}"]
+def _net(streams: str = "both") -> TwoBranchNet:
+    overrides = ["rgb_width=24", "flow_width=16", "segments=40", f"streams={streams}"]
     torch.manual_seed(0)
     return TwoBranchNet(load_config("thumos14", overrides=overrides))
 
@@ -40,20 +40,20 @@ def test_a_convolution_of_rows_compiles() -> None:
     assert compiled.is_contiguous()
 
 
-@pytest.mark.parametrize("modal", ["both", "rgb", "flow"])
-def test_embeddings_in_rows_are_the_networks(modal: str) -> None:
-    net = _net(modal)
+@pytest.mark.parametrize("streams", ["both", "rgb", "flow"])
+def test_embeddings_in_rows_are_the_networks(streams: str) -> None:
+    net = _net(streams)
     x = torch.rand(2, 40, net.embed.in_channels)
     for ours, theirs in zip(net._embed_rows(x), net._embed_direct(x), strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("modal", ["both", "rgb"])
-def test_a_gpu_computes_the_same_network_in_rows(modal: str) -> None:
+@pytest.mark.parametrize("streams", ["both", "rgb"])
+def test_a_gpu_computes_the_same_network_in_rows(streams: str) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    net = _net(modal)
+    net = _net(streams)
     x = torch.rand(2, 40, net.embed.in_channels)
     expected, found = net(x), net.cuda()(x.cuda())
     for name, ours, theirs in zip(found._fields, found, expected, strict=True):

@@ -67,9 +67,9 @@ def test_the_transforms_constants_are_exact_in_bfloat16() -> None:
         assert float(torch.tensor(constant, dtype=torch.bfloat16)) == constant
 
 
-@pytest.mark.parametrize("modal", ["both", "rgb", "flow"])
-def test_the_network_gives_the_same_with_it(modal: str) -> None:
-    config = load_config("thumos14", overrides=[f"modal={modal}", "segments=50", "embedding_width=32"])
+@pytest.mark.parametrize("streams", ["both", "rgb", "flow"])
+def test_the_network_gives_the_same_with_it(streams: str) -> None:
+    config = load_config("thumos14", overrides=[f"streams={streams}", "segments=50", "embedding_width=32"])
     torch.manual_seed(0)
     net = TwoBranchNet(config).double()
     x = torch.rand(2, 50, config.data.input_width, dtype=torch.float64)

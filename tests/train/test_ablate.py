@@ -153,8 +153,8 @@ def test_an_early_agnostic_branch_hears_each_loss_once(tiny_config: Config) -> N
 
 
 def test_variants_need_both_streams(tiny_config: Config) -> None:
-    with pytest.raises(ConfigError, match=r"data\.modal: two streams can only be fused"):
-        fusion.late_late(tiny_config.with_values({"modal": "rgb"}))
+    with pytest.raises(ConfigError, match=r"data\.streams: two streams can only be fused"):
+        fusion.late_late(tiny_config.with_values({"streams": "rgb"}))
 
 
 def test_an_experiment_from_runs_to_picture(dataset: Dataset, tmp_path: Path) -> None:

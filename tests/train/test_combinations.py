@@ -37,7 +37,7 @@ LOSSES: Mapping[str, dict[str, Any]] = {
 }
 OPTIONS: Mapping[str, Sequence[Any]] = {
     "losses": list(LOSSES),
-    "modal": ["both", "rgb", "flow"],
+    "streams": ["both", "rgb", "flow"],
     "compile": [False, True],
     "precision": ["fp32", "bf16"],
     "convolution": ["direct", "winograd"],
@@ -74,7 +74,7 @@ ROWS = list(_rows())
 
 
 def _settings(row: Row) -> dict[str, Any]:
-    chosen = {name: row[name] for name in ("modal", "compile", "precision", "convolution", "ema_decay")}
+    chosen = {name: row[name] for name in ("streams", "compile", "precision", "convolution", "ema_decay")}
     # Five videos or six in batches of four: a short last batch, which one of two processes sits out.
     common = {"steps": 2, "batch_size": 4, "keep": row["keep"], "val_share": 0.2}
     if row["keep"] != "last":
@@ -162,9 +162,9 @@ def test_l_a_alone_trains_compiled(open_tiny: Callable[..., Dataset]) -> None:
 
 
 @pytest.mark.parametrize("losses", list(LOSSES))
-@pytest.mark.parametrize("modal", OPTIONS["modal"])
+@pytest.mark.parametrize("streams", OPTIONS["streams"])
 def test_every_loss_trains_with_every_stream(
-    open_tiny: Callable[..., Dataset], losses: str, modal: str
+    open_tiny: Callable[..., Dataset], losses: str, streams: str
 ) -> None:
-    result = train(open_tiny(**LOSSES[losses], modal=modal, steps=2))
+    result = train(open_tiny(**LOSSES[losses], streams=streams, steps=2))
     assert math.isfinite(result.result.average)

@@ -221,7 +221,7 @@ def test_damaged_files(authors: dict[str, Any], config: Config, tmp_path: Path) 
 
 
 def test_a_preset_of_another_input_is_refused(config: Config, tmp_path: Path) -> None:
-    for change in ({"modal": "rgb"}, {"standardize_input": True}):
+    for change in ({"streams": "rgb"}, {"standardize_input": True}):
         with pytest.raises(ConfigError, match="reads both streams as they are"):
             import_checkpoint(tmp_path / "x.pkl", tmp_path / "y.safetensors", config.with_values(change))
 

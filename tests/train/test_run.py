@@ -292,23 +292,23 @@ def test_clipping_bounds_the_gradient(open_tiny: Callable[..., Dataset]) -> None
     assert max(norms) <= 0.01 * (1 + 1e-5)
 
 
-@pytest.mark.parametrize("modal", ["rgb", "flow"])
+@pytest.mark.parametrize("streams", ["rgb", "flow"])
 def test_one_stream_trains_exports_and_detects(
-    open_tiny: Callable[..., Dataset], tmp_path: Path, modal: str
+    open_tiny: Callable[..., Dataset], tmp_path: Path, streams: str
 ) -> None:
     from aicl_fast import Detector
     from aicl_fast.export.onnx import export_onnx
 
-    dataset = open_tiny(modal=modal)
+    dataset = open_tiny(streams=streams)
     result = train(dataset, tmp_path)
-    assert not any(("flow" if modal == "rgb" else "rgb") in name for name in result.net.state_dict())
+    assert not any(("flow" if streams == "rgb" else "rgb") in name for name in result.net.state_dict())
     rows = list(csv.DictReader((tmp_path / "log.csv").open()))
     assert float(rows[0]["loss_modality"]) == 0
     export_onnx(result.net, result.config, tmp_path / "m.onnx")
     detector = Detector(tmp_path / "m.onnx")
     features = dataset.features("test", "test_0")
     assert len(detector(features)) > 0
-    with pytest.raises(DataError, match=f"reads {modal} alone"):
+    with pytest.raises(DataError, match=f"reads {streams} alone"):
         detector(features, features)
 
 

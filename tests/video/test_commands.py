@@ -442,7 +442,7 @@ def test_detect_on_a_video_is_features_and_detect(
 
 @pytest.fixture
 def model_of(tiny_config: Config, tmp_path: Path) -> Callable[..., Path]:
-    """``model_of(modal="rgb")``: an untrained model with these data settings."""
+    """``model_of(streams="rgb")``: an untrained model with these data settings."""
     torch = pytest.importorskip("torch")
     from aicl_fast.export.onnx import export_onnx
     from aicl_fast.model import TwoBranchNet
@@ -459,7 +459,7 @@ def model_of(tiny_config: Config, tmp_path: Path) -> Callable[..., Path]:
 def test_the_stream_that_a_model_does_not_read_is_not_computed(
     run: Run, opened: list[Any], make_clip: MakeClip, model_of: Callable[..., Path]
 ) -> None:
-    run("detect", model_of(modal="rgb"), make_clip(frames=60), *WEIGHTS)
+    run("detect", model_of(streams="rgb"), make_clip(frames=60), *WEIGHTS)
     assert [options["stream"] for _, options in opened] == ["rgb"]
 
 
@@ -533,7 +533,7 @@ def test_detect_on_a_folder_of_videos(
         (["CLIP"], "--rgb-weights: the model reads rgb and flow"),
         (["CLIP", "--rgb-weights", "x.npz"], "--flow-weights: the model reads rgb and flow"),
         (["CLIP", "--rgb-weights", "x.npz"], "models/flow_imagenet.pt"),
-        (["CLIP", "--rgb-weights", "x.npz"], "--set modal=rgb"),
+        (["CLIP", "--rgb-weights", "x.npz"], "--set streams=rgb"),
         (["gone.mp4", *WEIGHTS], "gone.mp4: the video does not exist"),
         (["gone.mp4", "--render", "CLIP"], "gone.mp4: the video does not exist"),
         (["daat_folder"], "daat_folder: the video or folder does not exist"),
@@ -562,7 +562,7 @@ def test_a_model_of_one_stream(run: Run, make_clip: MakeClip, tiny_config: Confi
     from aicl_fast.export.onnx import export_onnx
     from aicl_fast.model import TwoBranchNet
 
-    config = tiny_config.with_values({"modal": "rgb", "fps": 25.0})
+    config = tiny_config.with_values({"streams": "rgb", "fps": 25.0})
     torch.manual_seed(0)
     export_onnx(TwoBranchNet(config), config, tmp_path / "rgb.onnx")
     run("detect", "rgb.onnx", make_clip(frames=100), "--rgb-weights", "x.npz", "--render", "seen.mp4")
@@ -604,7 +604,7 @@ def test_from_videos_and_labels_to_detections(run: Run, make_clip: MakeClip, tmp
     run("features", "videos", "-o", "DATA/features", "--rgb-weights", "x.npz")
     text = run("annotations", "labels.csv", "-o", "DATA")
     assert "4 train, 2 test videos, 2 classes: jump, wave" in text
-    assert 'modal = "rgb"' in (tmp_path / "DATA/settings.toml").read_text()
+    assert 'streams = "rgb"' in (tmp_path / "DATA/settings.toml").read_text()
     truth = json.loads((tmp_path / "DATA/gt.json").read_text())["database"]
     assert truth["the first clip"]["duration"] == pytest.approx(2.64)
     assert truth["clip2"]["annotations"] == [{"label": "wave", "segment": [0.0, 3.28]}]

@@ -34,10 +34,10 @@ class FusionNet(TwoBranchNet):
     """
 
     def __init__(self, config: Config, *, aware_late: bool, agnostic_early: bool) -> None:
-        if config.data.modal != "both":
+        if config.data.streams != "both":
             raise ConfigError(
-                f"data.modal: two streams can only be fused where both are read, got {config.data.modal!r}. "
-                "Set modal=both."
+                "data.streams: two streams can only be fused where both are read, got "
+                f"{config.data.streams!r}. Set streams=both."
             )
         super().__init__(config)
         data, width = config.data, config.model.embedding_width

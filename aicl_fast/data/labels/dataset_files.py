@@ -45,7 +45,7 @@ def write_annotations(
     folder: str | os.PathLike[str],
     *,
     duration: Callable[[str], float | None] = lambda video: None,
-    modal: str = "both",
+    streams: str = "both",
     test_share: float = 0.2,
     seed: int = 0,
     overwrite: bool = False,
@@ -60,7 +60,7 @@ def write_annotations(
         labels: from :func:`read_labels`.
         folder: of the data set; made if it is missing.
         duration: a video's length in seconds, or None where it is not known.
-        modal: which streams the settings say the features have.
+        streams: which streams the settings say the features have.
         test_share: of the videos whose rows do not say their split, this share becomes test videos, drawn
             from those with times.
         seed: of that draw.
@@ -95,8 +95,8 @@ def write_annotations(
         "# For aicl-fast train --config, over the preset thumos14.",
         "classes = " + json.dumps(classes, ensure_ascii=False),
     ]
-    if modal != "both":
-        lines.append(f'modal = "{modal}"')
+    if streams != "both":
+        lines.append(f'streams = "{streams}"')
     write_text(names[3], "\n".join(lines) + "\n")
     trained = {label.label for label in labels if splits[label.video] == "train"}
     return Summary(

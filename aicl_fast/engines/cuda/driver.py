@@ -146,9 +146,7 @@ class Cuda:
         status, *values = getattr(self._driver, name)(*arguments)
         if int(status) != 0:
             code = getattr(status, "name", str(status))
-            advice = (
-                " Use a smaller batch, or fewer at once." if code.endswith("OUT_OF_MEMORY") else ""
-            )
+            advice = " Use a smaller batch, or fewer at once." if code.endswith("OUT_OF_MEMORY") else ""
             raise UnavailableError(f"CUDA: {name} failed: {code}.{advice}")
         return values[0] if values else None
 
