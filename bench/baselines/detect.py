@@ -8,15 +8,15 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from aicl_fast.bench.baselines import decode as textbook_decode
-from aicl_fast.bench.baselines import train as textbook_train
+from aicl_fast.bench.baselines import decode as reference_decode
+from aicl_fast.bench.baselines import train as reference_train
 from aicl_fast.config import Config
 from aicl_fast.data.features import Array
 from aicl_fast.data.sampling import sample
 from aicl_fast.model import TwoBranchNet
 
 
-class TextbookDetector:
+class ReferenceDetector:
     """Runs one video at a time, as test scripts do; the network alone takes batches too."""
 
     def __init__(self, net: TwoBranchNet, config: Config, device: str = "cpu") -> None:
@@ -35,7 +35,7 @@ class TextbookDetector:
         """The same from (1, T, D) sampled features."""
         config = self.config
         score, video = self.scores(sampled)
-        return textbook_decode.decode(score[0], video[0], num_segments, config.decode, config.data)
+        return reference_decode.decode(score[0], video[0], num_segments, config.decode, config.data)
 
     @torch.no_grad()
     def scores(self, features: torch.Tensor) -> tuple[Array, Array]:
@@ -43,7 +43,7 @@ class TextbookDetector:
         x = features.to(self.device)
         if self.config.model.standardize_input:
             x = (x - self.net.input_mean) * self.net.input_scale
-        out = textbook_train.forward(self.net, x, self.config.model.fusion_gamma)
+        out = reference_train.forward(self.net, x, self.config.model.fusion_gamma)
         score, cas = out["score"].cpu().numpy(), out["cas"].cpu().numpy()
         order = np.argsort(-score, axis=1, kind="stable")[:, : self.config.topk]
         logits = np.take_along_axis(cas, order, axis=1).mean(axis=1)

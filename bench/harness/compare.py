@@ -43,8 +43,8 @@ COMPILED = "-compiled"
 """How a step's name ends that measures a suite's rivals compiled by torch."""
 _HIGHER = (
     "times_faster",
-    "native_x_textbook",
-    "numba_x_textbook",
+    "native_x_reference",
+    "numba_x_reference",
     "aicl_fast_times_faster",
     "eager_replay_ratio",
     "eager_call_ratio",

@@ -90,7 +90,7 @@ def read_result(path: str | os.PathLike[str]) -> dict[str, Any]:
         DataError: no such file, not JSON, or not what ``results.schema.json`` describes: rows that are no
             objects, a suite without its status, or without the reason why it was not measured.
     """
-    result = read_json(path, "result file")
+    result = _renamed(read_json(path, "result file"))
     if not isinstance(result, dict):
         raise DataError(f"{path}: expected a result file, an object; got a {type(result).__name__}.")
     suites = result.get("suites", {})
@@ -108,6 +108,15 @@ def read_result(path: str | os.PathLike[str]) -> dict[str, Any]:
         if status == "measured" or "rows" in part:
             _require_rows(where, part)
     return result
+
+
+def _renamed(value: Any) -> Any:
+    """Names and fields of earlier records as they are now."""
+    if isinstance(value, dict):
+        return {_renamed(name): _renamed(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_renamed(inner) for inner in value]
+    return value.replace("textbook", "reference") if isinstance(value, str) else value
 
 
 def _require_rows(where: str, part: Mapping[str, Any]) -> None:

@@ -141,7 +141,7 @@ def _draw_ladder(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         axes.text(end, number, f"  {row['times_faster']:.2f}x{accuracy}", va="center", fontsize=7)
     axes.set_xlim(0, 1.5 * max(row["times_faster_interval"][1] for row in rows))
     axes.set_title("Features to detections, one video", fontsize=10)
-    axes.set_xlabel("times the textbook's speed, THUMOS14's size")
+    axes.set_xlabel("times the reference's speed, THUMOS14's size")
     axes.tick_params(axis="y", labelsize=7)
 
 

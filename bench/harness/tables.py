@@ -16,7 +16,6 @@ ENGINE_NAMES = {
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
     "tensorrt": "TensorRT",
-    "textbook": "reference",
 }
 _STEADY = (0.8, 1.25)
 """The drift of a row that is not marked."""
@@ -164,13 +163,13 @@ def decode(result: Row) -> list[str]:
         "proposals": "{proposals:.0f}",
         "C++, µs": "?{native_us:.0f}",
         "numba, µs": "?{numba_us:.0f}",
-        "C++ over NumPy": "?{native_x_textbook:.0f}x",
+        "C++ over NumPy": "?{native_x_reference:.0f}x",
         "C++ over the naive implementation": "?{native_x_naive:.0f}x",
     }
     rows = result["rows"]
     lines = _table("Fused scores to detections, T 750, one thread:", columns, rows)
     if not any("native_us" in row for row in rows):
-        numba = ", ".join(filter(None, (_cell("?{numba_x_textbook:.0f}x", row) for row in rows)))
+        numba = ", ".join(filter(None, (_cell("?{numba_x_reference:.0f}x", row) for row in rows)))
         lines += ["", f"The C++ decoder was not compiled there; numba over NumPy: {numba}."]
     cold = ", ".join(f"{row['backend']} {row['seconds']:.2f} s" for row in result.get("cold_start", []))
     return [*lines, "", f"Cold start, import to first result: {cold}."] if cold else lines
@@ -326,8 +325,7 @@ def _cell(cell: Cell, row: Row, heading: str = "") -> str:
         if cell.startswith("?"):
             return ""
         raise
-    # Earlier records say textbook for the reference.
-    return text.replace("textbook", "reference").replace("%", "" if heading.endswith("%") else " %")
+    return text.replace("%", "" if heading.endswith("%") else " %")
 
 
 def _unless_failed(cell: Cell, what: str = "failed") -> Cell:

@@ -2,9 +2,8 @@
 
     python -m aicl_fast.bench decode --json bench/results/decode-cpu.json
 
-Two baselines. *Naive* is the twin that the tests hold decoding against, the method word by word; it is there
-in a checkout only. *Textbook* is `textbook_decode.py` beside this file: the same on arrays, with NMS
-vectorised, as one writes it who knows NumPy well.
+Two baselines. *Naive* is the implementation that the tests compare decoding with, the method word by word. It
+is in a checkout only. *Reference* is `baselines/decode.py`: the same on arrays, with NMS vectorised.
 
 Each round times every contender once, in one process and on one thread, so that a busy moment hits all of
 them, and what is counted there is the thread's own processor time, which waiting for a processor does not
@@ -32,7 +31,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.bench.baselines import decode as textbook_decode
+from aicl_fast.bench.baselines import decode as reference_decode
 from aicl_fast.bench.harness import suite
 from aicl_fast.bench.harness.measure import median_interval
 from aicl_fast.config import PRESETS, DecodeConfig
@@ -66,7 +65,7 @@ def make_video(rng: np.random.Generator, classes_present: int, smoothing: float)
 def count_proposals(video: Video, config: DecodeConfig) -> int:
     """Proposals before NMS; decay_once keeps them all."""
     every = replace(config, nms="decay_once")
-    return len(textbook_decode.decode(*video, NUM_SEGMENTS, every, PRESET.data)[0])
+    return len(reference_decode.decode(*video, NUM_SEGMENTS, every, PRESET.data)[0])
 
 
 def make_videos(seed: int, count: int, classes_present: int, proposals: int) -> list[Video]:
@@ -93,7 +92,7 @@ def time_rounds(
     for _ in range(rounds):
         for name, call in contenders.items():
             # A baseline's one pass is long; the others repeat until caches and predictors are theirs.
-            passes = 1 if name in ("naive", "textbook") else 20
+            passes = 1 if name in ("naive", "reference") else 20
             begin = time.thread_time()
             for _ in range(passes):
                 for video in videos:
@@ -121,8 +120,8 @@ def call_naive(naive: ModuleType, config: DecodeConfig) -> Callable[[Video], obj
     return lambda video: naive.decode(video[0], video[1], NUM_SEGMENTS, config, PRESET.data)
 
 
-def call_textbook(config: DecodeConfig) -> Callable[[Video], object]:
-    return lambda video: textbook_decode.decode(video[0], video[1], NUM_SEGMENTS, config, PRESET.data)
+def call_reference(config: DecodeConfig) -> Callable[[Video], object]:
+    return lambda video: reference_decode.decode(video[0], video[1], NUM_SEGMENTS, config, PRESET.data)
 
 
 def call_ours(config: DecodeConfig, backend: str) -> Callable[[Video], Detections]:
@@ -144,12 +143,12 @@ def measure_calls(rounds: int) -> list[dict[str, Any]]:
         videos = make_videos(1, 8, classes_present, proposals)
         for mode in NMS_MODES:
             config = replace(PRESET.decode, nms=mode)
-            contenders = {"textbook": call_textbook(config)}
+            contenders = {"reference": call_reference(config)}
             contenders |= {backend: call_ours(config, backend) for backend in available_backends()}
             check_agreement(videos, config)
             seconds = time_rounds(contenders, videos, rounds)
             times: dict[tuple[str, str], list[float]] = {}
-            for slow in ("textbook", "naive"):
+            for slow in ("reference", "naive"):
                 if slow == "naive":
                     if naive is None:
                         continue
@@ -182,12 +181,12 @@ def measure_calls(rounds: int) -> list[dict[str, Any]]:
 def check_agreement(videos: Sequence[Video], config: DecodeConfig) -> None:
     """A figure for a wrong answer is worth nothing: every contender has to find the same detections."""
     for video in videos:
-        labels, boxes = textbook_decode.decode(*video, NUM_SEGMENTS, config, PRESET.data)
+        labels, boxes = reference_decode.decode(*video, NUM_SEGMENTS, config, PRESET.data)
         for backend in available_backends():
             found = call_ours(config, backend)(video)
             same = len(found) == len(labels) and np.allclose(found.scores, boxes[:, 2], rtol=0, atol=1e-6)
             if not same:
-                raise AiclError(f"{backend} and the textbook differ on a video of this benchmark.")
+                raise AiclError(f"{backend} and the reference differ on a video of this benchmark.")
 
 
 def measure_batches(rounds: int) -> list[dict[str, Any]]:

@@ -1,10 +1,10 @@
-"""What localising costs, features to detections, against the textbook pipeline.
+"""What localising costs, features to detections, against the reference pipeline.
 
     python -m aicl_fast.bench detect --json detect.json
     python -m aicl_fast.bench detect --model m.onnx --batch 1,8 --seconds 5
 
 Warm: recordings in memory to detections, by every file that can be exported and opened here, or by the
-exported file that is given, one batch after another. The textbook runs a batch's recordings one by one, as
+exported file that is given, one batch after another. The reference runs a batch's recordings one by one, as
 test scripts do. Without a model, one of THUMOS14's size is trained on synthetic recordings (`models.py`), and
 each row has the mAP of its file. Cold: fresh processes, as the `load` suite measures them.
 """
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from aicl_fast.bench.baselines.detect import TextbookDetector
+from aicl_fast.bench.baselines.detect import ReferenceDetector
 from aicl_fast.bench.harness import machine, suite
 from aicl_fast.bench.harness.arguments import count_or_none, seconds
 from aicl_fast.bench.harness.measure import FILL, PAUSE, Call, rotating, sustained, take_turns
@@ -40,8 +40,8 @@ from aicl_fast.weights import load_model
 BATCHES = (1, 8)
 
 
-def check_agreement(what: Subject, textbook: TextbookDetector, ours: Detector) -> float:
-    """A figure for a wrong answer is worth nothing: float32 has to find what the textbook finds.
+def check_agreement(what: Subject, reference: ReferenceDetector, ours: Detector) -> float:
+    """A figure for a wrong answer is worth nothing: float32 has to find what the reference finds.
 
     Sums in another order may bring a curve over a threshold that it grazes: one detection in a hundred.
 
@@ -53,7 +53,7 @@ def check_agreement(what: Subject, textbook: TextbookDetector, ours: Detector) -
     count = 0
     for recording in what.recordings[:4]:
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            expected, found = textbook(*recording)[1], ours(*recording)
+            expected, found = reference(*recording)[1], ours(*recording)
         half = len(expected) // 2
         apart = np.abs(found.scores[:half] - expected[:half, 2]) if len(found) >= half else np.ones(1)
         if abs(len(found) - len(expected)) > len(expected) // 100 or apart.max(initial=0) > 1e-3:
@@ -65,18 +65,18 @@ def check_agreement(what: Subject, textbook: TextbookDetector, ours: Detector) -
 def measure(
     what: Subject,
     running: Sequence[Contender],
-    textbook: TextbookDetector,
+    reference: ReferenceDetector,
     batch: int,
     seconds: float,
     back_to_back: float = 0.0,
 ) -> list[dict[str, Any]]:
-    """One batch size: every contender in turn with the textbook.
+    """One batch size: every contender in turn with the reference.
 
     Then each alone for ``back_to_back`` seconds, one call right after the other: recordings a second.
     """
 
     def one_by_one(recordings: Sequence[Recording]) -> object:
-        return [textbook(*recording) for recording in recordings]
+        return [reference(*recording) for recording in recordings]
 
     def ours(detector: Detector) -> Callable[[Sequence[Recording]], object]:
         if batch == 1:
@@ -98,7 +98,7 @@ def measure(
                 "subject": what.name,
                 "pipeline": BASELINE if each is None else each.pipeline,
                 "batch": batch,
-                # The textbook computes what the weights in torch do: their detections were compared.
+                # The reference computes what the weights in torch do: their detections were compared.
                 "mAP": exact if each is None else each.mAP,
                 **timing.row(),
                 "videos_per_second": batch * sustained(calls[name], back_to_back),
@@ -137,17 +137,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     with working_folder(options.folder) as folder:
         running, left_out = open_all(what, folder, options.threads, options.device)
-        textbook = TextbookDetector(load_model(what.weights)[0], what.config, options.device)
+        reference = ReferenceDetector(load_model(what.weights)[0], what.config, options.device)
         with Detector(what.weights, threads=options.threads) as exact:
-            found = check_agreement(what, textbook, exact)
+            found = check_agreement(what, reference, exact)
         longest = 0.0
         for batch in sorted(options.batch):
             if batch * longest > LONGEST and options.device == "cpu":
-                why = f"batch {batch}: the textbook would take over {LONGEST:g} s a turn"
+                why = f"batch {batch}: the reference would take over {LONGEST:g} s a turn"
                 left_out.append({"subject": what.name, "format": "", "precision": "", "why": why})
                 continue
             each = options.seconds / len(options.batch)
-            part = measure(what, running, textbook, batch, each, options.sustained)
+            part = measure(what, running, reference, batch, each, options.sustained)
             longest = part[0]["p50_ms"] / 1e3 / batch
             rows += part
             suite.show("detect-batches", part)

@@ -7,7 +7,7 @@
 The weights are exported in every format and precision that `export/formats.py` has, and each file is opened
 in its own engine; what cannot be exported or opened here is listed with its reason. A row is one file at one
 batch: features in memory to fused scores and video scores, its mAP through the whole pipeline, and the share
-of what the machine's own measured rates allow. The baseline is the textbook network on the same batch.
+of what the machine's own measured rates allow. The baseline is the reference network on the same batch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from aicl_fast.bench.baselines.detect import TextbookDetector
+from aicl_fast.bench.baselines.detect import ReferenceDetector
 from aicl_fast.bench.harness import machine, suite, tables
 from aicl_fast.bench.harness.measure import FILL, PAUSE, Call, rotating, take_turns
 from aicl_fast.bench.harness.models import Subject, given_subject, subject
@@ -42,7 +42,7 @@ from aicl_fast.export.export import export_model
 from aicl_fast.export.options import CALIBRATED, ExportOptions
 from aicl_fast.weights import load_model
 
-BASELINE = "textbook"
+BASELINE = "reference"
 BATCHES = (1, 8, 64)
 LONGEST = 1.5
 """Seconds: a batch whose baseline would take longer on the CPU is left out."""
@@ -50,7 +50,7 @@ FORMATS = {name: row.precisions for name, row in formats.FORMATS.items()}
 _TORCH_PRECISIONS = {"cpu": ("fp32",), "cuda": ("fp32", "bf16", "fp16", "fp8")}
 _BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
 _TOLERANCE = {"fp32": 1e-3, "tf32": 5e-3, "fp16": 1e-2, "bf16": 5e-2, "int8": 0.2, "fp8": 0.2}
-"""Relative difference of scores from the textbook's, by norm."""
+"""Relative difference of scores from the reference's, by norm."""
 _RATES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "tf32": "float32", "fp8": "float8_e4m3fn"}
 
 
@@ -249,16 +249,16 @@ def work(config: Config, batch: int, format_: str = "", precision: str = "fp32")
     return moved, 2 * batch * length * ((embedding // 2 if halved else embedding) + heads)
 
 
-def apart(textbook: TextbookDetector, detector: Detector, features: Floats) -> float:
-    """Relative difference, by norm, of a file's fused scores from the textbook's; infinite where one is NaN.
+def apart(reference: ReferenceDetector, detector: Detector, features: Floats) -> float:
+    """Relative difference, by norm, of a file's fused scores from the reference's; infinite where one is NaN.
 
     Args:
-        textbook: the baseline.
+        reference: the baseline.
         detector: the file, open.
         features: (B, T, D).
     """
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        expected = textbook.scores(torch.from_numpy(features))[0]
+        expected = reference.scores(torch.from_numpy(features))[0]
     found = float(np.linalg.norm(detector.engine(features).scores - expected) / np.linalg.norm(expected))
     return found if np.isfinite(found) else float("inf")
 
@@ -271,11 +271,11 @@ def measure(
     rates: dict[str, float],
     device: str,
 ) -> list[dict[str, Any]]:
-    """One batch size: every contender in turn with the textbook network."""
+    """One batch size: every contender in turn with the reference network."""
     config = what.config
-    textbook = TextbookDetector(load_model(what.weights)[0], config, device)
+    reference = ReferenceDetector(load_model(what.weights)[0], config, device)
     inputs = [_features(config, each) for each in what.batches(batch)]
-    calls: dict[str, Call] = {BASELINE: rotating(textbook.scores, [torch.from_numpy(x) for x in inputs])}
+    calls: dict[str, Call] = {BASELINE: rotating(reference.scores, [torch.from_numpy(x) for x in inputs])}
     calls |= {each.name: rotating(each.detector.engine, inputs) for each in running}
     timings = take_turns(calls, BASELINE, seconds=seconds, least=5, pause=PAUSE, fill=FILL)
     rows = []
@@ -305,7 +305,7 @@ def measure(
                 "share_of_floor": None if floor is None else floor / timing.median,
             }
         )
-    # The textbook computes what the weights in torch do, which the tests hold: the same mAP.
+    # The reference computes what the weights in torch do, which the tests hold: the same mAP.
     rows[0]["mAP"] = exact_accuracy(running)
     return rows
 
@@ -319,19 +319,19 @@ def exact_accuracy(running: Sequence[Contender]) -> float | None:
 def agreeing(
     what: Subject, running: Sequence[Contender], device: str
 ) -> tuple[list[Contender], list[dict[str, Any]]]:
-    """The contenders whose scores are the textbook's within their precision, and the rows of the others."""
+    """The contenders whose scores are the reference's within their precision, and the rows of the others."""
     config = what.config
-    textbook = TextbookDetector(load_model(what.weights)[0], config, device)
+    reference = ReferenceDetector(load_model(what.weights)[0], config, device)
     features = _features(config, what.batches(1)[0])
     right, others = [], []
     for each in running:
-        error = apart(textbook, each.detector, features)
+        error = apart(reference, each.detector, features)
         # A GPU's float32 products are tf32.
         precision = "tf32" if device == "cuda" and each.precision == "fp32" else each.precision
         if error <= _TOLERANCE[precision]:
             right.append(each)
             continue
-        why = f"its scores differ from the textbook's by {error:.2g}, relatively"
+        why = f"its scores differ from the reference's by {error:.2g}, relatively"
         left = LeftOut(each.format, each.precision, why)
         others.append({"subject": what.name, **dataclasses.asdict(left)})
     return right, others

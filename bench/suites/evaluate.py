@@ -1,4 +1,4 @@
-"""What measuring mAP costs, against evaluators of the textbook kind.
+"""What measuring mAP costs, against evaluators that are easy to read.
 
     python -m aicl_fast.bench evaluate gt.json detections.json --json evaluate.json
 
@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.bench.baselines import evaluate as textbook_evaluate
+from aicl_fast.bench.baselines import evaluate as reference_evaluate
 from aicl_fast.bench.harness import suite
 from aicl_fast.bench.harness.measure import median_interval
 from aicl_fast.bench.harness.models import subject
@@ -40,7 +40,7 @@ from aicl_fast.errors import AiclError
 from aicl_fast.evaluate import TIOUS, average_recall, compare, diagnose, mean_average_precision
 
 AGREEMENT = 1e-3
-"""How far average mAPs may lie apart: the textbooks leave the order of equal scores and tIoUs to numpy."""
+"""How far average mAPs may lie apart: the references leave the order of equal scores and tIoUs to numpy."""
 
 _COLD = """
 import sys, time
@@ -72,13 +72,13 @@ def measure_map(truth: GroundTruth, found: Any, subset: str, rounds: int) -> lis
         return np.array(list(result.per_class.values()))
 
     contenders: dict[str, Callable[[], Any]] = {
-        "textbook, pandas rows": lambda: textbook_evaluate.pandas_map(truth, found, subset, TIOUS),
-        "textbook, loop over arrays": lambda: textbook_evaluate.loop_map(truth, found, subset, TIOUS),
+        "reference, pandas rows": lambda: reference_evaluate.pandas_map(truth, found, subset, TIOUS),
+        "reference, loop over arrays": lambda: reference_evaluate.loop_map(truth, found, subset, TIOUS),
         "aicl_fast": ours,
     }
     if importlib.util.find_spec("pandas") is None:
-        del contenders["textbook, pandas rows"]
-        print("textbook, pandas rows: left out, pandas is not installed", file=sys.stderr)
+        del contenders["reference, pandas rows"]
+        print("reference, pandas rows: left out, pandas is not installed", file=sys.stderr)
     averages = {name: float(np.mean(call())) for name, call in contenders.items()}
     if max(averages.values()) - min(averages.values()) > AGREEMENT:
         raise AiclError(f"the evaluators differ, so their times mean nothing: {averages}")
@@ -99,7 +99,7 @@ def measure_map(truth: GroundTruth, found: Any, subset: str, rounds: int) -> lis
 
 
 def measure_rest(truth: GroundTruth, found: Any, subset: str, rounds: int) -> list[dict[str, Any]]:
-    """The measures that no textbook here has."""
+    """The measures that no reference here has."""
     contenders: dict[str, Callable[[], object]] = {
         "diagnose": lambda: diagnose(truth, found, subset=subset),
         "compare, 2000 draws": lambda: compare(truth, found, found, subset=subset),
@@ -110,7 +110,7 @@ def measure_rest(truth: GroundTruth, found: Any, subset: str, rounds: int) -> li
     ]
 
 
-_TEXTBOOK = """
+_REFERENCE = """
 import sys
 from aicl_fast.data.annotations import GroundTruth
 from aicl_fast.bench.baselines.evaluate import loop_map
@@ -122,14 +122,14 @@ print(" ".join(map(repr, values.ravel().tolist())))
 
 
 def measure_ties(truth: Path, found: Path, subset: str) -> dict[str, float]:
-    """What the order of equal scores and tIoUs moves: ours by option, the textbook's by processor.
+    """What the order of equal scores and tIoUs moves: ours by option, the reference's by processor.
 
-    The textbook's order is numpy's argsort, whose vectorised and plain forms leave equal values differently;
+    The reference's order is numpy's argsort, whose vectorised and plain forms leave equal values differently;
     the plain one is had by switching numpy's processor features off.
     """
     core = importlib.import_module("numpy._core._multiarray_umath")
     dispatched = " ".join(name for name in core.__cpu_dispatch__ if core.__cpu_features__.get(name))
-    command = [sys.executable, "-c", _TEXTBOOK, str(truth.resolve()), str(found.resolve()), subset]
+    command = [sys.executable, "-c", _REFERENCE, str(truth.resolve()), str(found.resolve()), subset]
     values = []
     for features in ("", dispatched):
         environment = {**os.environ, "NPY_DISABLE_CPU_FEATURES": features}
@@ -144,9 +144,9 @@ def measure_ties(truth: Path, found: Path, subset: str) -> dict[str, float]:
     return {
         "average_mAP_ties_activitynet": ours["activitynet"],
         "average_mAP_ties_file": ours["file"],
-        "textbook_average_mAP": float(values[0].mean()),
-        "textbook_average_mAP_without_vector_instructions": float(values[1].mean()),
-        "textbook_largest_difference_of_a_class": float(np.abs(values[0] - values[1]).max()),
+        "reference_average_mAP": float(values[0].mean()),
+        "reference_average_mAP_without_vector_instructions": float(values[1].mean()),
+        "reference_largest_difference_of_a_class": float(np.abs(values[0] - values[1]).max()),
     }
 
 

@@ -38,7 +38,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from aicl_fast.bench.baselines.detect import TextbookDetector
+from aicl_fast.bench.baselines.detect import ReferenceDetector
 from aicl_fast.bench.harness import machine
 from aicl_fast.bench.harness.measure import Clock, device_events, median_interval, rotating, take_turns, wall
 from aicl_fast.bench.harness.record import RESULTS, UNKNOWN, device_name, environment, slug, write_result
@@ -215,7 +215,7 @@ def _latency_name(small: bool) -> str:
 def measure_latency(device: torch.device, effort: Effort, small: bool = False) -> dict[str, Any]:
     """Features on the device to detections on the host, one video: a graph replay, one wait, one decode.
 
-    Beside it the textbook: eager float32 torch on the device, its scores copied back, NumPy on the grid.
+    Beside it the reference: eager float32 torch on the device, its scores copied back, NumPy on the grid.
     """
     config = _latency_config(small)
     classes = tuple(f"class {i}" for i in range(config.model.num_classes))
@@ -224,7 +224,7 @@ def measure_latency(device: torch.device, effort: Effort, small: bool = False) -
     weights = pack_two_branch(net.state_dict(), torch.bfloat16, device=device)
     length, width = config.data.segments, config.data.input_width
     runner = TwoBranchRunner(weights, net.gamma, length, config.topk)
-    textbook = TextbookDetector(copy.deepcopy(net), config, str(device))
+    reference = ReferenceDetector(copy.deepcopy(net), config, str(device))
     sets = [torch.rand(1, length, width, device=device) for _ in range(2 if small else 32)]
     narrow = [features.to(torch.bfloat16) for features in sets]
 
@@ -237,9 +237,9 @@ def measure_latency(device: torch.device, effort: Effort, small: bool = False) -
     contenders = {
         "kernels": rotating(ours, narrow),
         "scores on the host": rotating(lambda features: runner(features, copy=False), narrow),
-        "textbook": rotating(lambda features: textbook.decoded(features, 900), sets),
+        "reference": rotating(lambda features: reference.decoded(features, 900), sets),
     }
-    timings = take_turns(contenders, "textbook", seconds=20 * effort.seconds, least=effort.least)
+    timings = take_turns(contenders, "reference", seconds=20 * effort.seconds, least=effort.least)
     return {
         "family": "latency",
         "case": _latency_name(small),
@@ -253,10 +253,10 @@ def _print(row: dict[str, Any]) -> None:
         print(f"{row['family']:<9} {row['case']:<58} FAILED {row['failed']}", flush=True)
         return
     if row["family"] == "latency":
-        ours, textbook = row["kernels"], row["textbook"]
+        ours, reference = row["kernels"], row["reference"]
         print(
             f"latency   {row['case']}: p50 {ours['p50_ms'] * 1e3:.1f} us, p99 {ours['p99_ms'] * 1e3:.1f} us, "
-            f"textbook {textbook['p50_ms'] * 1e3:.1f} us",
+            f"reference {reference['p50_ms'] * 1e3:.1f} us",
             flush=True,
         )
         return

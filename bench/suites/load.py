@@ -2,7 +2,7 @@
 
     python -m aicl_fast.bench load --json load.json
 
-Every program is started once a round, in an order drawn anew, beside the textbook's script, and timed from
+Every program is started once a round, in an order drawn anew, beside the reference's script, and timed from
 its start to its end; what it prints tells its parts. Peak memory is the most that was resident. Files are in
 the system's cache: the first round is not counted.
 """
@@ -29,26 +29,26 @@ from aicl_fast.errors import AiclError
 from aicl_fast.export.export import export_model
 from aicl_fast.export.options import ExportOptions
 
-BASELINE = "textbook script"
+BASELINE = "reference script"
 COMMAND = "aicl-fast detect"
 IMPORT = "import aicl_fast"
 
 _IMPORT = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
-_TEXTBOOK = """
+_REFERENCE = """
 import json, sys, time
 start = time.perf_counter()
 import numpy as np
 import torch
-from aicl_fast.bench.baselines.detect import TextbookDetector
+from aicl_fast.bench.baselines.detect import ReferenceDetector
 from aicl_fast.weights import load_model
 imported = time.perf_counter()
 torch.set_num_threads(int(sys.argv[4]))
-detector = TextbookDetector(*load_model(sys.argv[1]))
+detector = ReferenceDetector(*load_model(sys.argv[1]))
 rgb, flow = np.load(sys.argv[2]), np.load(sys.argv[3])
 opened = time.perf_counter()
 labels, boxes = detector(rgb, flow)
 first = time.perf_counter()
-with open("textbook.json", "w") as file:
+with open("reference.json", "w") as file:
     json.dump([[int(label), *box] for label, box in zip(labels, boxes.tolist())], file)
 print(imported - start, opened - imported, first - opened)
 """
@@ -95,7 +95,7 @@ def programs(what: Subject, threads: int, folder: Path) -> dict[str, list[str]]:
     found = {
         "import numpy": [*python, _IMPORT.format("numpy")],
         IMPORT: [*python, _IMPORT.format("aicl_fast")],
-        BASELINE: [*python, _TEXTBOOK, weights, *data, str(threads)],
+        BASELINE: [*python, _REFERENCE, weights, *data, str(threads)],
     }
     exports = {format_: folder / f"load.{format_}" for format_ in ("onnx", "openvino")}
     if what.exported is not None:

@@ -1,4 +1,4 @@
-"""What a training step costs, against the same step written the textbook way.
+"""What a training step costs, against a reference: the same step in plain torch.
 
     python -m aicl_fast.bench train --json bench/results/train-cpu.json
 
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aicl_fast.bench.baselines import train as textbook_train
+from aicl_fast.bench.baselines import train as reference_train
 from aicl_fast.bench.harness import machine, suite
 from aicl_fast.bench.harness.arguments import count
 from aicl_fast.bench.harness.measure import Timing, take_turns
@@ -23,7 +23,7 @@ from aicl_fast.config import Config, load_config
 from aicl_fast.model import TwoBranchNet
 from aicl_fast.train.trainer import make_loss
 
-BASELINE = "textbook, float32"
+BASELINE = "reference, float32"
 AGREEMENT = 1e-3
 
 
@@ -63,7 +63,7 @@ def _step(
     torch.manual_seed(0)
     net = TwoBranchNet(config).to(features.device)
     train = config.train
-    # The textbook takes Adam as it comes.
+    # The reference takes Adam as it comes.
     optimizer = torch.optim.Adam(
         net.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=changes is not None
     )
@@ -72,7 +72,7 @@ def _step(
 
     def step() -> Tensor:
         if changes is None:
-            total = textbook_train.total_loss(net, features, labels, config)
+            total = reference_train.total_loss(net, features, labels, config)
         else:
             total = loss(features, labels, None)[1]["total"]
         optimizer.zero_grad()
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--segments", type=count, default=750)
     rivals = parser.add_mutually_exclusive_group()
     rivals.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
-    rivals.add_argument("--compiled", action="store_true", help="torch.compile alone beside the textbook")
+    rivals.add_argument("--compiled", action="store_true", help="torch.compile alone beside the reference")
     options = parser.parse_args(arguments)
     machine.require(options.device)
     torch.set_num_threads(options.threads)
@@ -133,7 +133,7 @@ def disagreeing(steps: Mapping[str, Callable[[], Tensor]]) -> list[dict[str, Any
     for name, value in first.items():
         tolerance = AGREEMENT * (10 if "bfloat16" in name else 1)
         if not abs(value - first[BASELINE]) <= tolerance * abs(first[BASELINE]):
-            why = f"its first loss is {value:.6g}, the textbook's {first[BASELINE]:.6g}"
+            why = f"its first loss is {value:.6g}, the reference's {first[BASELINE]:.6g}"
             rows.append({"step": name, "correct": False, "failed": why})
     return rows
 

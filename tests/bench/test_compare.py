@@ -83,7 +83,7 @@ def test_less_accurate_is_worse_too(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_a_ratio_without_an_interval_may_lose_a_tenth(tmp_path: Path) -> None:
     def decode(ratio: float) -> dict[str, Any]:
-        row = {"nms": "hard", "classes": 1, "native_x_textbook": ratio}
+        row = {"nms": "hard", "classes": 1, "native_x_reference": ratio}
         return {"device": "a chip", "suite": "decode", "rows": [row]}
 
     assert compared(tmp_path, decode(100), decode(93)) == 0
@@ -106,7 +106,7 @@ def test_a_recorded_file_is_no_worse_than_itself(path: Path, capsys: pytest.Capt
 def test_cases_of_as_many_classes_are_told_apart(tmp_path: Path) -> None:
     def decode(*ratios: float, named: bool = True) -> dict[str, Any]:
         rows = [
-            {"nms": "hard", "classes": 1, "proposals": made, "native_x_textbook": ratio}
+            {"nms": "hard", "classes": 1, "proposals": made, "native_x_reference": ratio}
             | ({"target": target} if named else {})
             for target, made, ratio in zip((100, 500), (100.0, 500.25), ratios, strict=True)
         ]

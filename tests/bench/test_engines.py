@@ -39,7 +39,7 @@ def test_engines(
     result = recorded(out)
     rows, left_out = result["rows"], result["left_out"]
     names = {(row["engine"], row["precision"], row["batch"]) for row in rows}
-    assert {("textbook", "fp32", 1), ("torch", "fp32", 3), ("onnxruntime", "fp32", 1)} <= names
+    assert {("reference", "fp32", 1), ("torch", "fp32", 3), ("onnxruntime", "fp32", 1)} <= names
     assert len(names) == len(rows)
     # Whatever can be exported is a row or has its reason.
     seen = {(row["format"], row["precision"]) for row in rows}
@@ -65,7 +65,7 @@ def test_detect(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert {row["batch"] for row in result["rows"]} == {1, 2}
     assert result["detections"] > 0
     first = result["rows"][0]
-    assert first["pipeline"] == "textbook"
+    assert first["pipeline"] == "reference"
     assert first["times_faster"] == 1.0
     assert first["mAP"] is None
     assert "ONNX Runtime, fp32" in {row["pipeline"] for row in result["rows"]}
@@ -75,12 +75,12 @@ def test_different_answers_are_not_timed(tiny_model: Path) -> None:
     what = detect.given_subject(tiny_model)
 
     def wrong(rgb: Any, flow: Any) -> Any:
-        labels, boxes = textbook(rgb, flow)
+        labels, boxes = reference(rgb, flow)
         return labels, boxes + 0.01
 
-    textbook = detect.TextbookDetector(*detect.load_model(what.weights))
+    reference = detect.ReferenceDetector(*detect.load_model(what.weights))
     with detect.Detector(what.weights) as ours:
-        assert detect.check_agreement(what, textbook, ours) > 0
+        assert detect.check_agreement(what, reference, ours) > 0
         with pytest.raises(AiclError, match="their times mean nothing"):
             detect.check_agreement(what, wrong, ours)  # type: ignore[arg-type]
 
@@ -101,7 +101,7 @@ def test_a_program_that_fails_says_why(tiny_model: Path, tmp_path: Path, monkeyp
     what = detect.given_subject(tiny_model)
     command = [load.sys.executable, "-c", "raise SystemExit('no disk')"]
     monkeypatch.setattr(load, "programs", lambda *_: {load.BASELINE: command})
-    with pytest.raises(AiclError, match="textbook script failed: no disk"):
+    with pytest.raises(AiclError, match="reference script failed: no disk"):
         load.measure(what, 1, 1, tmp_path)
 
 
@@ -120,7 +120,7 @@ def test_an_exporter_that_fails_leaves_out_its_format(
 
 
 def test_a_gpus_float32_is_judged_as_tf32(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "TextbookDetector", lambda net, config, device: None)
+    monkeypatch.setattr(engines, "ReferenceDetector", lambda net, config, device: None)
     what = detect.given_subject(tiny_model)
     each = engines.Contender("torch", "safetensors", "fp32", None, 1.0, 1.0, 0.5)  # type: ignore[arg-type]
     for error, device, right in ((2e-3, "cpu", 0), (2e-3, "cuda", 1), (6e-3, "cuda", 0)):
@@ -128,7 +128,7 @@ def test_a_gpus_float32_is_judged_as_tf32(tiny_model: Path, monkeypatch: pytest.
         assert len(engines.agreeing(what, [each], device)[0]) == right
 
 
-def test_the_textbook_has_the_accuracy_of_float32_or_none() -> None:
+def test_the_reference_has_the_accuracy_of_float32_or_none() -> None:
     def weights(precision: str, average: float) -> engines.Contender:
         return engines.Contender("torch", "safetensors", precision, None, 1.0, 1.0, average)  # type: ignore[arg-type]
 
@@ -159,7 +159,7 @@ def test_a_file_with_other_scores_is_not_timed(
     monkeypatch.setattr(engine, "run", lambda x: run(x)._replace(scores=2 * run(x).scores))
     right, (wrong,) = engines.agreeing(what, running, "cpu")
     assert not right
-    assert wrong["why"] == "its scores differ from the textbook's by 1, relatively"
+    assert wrong["why"] == "its scores differ from the reference's by 1, relatively"
 
 
 def test_files_are_taken_of_the_same_weights_only(
@@ -211,7 +211,7 @@ def test_an_exported_file_is_measured_itself(
     engines.main([*given, "--batch", "2", "--seconds", "0", "--json", str(out)])
     rows, left_out = recorded(out)["rows"], recorded(out)["left_out"]
     assert [(row["engine"], row["format"]) for row in rows] == [
-        ("textbook", ""), ("torch", "safetensors"), ("onnxruntime", "onnx")
+        ("reference", ""), ("torch", "safetensors"), ("onnxruntime", "onnx")
     ]  # fmt: skip
     assert not left_out
     assert rows[2]["floor_ms"] is None

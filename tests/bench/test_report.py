@@ -28,12 +28,12 @@ def whole(commit: str = "0123456789ab", target: str = "cpu") -> dict[str, Any]:
     """A made-up run, in which training was not measured."""
     detect = [
         {"pipeline": name, "batch": 1, "mAP": 0.5, **timed(ratio)}
-        for name, ratio in (("textbook", 1.0), ("OpenVINO, bf16", 4.0))
+        for name, ratio in (("reference", 1.0), ("OpenVINO, bf16", 4.0))
     ]
     engines = [
         {"subject": "thumos14", "engine": engine, "format": format_, "precision": "fp32", "batch": batch,
          "mAP": 0.5, "share_of_floor": 0.25, **timed(ratio)}
-        for engine, format_, ratio in (("textbook", "", 1.0), ("onnxruntime", "onnx", 2.0))
+        for engine, format_, ratio in (("reference", "", 1.0), ("onnxruntime", "onnx", 2.0))
         for batch in (1, 8)
     ]  # fmt: skip
     load = [{"program": "import aicl_fast", "import_ms": 20.0, "peak_mb": 11.0, **timed(8.0)}]
@@ -225,12 +225,12 @@ def test_every_table_of_a_run_is_printed(results: Path, capsys: pytest.CaptureFi
 
 
 def test_a_gpus_record_is_reported(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without the compiled decoder or the tests' twin, stopped half-way, and with what could not be timed."""
+    """Without the compiled decoder or the tests' naive implementation, stopped half-way, and with what could not be timed."""
     card = whole(target="cuda")
-    decode = {"nms": "hard", "classes": 1, "target": 100, "proposals": 100.0, "textbook_us": 900.0,
-              "numba_us": 30.0, "numba_x_textbook": 30.0}  # fmt: skip
-    why = "its first loss is nan, the textbook's 3"
-    train = [{"step": "textbook, float32", **timed(1.0)}, {"step": "ours", "correct": False, "failed": why}]
+    decode = {"nms": "hard", "classes": 1, "target": 100, "proposals": 100.0, "reference_us": 900.0,
+              "numba_us": 30.0, "numba_x_reference": 30.0}  # fmt: skip
+    why = "its first loss is nan, the reference's 3"
+    train = [{"step": "reference, float32", **timed(1.0)}, {"step": "ours", "correct": False, "failed": why}]
     parts = {"decode": {"rows": [decode], "cold_start": [{"backend": "numba", "seconds": 0.5}]},
              "train": {"rows": train, "batch": 16, "segments": 750, "threads": 16},
              "load": {"rows": [{"program": "import numpy"}]},
@@ -252,7 +252,7 @@ def test_a_gpus_record_is_reported(results: Path, capsys: pytest.CaptureFixture[
 
 def test_rows_of_an_unsteady_machine_are_marked_and_few_turns_have_no_tail() -> None:
     rows: list[dict[str, Any]] = [
-        {"pipeline": "textbook", "mAP": 0.5, **timed(1.0), "turns": 200},
+        {"pipeline": "reference", "mAP": 0.5, **timed(1.0), "turns": 200},
         {"pipeline": "ours", "mAP": 0.5, **timed(2.0), "turns": 99, "drift": 1.3},
     ]
     lines = TABLES["detect"]({"rows": rows})

@@ -28,5 +28,5 @@ def test_what_disagrees_has_a_row_that_says_so(tmp_path: Path, monkeypatch: pyte
     rows = {row["step"]: row for row in json.loads(out.read_text())["rows"]}
     assert list(rows) == [train.BASELINE, "ours", "bfloat16", "wrong", "nothing"]
     assert {name for name, row in rows.items() if "p50_ms" in row} == {train.BASELINE, "ours", "bfloat16"}
-    assert rows["wrong"]["failed"] == "its first loss is 3.02, the textbook's 3"
+    assert rows["wrong"]["failed"] == "its first loss is 3.02, the reference's 3"
     assert rows["nothing"]["correct"] is False

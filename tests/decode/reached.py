@@ -2,7 +2,7 @@
 
     NUMBA_DISABLE_JIT=1 .venv/bin/python tests/decode/reached.py [arguments of pytest]
 
-Those with random inputs or many classes are skipped: they would take an hour without being compiled.
+Those with random inputs or large ones are skipped: they would take an hour without being compiled.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ SKIPPED = (
     "backends_agree",
     "shrink",
     "many_classes",
+    "room_was_made",
+    "long_and_a_wide",
 )
 
 

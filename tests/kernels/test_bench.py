@@ -32,7 +32,7 @@ def test_a_family_from_case_to_record(
     for row in rows:
         if family == "latency":
             assert row["kernels"]["p50_ms"] > 0
-            assert row["textbook"]["times_faster"] == 1
+            assert row["reference"]["times_faster"] == 1
         else:
             assert row["correct"]
             assert row["kernels"]["replay_us"] > 0
