@@ -225,7 +225,7 @@ def test_every_table_of_a_run_is_printed(results: Path, capsys: pytest.CaptureFi
 
 
 def test_a_gpus_record_is_reported(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without the compiled decoder or the tests' naive implementation, stopped half-way, and with what could not be timed."""
+    """Without the compiled decoder or the naive implementation, stopped half-way, partly not timed."""
     card = whole(target="cuda")
     decode = {"nms": "hard", "classes": 1, "target": 100, "proposals": 100.0, "reference_us": 900.0,
               "numba_us": 30.0, "numba_x_reference": 30.0}  # fmt: skip
