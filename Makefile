@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.installed
 # The interpreter on a machine with a GPU, with its packages already in it. Needed are torch, triton, numba and
 # safetensors; onnx, onnxscript and onnxruntime for files in those formats; pytest for the tests (pytest-xdist and
 # hypothesis for all of them, several at a time); pandas, seglearn, av and opencv for what they measure. What is
-# not there is named before anything starts, and left out.
+# not there is named before anything starts, and skipped.
 GPU_PYTHON ?= python3
 
 .PHONY: help install demo test lint types check long install-base install-matrix bench gpu fuzz view clean
@@ -20,7 +20,7 @@ help:
 	@echo "make lint | types | check    one of those (check: the tests alone)"
 	@echo "make long    the tests that take minutes each, which make test leaves out"
 	@echo "make install-base | install-matrix   fresh installations: without extras; each extra, lowest versions"
-	@echo "make bench   every benchmark of this processor, into one file; again goes on where it was"
+	@echo "make bench   every benchmark of this processor, into one file; again resumes where it stopped"
 	@echo "make gpu     on a GPU machine: benchmarks, tests, sanitizer, sweep (installs nothing); three times is all"
 	@echo "make fuzz    change files and read them again: 100 000 for each reader (FUZZ='npy --seconds 600' for one)"
 	@echo "make clean   remove what was built"
@@ -45,7 +45,7 @@ view:
 	@rm -rf build/view && mkdir -p build/view/aicl_fast/kernels
 	@for file in aicl_fast/*; do ln -s "$(CURDIR)/$$file" build/view/aicl_fast/; done
 	@for file in kernels/*; do ln -s "$(CURDIR)/$$file" build/view/aicl_fast/kernels/; done
-	@for room in export train bench; do ln -s "$(CURDIR)/$$room" build/view/aicl_fast/$$room; done
+	@for package in export train bench; do ln -s "$(CURDIR)/$$package" build/view/aicl_fast/$$package; done
 
 types: $(STAMP) view
 	cd build/view && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml -p aicl_fast

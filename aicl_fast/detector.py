@@ -210,7 +210,7 @@ class Detector:
                 a model of one stream, that stream. A NumPy array; or, for weights and TensorRT engines on a
                 GPU, an array there (a torch tensor, or one that offers DLPack or
                 ``__cuda_array_interface__``), which torch samples where it is.
-            flow: (n, D_flow) features of the second stream, left out when ``rgb`` is all there is.
+            flow: (n, D_flow) features of the second stream; None if ``rgb`` is all there is.
             fps: the recording's frames a second; None is the model's.
             video: the recording's name.
         Returns:

@@ -78,7 +78,7 @@ class TwoBranchNet(nn.Module):
     """Compute the embeddings with half the products (:mod:`aicl_fast.kernels.winograd`): the same to
     rounding."""
     winograd_filters: dict[str, tuple[Tensor, ...]] | None = None
-    """The transformed kernels, where weights do not change any more; else each pass transforms them anew."""
+    """The transformed kernels, where weights do not change any more; else each pass transforms them again."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()

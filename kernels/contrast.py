@@ -190,7 +190,7 @@ def segment_contrast_reference(embedding: Tensor, mining: Mining, tau: float) ->
     negatives = masks[:, :2].flip(1).repeat(1, 2, 1)  # (B, 4, T)
     filled = counts > 0
     present = filled & filled.roll(2, 1) & filled[:, :2].flip(1).repeat(1, 2)
-    # An absent term has no negative to sum over: its log-sum-exp is kept finite, then left out.
+    # An absent term has no negative to sum over: its log-sum-exp is kept finite, then skipped.
     members = negatives | ~present.unsqueeze(2)
     total = torch.logsumexp(repel.masked_fill(~members, -torch.inf), dim=2)
     # -log(e^p / (e^p + Σ e^n)) = softplus(log Σ e^n - p)

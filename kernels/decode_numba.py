@@ -348,7 +348,7 @@ def _gaussian(
     heap_score: Any, heap_box: Any, following: Any, rank: Any, coming: Any, rate: float,
     sigma: float, added: float, floor: float, most: int,
 ) -> None:  # fmt: skip
-    """Soft-NMS of Bodla et al. 2017 over the layers low..high, ranked anew after each box.
+    """Soft-NMS of Bodla et al. 2017 over the layers low..high, ranked again after each box.
 
     Scores only fall, so the heap may hold old ones: a box that comes up with an old score goes back with
     its present one. Where many boxes overlap, most soon fall below ``floor`` or to 0 and change no more:

@@ -121,7 +121,7 @@ class TwoBranchRunner:
     Buffers and graphs of the eight batch sizes that were used last are kept.
 
     Not safe to call from several threads at once: a batch size has one set of buffers. With the kernels
-    turned off every call lays out the weights anew: that is for comparing results, not times.
+    turned off every call lays out the weights again: that is for comparing results, not times.
     """
 
     def __init__(self, weights: TwoBranchWeights, gamma: float, length: int, topk: int) -> None:

@@ -1,4 +1,4 @@
-"""The arrows between the rooms run one way, as docs/architecture.md says."""
+"""The arrows between the packages run one way, as docs/architecture.md says."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from aicl_fast.extras import EXTRAS
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("kernels", "train", "export", "bench")
+PACKAGES = ("kernels", "train", "export", "bench")
 ALLOWED = {
     "kernels": {"kernels"},
     "aicl_fast": {"aicl_fast", "kernels"},
@@ -21,7 +21,7 @@ ALLOWED = {
     "bench": {"bench", "train", "export", "aicl_fast", "kernels"},
 }
 LOWEST = ("aicl_fast.errors", "aicl_fast.extras")
-FILES = [path for room in ALLOWED for path in sorted((ROOT / room).rglob("*.py"))]
+FILES = [path for package in ALLOWED for path in sorted((ROOT / package).rglob("*.py"))]
 TORCH = {
     "aicl_fast/model.py",
     "aicl_fast/torch_file.py",
@@ -47,8 +47,8 @@ def _imports(path: Path, *, top: bool = False) -> set[str]:
 
 def _module(path: Path) -> str:
     """The name under which a file is imported."""
-    room, *rest = path.relative_to(ROOT).with_suffix("").parts
-    parts = ["aicl_fast", *([room] if room in ROOMS else []), *rest]
+    package, *rest = path.relative_to(ROOT).with_suffix("").parts
+    parts = ["aicl_fast", *([package] if package in PACKAGES else []), *rest]
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
@@ -78,22 +78,22 @@ def _loaded(tree: ast.Module) -> Iterator[ast.stmt]:
         yield from node.body if isinstance(node, ast.With) else (node,)
 
 
-def _room(module: str) -> str | None:
+def _package(module: str) -> str | None:
     parts = module.split(".")
     if parts[0] != "aicl_fast":
         return None
-    return parts[1] if len(parts) > 1 and parts[1] in ROOMS else "aicl_fast"
+    return parts[1] if len(parts) > 1 and parts[1] in PACKAGES else "aicl_fast"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_arrows_run_one_way(path: Path) -> None:
     name = path.relative_to(ROOT)
     if name.parts[:2] == ("aicl_fast", "cli"):
-        return  # the roof
+        return  # may use all of them
     for module in _imports(path):
-        room = _room(module)
-        if room is not None and not module.startswith(LOWEST):
-            assert room in ALLOWED[name.parts[0]], f"{name} imports {module}"
+        package = _package(module)
+        if package is not None and not module.startswith(LOWEST):
+            assert package in ALLOWED[name.parts[0]], f"{name} imports {module}"
 
 
 def test_no_import_circles() -> None:

@@ -1,4 +1,4 @@
-"""The state of a run on disk, so that it goes on exactly where it was cut off.
+"""The state of a run on disk, so that it resumes exactly where it was cut off.
 
 A checkpoint is a folder ``checkpoints/step_00000500`` that is made under another name and renamed when it is
 complete: whatever moment a run is killed at, the newest folder of that name is whole. Tensors are
@@ -38,7 +38,7 @@ KEPT = 2
 _ADVICE = "Remove the folder; the one before it is used then."
 _LONGEST = 60
 _FREE = ("steps", "eval_every", "save_every", "patience", "memory_gb", "compile")
-"""Training settings that may differ when a run goes on; ``steps`` only where no schedule follows it."""
+"""Training settings that may differ when a run resumes; ``steps`` only where no schedule follows it."""
 
 
 @dataclass
@@ -133,7 +133,7 @@ def fingerprint(
 def load_checkpoint(path: Path, state: State, config: Config) -> None:
     """Put a checkpoint's contents into ``state``, on the device of its network.
 
-    Warns where torch has another number of threads than it had: the run does not go on bit for bit then.
+    Warns where torch has another number of threads than it had: the run does not resume bit for bit then.
 
     Raises:
         ModelError: it is damaged, or of a run with other settings or other data; what differs is named.

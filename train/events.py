@@ -18,7 +18,7 @@ class EventFile:
 
     Args:
         folder: made if it is not there; files of earlier processes of the run stay in it.
-        after: the step that a resumed run goes on from: TensorBoard drops what earlier files have after it.
+        after: the step that a resumed run starts from: TensorBoard drops what earlier files have after it.
     Raises:
         UnavailableError: the package tensorboard is not installed.
         OSError: the file cannot be written.

@@ -44,7 +44,7 @@ class RunLog:
         """Args:
         folder: the run's; None writes nothing.
         tious: the thresholds of the evaluations.
-        after: the step that a resumed run goes on from; later rows of an earlier process are dropped.
+        after: the step that a resumed run starts from; later rows of an earlier process are dropped.
 
         Raises:
             DataError: a file cannot be written, or ``log.csv`` is not one.
@@ -140,7 +140,7 @@ class RunLog:
         except OSError as error:
             raise DataError(
                 f"{self._folder}: log.csv or tensorboard/ cannot be written ({error.strerror}). Make room, "
-                "and go on with --resume."
+                "and resume with --resume."
             ) from error
 
 

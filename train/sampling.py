@@ -139,7 +139,7 @@ def _send(values: Tensor, device: torch.device) -> Tensor:
 class BatchOrder:
     """Batch after batch of video numbers, for ever: each epoch in a new order, its last batch as it comes.
 
-    Its whole state is small and can be stored, so that a run goes on exactly where it was cut off.
+    Its whole state is small and can be stored, so that a run resumes exactly where it was cut off.
     """
 
     def __init__(self, count: int, size: int, rng: np.random.Generator) -> None:

@@ -18,7 +18,7 @@ def selection_gamma(step: int, config: Config) -> float | None:
     """γ of the scores that select the top-k segments in a step, counted from 1.
 
     1 in the warm-up: softmax(CAS) alone. Then a linear fall over ``ramp`` steps to ``selection_gamma``, and
-    that to the end. None means by A_score itself, as released.
+    that to the end. None means by A_score itself, as in the authors' code.
     """
     settings = config.train
     final = settings.selection_gamma

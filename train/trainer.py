@@ -99,12 +99,12 @@ def train(
         out: folder for ``model.safetensors``, ``log.csv``, TensorBoard's logs and checkpoints; None writes
             nothing.
         device: ``cpu``, ``cuda`` or ``cuda:N``; several processes take a GPU each.
-        resume: go on from the newest checkpoint in ``out`` to the same weights that an uninterrupted run ends
+        resume: start from the newest checkpoint in ``out`` to the same weights that an uninterrupted run ends
             with, bit for bit on one kind of machine with as many threads; another number of threads is warned
             of. Where there is no checkpoint, start from the beginning.
         overwrite: throw away a run that ``out`` holds.
         reading: called with (training videos read, all of them).
-        starting: called once with the step that the run goes on from, 0 from the beginning.
+        starting: called once with the step that the run resumes from, 0 from the beginning.
         training: called every few steps with (step, steps, total loss of the batch).
         make_net: makes the network that is trained; the ablations pass variants of it. Model files hold
             the method's own network only, so another one is trained with ``out`` None.

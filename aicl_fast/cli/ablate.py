@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 def run(
     experiment: Annotated[str, Argument(help="losses, fusion, accuracy, consistency or selection.")],
     data: Annotated[
-        Path | None, Option("--data", "-d", help="Data set folder; the demo's recordings if left out.")
+        Path | None, Option("--data", "-d", help="Data set folder; the demo's recordings by default.")
     ] = None,
     preset: Annotated[
         str | None,
         Option("--preset", "-p", help="thumos14, activitynet12, activitynet13; demo without --data."),
     ] = None,
     out: Annotated[
-        Path | None, Option("--out", "-o", help="Folder for every run; runs/ablate-EXPERIMENT if left out.")
+        Path | None, Option("--out", "-o", help="Folder for every run; runs/ablate-EXPERIMENT by default.")
     ] = None,
     seeds: Annotated[int, Option(min=1, help="Train each arm with this many seeds.")] = 3,
     config: SettingsFile = None,

@@ -42,9 +42,9 @@ def run(
     rgb: Annotated[Path | None, Option(help=".npy of the first stream.")] = None,
     flow: Annotated[Path | None, Option(help=".npy of the second stream.")] = None,
     name: Annotated[
-        str | None, Option(help="The recording's name in the detections; by its files if left out.")
+        str | None, Option(help="The recording's name in the detections; by its files by default.")
     ] = None,
-    fps: Annotated[float | None, Option(help="Frames a second; the model's if left out.")] = None,
+    fps: Annotated[float | None, Option(help="Frames a second; the model's by default.")] = None,
     split: Annotated[str, Option(help="Of a data set folder: train or test.")] = "test",
     allow_missing: options.AllowMissing = False,
     out: Annotated[Path, Option("--out", "-o", help="Where to write the detections: .json, .csv.")] = Path(
@@ -56,14 +56,12 @@ def run(
     set_: options.Settings = None,
     engine: Annotated[
         str | None,
-        Option(
-            help="What runs the model: onnxruntime, openvino, tensorrt or torch; by its file if left out."
-        ),
+        Option(help="What runs the model: onnxruntime, openvino, tensorrt or torch; by its file by default."),
     ] = None,
     device: Annotated[
         str | None,
         Option(
-            help="Of the model and, for videos, of I3D: cpu, cuda or cuda:N; if left out, cpu, but for "
+            help="Of the model and, for videos, of I3D: cpu, cuda or cuda:N; by default cpu, but for "
             "TensorRT engines."
         ),
     ] = None,

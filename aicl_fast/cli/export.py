@@ -27,7 +27,7 @@ TENSORRT = ("tensorrt", "tensorrt-rtx")
 def run(
     model: Annotated[Path, Argument(help="Trained weights (model.safetensors; of I3D also .pt and .npz).")],
     out: Annotated[
-        Path | None, Option("--out", "-o", help="File (or folder) to write; beside the weights if left out.")
+        Path | None, Option("--out", "-o", help="File (or folder) to write; beside the weights by default.")
     ] = None,
     network: Annotated[
         str, Option("--model", help="What the weights are of: aicl, i3d-rgb or i3d-flow.")
@@ -44,12 +44,12 @@ def run(
     precision: Annotated[str, Option(help="fp32, tf32, fp16, bf16, int8 or fp8.")] = "fp32",
     batch: Annotated[str, Option(help="Videos a run: one size, or smallest:usual:largest.")] = "1:8:64",
     segments: Annotated[
-        str | None, Option(help="T: one size, or smallest:usual:largest; the model's if left out.")
+        str | None, Option(help="T: one size, or smallest:usual:largest; the model's by default.")
     ] = None,
     opset: Annotated[
         int | None,
         Option(
-            help="ONNX files: up to 23, from 15 (int8 19, fp8 21, bf16 22); 18, or the lowest, if left out."
+            help="ONNX files: up to 23, from 15 (int8 19, fp8 21, bf16 22); 18, or the lowest, by default."
         ),
     ] = None,
     verify: Annotated[

@@ -51,6 +51,8 @@ def run(
 
       aicl-fast features videos/ -o DATA/features --rgb-weights rgb.pt --flow-weights flow.pt --flow dis
     """
+    from aicl_fast.video import reader  # noqa: F401  (says first if the extra is missing)
+
     if rgb_weights is None and flow_weights is None:
         raise ConfigError(f"--rgb-weights, --flow-weights: name the weights of at least one stream. {WHERE}")
     targets = _targets(videos, out)

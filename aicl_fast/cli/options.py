@@ -31,7 +31,7 @@ Settings = Annotated[
     list[str] | None, Option("--set", "-s", metavar="NAME=VALUE", help="Override a setting; may be repeated.")
 ]
 SettingsFile = Annotated[Path | None, Option("--config", "-c", help="TOML file with settings.")]
-Threads = Annotated[int | None, Option(min=1, help="Threads of the engine; every core if left out.")]
+Threads = Annotated[int | None, Option(min=1, help="Threads of the engine; every core by default.")]
 Device = Annotated[str, Option(help="cpu, cuda or cuda:N.")]
 
 # --- videos ---------------------------------------------------------------------------------------------
@@ -39,19 +39,19 @@ Device = Annotated[str, Option(help="cpu, cuda or cuda:N.")]
 VIDEO = "Videos"
 BATCH = 8
 FLOW = "tvl1"
-FLOW_HELP = f"Optical flow by tvl1 or dis, as the model's training features; {FLOW} if left out."
+FLOW_HELP = f"Optical flow by tvl1 or dis, as the model's training features; {FLOW} by default."
 RgbWeights = Annotated[
     Path | None,
     Option(help="I3D for RGB: weights, or an exported .onnx or .openvino.", rich_help_panel=VIDEO),
 ]
 FlowWeights = Annotated[Path | None, Option(help="I3D for optical flow, the same.", rich_help_panel=VIDEO)]
 VideoBatch = Annotated[
-    int | None, Option(min=1, help=f"Segments a run of I3D; {BATCH} if left out.", rich_help_panel=VIDEO)
+    int | None, Option(min=1, help=f"Segments a run of I3D; {BATCH} by default.", rich_help_panel=VIDEO)
 ]
 VideoPrecision = Annotated[
     str | None,
     Option(
-        help="Of I3D: fp32, bf16 or fp16; if left out, an exported file's own, and for weights "
+        help="Of I3D: fp32, bf16 or fp16; by default an exported file's own, and for weights "
         "fp32 on the CPU and fp16 on a GPU.",
         rich_help_panel=VIDEO,
     ),
@@ -66,9 +66,9 @@ AllowDamaged = Annotated[
 # --- how good detections are ----------------------------------------------------------------------------
 
 Subset = Annotated[str | None, Option(help="Only this subset of the annotations (test, validation, …).")]
-Tious = Annotated[str | None, Option("--tiou", help="Thresholds, comma-separated; the preset's if left out.")]
+Tious = Annotated[str | None, Option("--tiou", help="Thresholds, comma-separated; the preset's by default.")]
 GroundTruthFile = Annotated[
-    Path | None, Option("--gt", help="Annotation file; the run's own gt.json if left out.")
+    Path | None, Option("--gt", help="Annotation file; the run's own gt.json by default.")
 ]
 JsonFile = Annotated[Path | None, Option("--out", "-o", help="Also write the result as JSON.")]
 Baseline = Annotated[Path | None, Option(help="Folder of a second run on the same videos, shown beside.")]

@@ -25,7 +25,7 @@ def run(
         list[str], Argument(help="Model files; the first is the reference. engine:file picks an engine.")
     ],
     data: Annotated[
-        Path | None, Option("--data", "-d", help="Data set folder; random features if left out.")
+        Path | None, Option("--data", "-d", help="Data set folder; random features by default.")
     ] = None,
     allow_missing: AllowMissing = False,
     threads: Threads = None,
@@ -33,7 +33,7 @@ def run(
     runs: Annotated[int, Option(min=1, help="Timed runs of each file.")] = 20,
     seed: Annotated[int, Option(help="Of the random features.")] = 0,
     device: Annotated[
-        str | None, Option(help="cpu, cuda or cuda:N, of every file; each engine's own if left out.")
+        str | None, Option(help="cpu, cuda or cuda:N, of every file; each engine's own by default.")
     ] = None,
     provider: Annotated[
         list[str] | None,

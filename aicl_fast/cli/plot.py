@@ -17,7 +17,7 @@ def run(
     run: Annotated[Path, Argument(help="Folder of a run, with detections.json and scores.npz.")],
     out: Annotated[Path, Option("--out", "-o", help=".png, .svg or .pdf.")] = Path("timeline.png"),
     video: Annotated[
-        list[str] | None, Option(help="Draw this video; may be repeated. Every video if left out.")
+        list[str] | None, Option(help="Draw this video; may be repeated. Every video by default.")
     ] = None,
     worst: Annotated[int | None, Option(help="Draw the N videos of the lowest AP.")] = None,
     baseline: Baseline = None,

@@ -16,7 +16,7 @@ from aicl_fast.files import inputs_kept, is_stdout
 def run(
     run: Annotated[Path, Argument(help="Folder of a run, with detections.json.")],
     out: Annotated[
-        Path | None, Option("--out", "-o", help="The page; report.html in the run's folder if left out.")
+        Path | None, Option("--out", "-o", help="The page; report.html in the run's folder by default.")
     ] = None,
     baseline: Baseline = None,
     gt: GroundTruthFile = None,

@@ -39,7 +39,7 @@ PRESETS: Mapping[str, Config] = types.MappingProxyType(
             # The selection's γ falls from 1 to the fusion's over the whole run: of the schedules compared in
             # docs/training.md the best simple one. As released, two of three seeds never find the actions.
             train=TrainConfig(steps=1200, ramp_steps="all"),
-            # The released program's two slips (the added second, λ) are left out. A stream may hold two
+            # The authors' code's two slips (the added second, λ) are not repeated. A stream may hold two
             # actions that share the softmax, so the class threshold is ActivityNet's.
             decode=DecodeConfig(class_threshold=0.1, nms="gaussian", nms_added_seconds=0.0, outer_ratio=0.25),
         ),

@@ -118,9 +118,9 @@ class TrainConfig(Section):
     """Decay of an exponential moving average of the weights, which is then what is kept; 0 is off."""
     selection_gamma: Annotated[float, SHARE] | None = None
     """γ of the scores that select the top-k segments in training, once the warm-up is over; none is the
-    fusion's own, as released, and 1 selects by softmax(CAS) alone throughout."""
+    fusion's own, as in the authors' code, and 1 selects by softmax(CAS) alone throughout."""
     warmup_steps: Annotated[int, NOT_NEGATIVE] = 0
-    """Steps at the start in which segments are selected by softmax(CAS) alone; 0 is as released.
+    """Steps at the start in which segments are selected by softmax(CAS) alone; 0 is as in the authors' code.
     Untrained actionness makes the first selections arbitrary, and training may never recover."""
     ramp_steps: Annotated[int, NOT_NEGATIVE] | Literal["all"] = 0
     """Steps after the warm-up in which the selection's γ falls linearly from 1 to ``selection_gamma``.
@@ -128,7 +128,7 @@ class TrainConfig(Section):
     eval_every: Annotated[int, NOT_NEGATIVE] = 0
     """Steps between evaluations; 0 evaluates after the last step only, which chooses nothing."""
     save_every: Annotated[int, NOT_NEGATIVE] = 500
-    """Steps between checkpoints that a run can go on from; 0 keeps only the last step's."""
+    """Steps between checkpoints that a run can resume from; 0 keeps only the last step's."""
     keep: Keep = "last"
     """``last`` keeps the last step's weights. ``val`` keeps the step of the best mAP on a share of the
     training videos that is held out. ``test`` keeps the best on *test*, as the released program does:
@@ -192,9 +192,9 @@ class DecodeConfig(Section):
     nms_sigma: Annotated[float, POSITIVE] = 0.35
     """σ of exp(-tIoU²/σ) in ``decay_once`` and ``gaussian``."""
     nms_added_seconds: Annotated[float, Range(0, 1e30)] = 1.0
-    """Seconds added to every length and intersection in the tIoU: 1 as released, 0 is the plain tIoU."""
+    """Seconds added to every length and intersection in the tIoU: 1 in the authors' code, 0 is plain."""
     nms_across_classes: bool = False
-    """Detections of one class suppress another's too; as released, each class is on its own."""
+    """Detections of one class suppress another's too; as in the authors' code, each class is on its own."""
     min_score: float = 0.001
     """``gaussian`` drops detections whose decayed score falls below this."""
     max_detections: Annotated[int, Range(0, 2**31 - 1)] = 0

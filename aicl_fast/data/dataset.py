@@ -48,7 +48,7 @@ class Dataset:
         videos: the videos of each split that can be used, in the split files' order.
         config: the settings, with the data set's classes filled in, and the frame rate and stride that its
             features record where they do.
-        missing: videos that were left out because they have no features (``allow_missing``).
+        missing: videos that were skipped because they have no features (``allow_missing``).
     """
 
     root: Path

@@ -89,7 +89,7 @@ def precision_by_video(
 ) -> dict[str, float]:
     """Average mAP of each annotated video by itself, the worst first.
 
-    It says where to look and is no benchmark's number. Videos without an annotated instance are left out.
+    It says where to look and is no benchmark's number. Videos without an annotated instance are skipped.
     Arguments and errors as :func:`mean_average_precision`.
     """
     protocol = Protocol.of(protocol, options, tiou_thresholds, "tiou_thresholds")

@@ -53,7 +53,7 @@ def overlapping_pairs(
         segments: (D, 2) seconds.
         gt_group: (G,) of each annotation, ascending.
         gt_segments: (G, 2) seconds.
-        minimum: (G,) tIoU below which an annotation's pairs are left out; infinite for none.
+        minimum: (G,) tIoU below which an annotation's pairs are skipped; infinite for none.
         ties: which of several annotations of the same tIoU comes first. ``file``: the earlier one.
             ``activitynet``: as :func:`network_order` leaves them.
     """

@@ -212,7 +212,7 @@ def _annotations(selection: _Selection) -> tuple[Integers, Integers, Floats]:
         if selection.protocol.duplicates == "drop":
             rows = rows[~repeated]
     if others:
-        selection.warnings.append(f"{others} annotations are of classes not asked for and are left out.")
+        selection.warnings.append(f"{others} annotations are of classes not asked for and are skipped.")
     selection.counts.update(videos=len(videos), instances=len(rows))
     segments = spans[rows]
     if empty := int((segments[:, 0] == segments[:, 1]).sum()):

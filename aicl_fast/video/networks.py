@@ -114,7 +114,7 @@ def open_network(
         stream: what the file must be for; None takes what it is for.
         device: ``cpu``, ``cuda`` or ``cuda:N``; an ``.engine`` runs on a GPU in any case.
         precision: what convolutions are computed in, where that is chosen at load: torch and OpenVINO on the
-            CPU fp32 or bf16, torch on a GPU fp16 (if left out), bf16 or fp32 (products in tf32). None is
+            CPU fp32 or bf16, torch on a GPU fp16 (by default), bf16 or fp32 (products in tf32). None is
             what an exported file has in it, and for weights fp32 on the CPU and fp16 on a GPU.
         threads: of the CPU; None takes every core. torch has one number for the whole process.
         trust: run native code that an ``.engine`` carries, as version-compatible ones do.

@@ -109,7 +109,7 @@ def read_frames(
 
     Frame k is what is shown ``k / fps`` seconds after the first frame, to the nearest multiple of
     ``1 / fps``, as FFmpeg's filter ``fps`` has it: a slower video's frames come several times (the same
-    object), a faster one's are left out. So a variable frame rate is no special case. A clock that jumps back
+    object), a faster one's are skipped. So a variable frame rate is no special case. A clock that jumps back
     goes on from where it was, and so does one that jumps ahead by more than ten seconds in a format that
     allows it, as MPEG-TS, or beyond the end that the header states.
 
@@ -190,7 +190,7 @@ class Upright:
     """Decoded frames of one video as (height, width, 3) RGB, turned as their file asks."""
 
     def __init__(self) -> None:
-        # A frame's own method would prepare the conversion anew for each, which takes longer than converting.
+        # A frame's own method would prepare the conversion for each, which takes longer than converting.
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: Any) -> Image:

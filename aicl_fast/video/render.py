@@ -36,7 +36,7 @@ SHARE = 0.25
 _COPIED = ("aac", "mp3", "mp2", "ac3", "eac3", "opus", "flac", "alac")
 """Audio that fits into the files written here as it is."""
 _OVERLAP = Fraction(1)
-"""Seconds by which sound may go back without another clock: so much of it is left out."""
+"""Seconds by which sound may go back without another clock: so much of it is skipped."""
 _CLOCK, _CLOCK_MPEG4 = 90_000, 60_000
 """Ticks a second; MPEG-4 has at most 65535."""
 _DARK, _LIGHT, _NOW = (24, 28, 32), (235, 238, 241), (255, 255, 255)
@@ -75,7 +75,7 @@ def render_video(
         What the new file lacks, in words: nothing, its audio and why, or characters of labels.
     Raises:
         DataError: a video that cannot be used, see :func:`aicl_fast.video.read_frames`, one that cannot be
-            written anew (H.264 has a largest size), or a place that cannot be written to.
+            encoded (H.264 has a largest size), or a place that cannot be written to.
     """
     target = check_target(path, out)
     with open_video(path) as (container, stream), _writing(target), atomic_path(target) as temporary:

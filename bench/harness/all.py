@@ -5,7 +5,7 @@
     aicl-fast bench all --only detect,load --again
 
 Each suite runs in a process of its own. What it found is in `<device>-<date>.json` as soon as it has ended,
-so a run that is cut off goes on where it was when it is started again at the same commit; where `--out` has
+so a run that is cut off resumes when it is started again at the same commit; where `--out` has
 no earlier file, the newest in bench/results/ is taken up. Where the commit is not known, or the source
 differs from it, nothing is. A record of another commit is replaced with `--replace` only. A suite whose
 packages or device are not here is recorded as not measured, with the reason; one that fails does not keep the
@@ -300,7 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--only", help="suites, comma-separated")
-    parser.add_argument("--again", action="store_true", help="measure anew what the file already has")
+    parser.add_argument("--again", action="store_true", help="measure again what the file already has")
     parser.add_argument("--replace", action="store_true", help="replace a file of another commit")
     parser.add_argument("--minutes", type=seconds, default=8.8, help="after which nothing is started (8.8)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the file (bench/results)")
@@ -349,7 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{name:10} {part['status']}{reason}")
     print(f"written to {os.path.relpath(path)}")
     if bad:
-        print(f"{', '.join(bad)}: start this again to go on")
+        print(f"{', '.join(bad)}: start this again to resume")
     return 1 if bad else 0
 
 
@@ -357,7 +357,7 @@ def _say_what_is_missing() -> None:
     """Before any time of a lent device is spent."""
     for name, what in PACKAGES.items():
         if importlib.util.find_spec(name) is None:
-            print(f"{name} is not installed; left out without it: {what}")
+            print(f"{name} is not installed; skipped without it: {what}")
 
 
 def _without_a_gpu(steps: Sequence[Step]) -> tuple[Step, ...]:
@@ -402,7 +402,7 @@ def _refuse_to_lose(path: Path, origin: Mapping[str, Any], options: argparse.Nam
         )
     if not options.replace:
         raise ConfigError(
-            f"{holds}, and this is {origin['commit']}, which does not go on with it. Replace it with "
+            f"{holds}, and this is {origin['commit']}, which does not resume it. Replace it with "
             "--replace, or write elsewhere with --out."
         )
 

@@ -1,6 +1,6 @@
 """What the machine is and can: caches, clocks, temperature, and the rates that floors are computed from.
 
-Clocks are read and never set. What cannot be read here is left out.
+Clocks are read and never set. What cannot be read here is skipped.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ def take_turns(
     fill: float = 0.0,
     keep: Callable[[dict[str, Timing]], None] | None = None,
 ) -> dict[str, Timing]:
-    """Time every contender once a turn, in an order drawn anew each turn, until the time is up.
+    """Time every contender once a turn, in an order drawn for each turn, until the time is up.
 
     Each is warmed up first, until its calls take as long as one another.
 

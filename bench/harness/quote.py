@@ -4,7 +4,7 @@
 
 A block that begins with ``<!-- quote: demo-accuracy.json accuracy -->`` and ends with ``<!-- end -->`` is
 replaced by the table that the named function makes of the named file under ``bench/results/``. Of a file with
-several suites it takes the one that the table's name begins with. Times of a busy machine are left out, with
+several suites it takes the one that the table's name begins with. Times of a busy machine are skipped, with
 a sentence. A test runs the same and finds nothing to change.
 """
 
@@ -44,7 +44,7 @@ def part(result: Mapping[str, Any], suite: str, source: str) -> Mapping[str, Any
 
 
 def quoted(text: str, results: Path, source: str = "document") -> str:
-    """``text`` with every block's table made anew.
+    """``text`` with every block's table made again.
 
     Args:
         text: of a document.

@@ -5,7 +5,7 @@
 
 ``--write`` draws `docs/bench-cpu.png` (or `-gpu`), and in README.md, docs/ and bench/ it turns every block
 that quotes a suite which the file has, from an earlier file of the same kind of device, to this one. All
-blocks are then made anew.
+blocks are then made again.
 """
 
 from __future__ import annotations

@@ -156,5 +156,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if cold:
         suite.show("load", cold)
     for row in left_out:
-        print(f"left out: {row['format']} {row['precision']} {row['why']}")
+        print(f"skipped: {row['format']} {row['precision']} {row['why']}")
     keep()

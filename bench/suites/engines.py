@@ -45,7 +45,7 @@ from aicl_fast.weights import load_model
 BASELINE = "reference"
 BATCHES = (1, 8, 64)
 LONGEST = 1.5
-"""Seconds: a batch whose baseline would take longer on the CPU is left out."""
+"""Seconds: a batch whose baseline would take longer on the CPU is skipped."""
 FORMATS = {name: row.precisions for name, row in formats.FORMATS.items()}
 _TORCH_PRECISIONS = {"cpu": ("fp32",), "cuda": ("fp32", "bf16", "fp16", "fp8")}
 _BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
@@ -383,7 +383,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 print("\n".join(tables.engines({"rows": found}, what.name)), flush=True)
                 keep()
     for row in left_out:
-        print(f"{row['subject']} {row['format']} {row['precision']}: left out, {row['why']}")
+        print(f"{row['subject']} {row['format']} {row['precision']}: skipped, {row['why']}")
     keep()
 
 
@@ -406,7 +406,7 @@ def _available(names: Sequence[str], device: str) -> list[Subject]:
         try:
             found.append(subject(name, device))
         except AiclError as error:
-            print(f"{name}: left out, {error}")
+            print(f"{name}: skipped, {error}")
             failure = error
     if failure is not None and not found:
         raise failure

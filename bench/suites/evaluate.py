@@ -78,7 +78,7 @@ def measure_map(truth: GroundTruth, found: Any, subset: str, rounds: int) -> lis
     }
     if importlib.util.find_spec("pandas") is None:
         del contenders["reference, pandas rows"]
-        print("reference, pandas rows: left out, pandas is not installed", file=sys.stderr)
+        print("reference, pandas rows: skipped, pandas is not installed", file=sys.stderr)
     averages = {name: float(np.mean(call())) for name, call in contenders.items()}
     if max(averages.values()) - min(averages.values()) > AGREEMENT:
         raise AiclError(f"the evaluators differ, so their times mean nothing: {averages}")

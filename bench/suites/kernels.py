@@ -18,7 +18,7 @@ and eager come first, for every case, the most wanted figures before the others;
 it comes last, a case of each family at a time, while ``--seconds`` last.
 
 The file is written after every case, and what it holds of the same commit and device is not measured again
-(unless ``--again`` is given): a run that is cut off goes on where it was.
+(unless ``--again`` is given): a run that is cut off resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -380,7 +380,7 @@ def _first_of_each(numbered: Sequence[tuple[_Key, Case]]) -> list[tuple[_Key, Ca
 
 
 def common_arguments(description: str | None, families: Sequence[str]) -> argparse.ArgumentParser:
-    """A command line that chooses among families, and writes a file that it goes on with."""
+    """A command line that chooses among families, and writes a file that it resumes."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -388,7 +388,7 @@ def common_arguments(description: str | None, families: Sequence[str]) -> argpar
         "--only", default="", help=f"families whose name contains this: {', '.join(families)}"
     )
     parser.add_argument("--json", type=Path, help="where to write; else $OUT or bench/results/")
-    parser.add_argument("--again", action="store_true", help="measure anew what the file already has")
+    parser.add_argument("--again", action="store_true", help="measure again what the file already has")
     return parser
 
 
@@ -418,7 +418,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--once", action="store_true", help="run every kernel once, check it, time nothing")
     parser.add_argument("--sanitize", action="store_true", help="compute-sanitizer on every kernel")
-    parser.add_argument("--tool", choices=TOOLS, help="of compute-sanitizer; all, in turn, if left out")
+    parser.add_argument("--tool", choices=TOOLS, help="of compute-sanitizer; all, in turn, by default")
     parser.add_argument("--limit", type=float, help="seconds a tool, compiling included (600 for all)")
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, small: that the script works")
     options = parser.parse_args(arguments)

@@ -2,7 +2,7 @@
 
     python -m aicl_fast.bench load --json load.json
 
-Every program is started once a round, in an order drawn anew, beside the reference's script, and timed from
+Every program is started once a round, in random order, beside the reference's script, and timed from
 its start to its end; what it prints tells its parts. Peak memory is the most that was resident. Files are in
 the system's cache: the first round is not counted.
 """
@@ -110,7 +110,7 @@ def programs(what: Subject, threads: int, folder: Path) -> dict[str, list[str]]:
             with Detector(path, threads=threads):
                 found[name] = [*python, _DETECTOR, str(path), *data, str(threads)]
         except Exception as error:  # of an exporter's or engine's own libraries, too
-            print(f"{name}: left out, {(str(error).splitlines() or [''])[0]}", file=sys.stderr)
+            print(f"{name}: skipped, {(str(error).splitlines() or [''])[0]}", file=sys.stderr)
     program = Path(sys.executable).with_name("aicl-fast")
     if program.is_file() and _NAMES["onnx"] in found:
         options = ["--rgb", data[0], "--flow", data[1], "--threads", str(threads)]

@@ -2,7 +2,7 @@
 
     python -m aicl_fast.bench quantisation --json bench/results/quantisation-demo.json
 
-Each quantiser gets the same network and the same calibration features (drawn anew by every seed), and may
+Each quantiser gets the same network and the same calibration features (drawn by every seed), and may
 quantise the same three convolutions. A row is one of them: mAP of the data set's test recordings and how far
 its outputs are from float32's, run in ONNX Runtime, over the seeds. NNCF and ModelOpt are no dependencies of
 the package; one that is not installed is named with that reason, as is a file that ONNX Runtime refuses.
@@ -133,7 +133,7 @@ def measure(
         videos: recordings that calibrate.
         seeds: draws of them.
     Returns:
-        A row a quantiser, and the reasons of those left out.
+        A row a quantiser, and the reasons of those skipped.
     """
     net, config = load_model(weights)
     dataset = Dataset.open(data, config, splits=("test",))
@@ -189,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     rows, left_out = measure(options.model, options.data, options.videos, options.seeds)
     for name, why in left_out.items():
-        print(f"{name:34} left out: {why}")
+        print(f"{name:34} skipped: {why}")
     sizes = {"videos": options.videos, "seeds": options.seeds, "left_out": left_out}
     suite.show("quantisation", rows, **sizes)
     suite.record(options.json, "quantisation", rows, **sizes, quantisers=_versions())

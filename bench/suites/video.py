@@ -6,7 +6,7 @@
 A row is one way through one stage, at one batch of segments. Without weights they are random: the network's
 speed is the same. The baseline of the stage *network* is float32 torch as one writes it, BatchNorm apart and
 channels first. Every contender's features are compared with its before anything is timed. The stages
-*decode*, *flow* and *whole* are in ``video_file.py``. A stage whose packages are not here is left out, with
+*decode*, *flow* and *whole* are in ``video_file.py``. A stage whose packages are not here is skipped, with
 the reason.
 """
 
@@ -176,7 +176,7 @@ def open_networks(subject: Subject, folder: Path) -> dict[str, SegmentNetwork]:
         try:
             found[way] = call()
         except (UnavailableError, ModelError) as error:
-            sys.stderr.write(f"{way}: left out ({error})\n")
+            sys.stderr.write(f"{way}: skipped ({error})\n")
     return found
 
 
@@ -236,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = suite.parser(
         __doc__, weights=None, batch=(1, 4), seconds=60.0, threads=torch.get_num_threads(), device="cpu"
     )
-    parser.add_argument("--stage", choices=STAGES, action="append", help="may be repeated; all if left out")
+    parser.add_argument("--stage", choices=STAGES, action="append", help="may be repeated; all by default")
     parser.add_argument("--compile", action="store_true", help="torch.compile too, which takes minutes")
     parser.add_argument("--turns", type=count, default=5, help="of each way, however long they take (5)")
     parser.add_argument(
@@ -261,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 if error.name not in ("av", "cv2"):
                     raise
                 left_out.append({"stage": stage, "why": f"{error.name} is not installed"})
-                print(f"{stage}: left out, {left_out[-1]['why']}")
+                print(f"{stage}: skipped, {left_out[-1]['why']}")
                 continue
             rows += found
             more = {"threads": options.threads, "weights": about, "left_out": left_out}

@@ -45,7 +45,7 @@ typedef enum aicl_decode_status {
 typedef enum aicl_decode_nms {
   AICL_DECODE_DECAY_ONCE = 0, /* suppressed once, score * exp(-tIoU^2 / sigma), and kept */
   AICL_DECODE_HARD = 1,       /* suppressed and dropped */
-  AICL_DECODE_GAUSSIAN = 2    /* soft-NMS, ranked anew (Bodla et al. 2017) */
+  AICL_DECODE_GAUSSIAN = 2    /* soft-NMS, ranked again (Bodla et al. 2017) */
 } aicl_decode_nms;
 
 /* Set by aicl_decode_settings_init, which has to come first: it also marks the version of this layout. */
@@ -58,7 +58,7 @@ typedef struct aicl_decode_settings {
   double video_score_weight;  /* share of the video score added to a proposal's score */
   double nms_tiou;
   double nms_sigma;
-  double nms_added_seconds;   /* added to lengths and intersections: 1 as released, 0 is the plain tIoU */
+  double nms_added_seconds;   /* added to lengths and intersections: 1 as in the authors' code, 0 is the plain tIoU */
   double min_score;           /* AICL_DECODE_GAUSSIAN drops what decays below this */
   double fps;
   int32_t frames_per_segment;

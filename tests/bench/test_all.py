@@ -1,4 +1,4 @@
-"""One file of all suites: it grows suite by suite, goes on where it was, and its exit status tells."""
+"""One file of all suites: it grows suite by suite, resumes where it stopped, and its exit status tells."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_a_device_that_is_not_there_is_told_before_anything_is_written(
         runner.main(["--device", "cuda", "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
     assert (
-        "seglearn is not installed; left out without it: engines: the demo's model" in capsys.readouterr().out
+        "seglearn is not installed; skipped without it: engines: the demo's model" in capsys.readouterr().out
     )
 
 
@@ -230,7 +230,7 @@ def test_three_calls_have_room_for_every_step_on_a_gpu() -> None:
 def test_three_calls_do_all_where_each_step_takes_nine_tenths_of_its_limit(
     steps: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sum alone does not tell: a call ends with a step that has to begin anew."""
+    """The sum alone does not tell: a call ends with a step that has to begin again."""
     now = [0.0]
     ran: list[str] = []
 

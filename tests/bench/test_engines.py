@@ -1,4 +1,4 @@
-"""The suites that run a model, on a tiny one: every row has its accuracy, and what is left out its reason."""
+"""The suites that run a model, on a tiny one: every row has its accuracy, and what is skipped its reason."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_a_program_that_cannot_run_here_is_left_out(
     found = load.programs(what, 1, tmp_path)
     assert load.BASELINE in found
     assert not {"Detector, ONNX Runtime", load.COMMAND} & set(found)
-    assert "Detector, ONNX Runtime: left out, " in capsys.readouterr().err
+    assert "Detector, ONNX Runtime: skipped, " in capsys.readouterr().err
 
 
 def test_a_file_with_other_scores_is_not_timed(

@@ -22,8 +22,8 @@ def view(tmp_path: Path) -> dict[str, str]:
     package.mkdir(parents=True)
     for path in (ROOT / "aicl_fast").iterdir():
         (package / path.name).symlink_to(path)
-    for room in ("kernels", "export", "train", "bench"):
-        (package / room).symlink_to(ROOT / room)
+    for folder in ("kernels", "export", "train", "bench"):
+        (package / folder).symlink_to(ROOT / folder)
     others = tmp_path / "others"
     others.mkdir()
     for path in Path(sysconfig.get_paths()["purelib"]).iterdir():

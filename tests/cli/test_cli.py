@@ -108,7 +108,7 @@ def test_from_data_to_metrics(run: Run, tiny_dataset: Path, tmp_path: Path) -> N
     text = run("info", "run/model.onnx")
     assert "Jump, Run, Throw" in text
     assert "train.steps" in text
-    assert "…" not in text  # a hash may go over two lines, but none of it is left out
+    assert "…" not in text  # a hash may go over two lines, but none of it is skipped
     assert "run/metrics.json: is no model file. Expected a file of `aicl-fast export`" in run(
         "info", "run/metrics.json", expect=2
     )
@@ -241,7 +241,7 @@ def test_the_demo_in_short(run: Run, tmp_path: Path) -> None:
     """Every artefact of the demo, with a training too short to be good."""
     pytest.importorskip("seglearn")
     run("demo", "--set", "steps=5", "-o", "out")
-    # A second run takes the prepared data as they are and trains anew.
+    # A second run takes the prepared data as they are and trains again.
     text = run("demo", "--set", "steps=20", "--seeds", 2, "--ablate", "-o", "out")
     assert "L_a alone" in text
     assert "timeline.png" in text

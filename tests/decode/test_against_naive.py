@@ -189,7 +189,7 @@ def test_nms_is_the_naive_one(naive: ModuleType, backend: Backend, case: Case) -
     if config.max_detections:
         assert len(got) == min(len(wanted), config.max_detections)
         wanted = wanted[: len(got)]
-        # Which of several equal ones are left out is a matter of order, which this comparison does not fix.
+        # Which of several equal ones are skipped is a matter of order, which this comparison does not fix.
         assert [row[0] for row in got] == pytest.approx([row[0] for row in wanted], rel=1e-12)
         return
 

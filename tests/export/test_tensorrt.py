@@ -1,4 +1,4 @@
-"""TensorRT: real TensorRT-RTX builds, our container, and the runtime on a make-believe GPU."""
+"""TensorRT: real TensorRT-RTX builds, our container, and the runtime on a fake CUDA driver."""
 
 from __future__ import annotations
 
@@ -314,7 +314,7 @@ def test_foreign_engines(tmp_path: Path, content: bytes) -> None:
 # --- the runtime, on memory of the host in the place of a GPU's
 
 
-class MakeBelieveCuda:
+class FakeCuda:
     """What ``Cuda`` of the engine offers. A stream runs what it was given when it is waited for."""
 
     def __init__(self, number: int) -> None:
@@ -419,10 +419,10 @@ class MakeBelieveCuda:
         return not (self.memory or self.streams or self.events)
 
 
-class MakeBelieveContext:
+class FakeContext:
     """An execution context that asks the reference."""
 
-    def __init__(self, reference: Any, cuda: MakeBelieveCuda) -> None:
+    def __init__(self, reference: Any, cuda: FakeCuda) -> None:
         self.reference, self.cuda = reference, cuda
         self.addresses: dict[str, int] = {}
         self.shape: tuple[int, ...] = ()
@@ -468,14 +468,14 @@ def engine(tiny_model: Path, tmp_path: Path, graph: Any, monkeypatch: pytest.Mon
     from aicl_fast.engines.torch import TorchSession
 
     reference = TorchSession(tiny_model)
-    devices: list[MakeBelieveCuda] = []
+    devices: list[FakeCuda] = []
 
-    def cuda(number: int) -> MakeBelieveCuda:
-        devices.append(MakeBelieveCuda(number))
+    def cuda(number: int) -> FakeCuda:
+        devices.append(FakeCuda(number))
         return devices[-1]
 
     plan = SimpleNamespace(
-        create_execution_context=lambda *_: MakeBelieveContext(reference, devices[-1]),
+        create_execution_context=lambda *_: FakeContext(reference, devices[-1]),
     )
     api = SimpleNamespace(
         __version__="1.2.3", Runtime=lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda data: plan)
@@ -607,7 +607,7 @@ def test_a_slot_that_fails_half_way(engine: Any, batch: np.ndarray, place: int) 
 
     for name in ("stream", "event", "allocate", "pinned"):
         setattr(device, name, failing(name))
-    engine._plan.engine.create_execution_context = lambda *_: MakeBelieveContext(None, device)
+    engine._plan.engine.create_execution_context = lambda *_: FakeContext(None, device)
     with contextlib.suppress(UnavailableError):
         engine.submit(batch)
     if len(calls) >= place:
@@ -640,12 +640,12 @@ def test_memory_is_that_of_the_shape(engine: Any, batch: np.ndarray, expected: N
 
 
 def test_what_cannot_be_captured_runs(engine: Any, batch, expected: NetworkOutputs, monkeypatch) -> None:
-    execute = MakeBelieveContext.execute_async_v3
+    execute = FakeContext.execute_async_v3
 
     def refuse(self: Any, stream: int) -> bool:
         return stream not in self.cuda.captured and execute(self, stream)
 
-    monkeypatch.setattr(MakeBelieveContext, "execute_async_v3", refuse)
+    monkeypatch.setattr(FakeContext, "execute_async_v3", refuse)
     for _ in range(4):
         close_to(engine(batch), expected)
     assert (engine.cuda.captures, engine.cuda.launches) == (1, 0)
@@ -776,7 +776,7 @@ def test_a_plan_that_does_not_load(engine: Any, monkeypatch: pytest.MonkeyPatch)
         raise UnavailableError("CUDA: cuDevicePrimaryCtxRelease failed")
 
     with monkeypatch.context() as patch:  # the first failure is the one that is told
-        patch.setattr(MakeBelieveCuda, "close", fail)
+        patch.setattr(FakeCuda, "close", fail)
         with pytest.raises(ModelError, match="cannot load the plan"):
             TensorRTSession(engine.path)
 
@@ -787,7 +787,7 @@ def test_refitting(tmp_path: Path, graph: Any, monkeypatch: pytest.MonkeyPatch, 
     import aicl_fast.export.tensorrt.refit as export
 
     alive: list[Any] = []
-    device = MakeBelieveCuda(0)
+    device = FakeCuda(0)
     flags = {"EXCLUDE_WEIGHTS": 0, **({"INCLUDE_REFIT": 2} if newer else {})}
 
     class Config:
@@ -876,7 +876,7 @@ def test_detecting_on_it(engine: Any, tiny_model: Path, batch: np.ndarray) -> No
 # --- a segment network on the same runtime
 
 
-class MakeBelieveClips(MakeBelieveContext):
+class FakeClips(FakeContext):
     """An execution context of I3D: the first values of each clip."""
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
@@ -908,8 +908,8 @@ def test_a_segment_network(engine: Any, tmp_path: Path, stream: str, monkeypatch
     path = tmp_path / "i3d.engine"
     builder = {"name": "tensorrt-rtx", "version": "1.2.3", "compute_capability": []}
     write_container(path, "tensorrt-rtx", info, builder, {"plan": b"plan"})
-    device = MakeBelieveCuda(1)
-    plan = SimpleNamespace(create_execution_context=lambda *_: MakeBelieveClips(None, device))
+    device = FakeCuda(1)
+    plan = SimpleNamespace(create_execution_context=lambda *_: FakeClips(None, device))
     monkeypatch.setattr(runtime, "Cuda", lambda number: device)
     monkeypatch.setattr(
         engine._plan.api, "Runtime", lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda data: plan)

@@ -514,7 +514,7 @@ def _make_pair(parts: Parts) -> bytes:
 
 @functools.cache
 def _state() -> Any:
-    """What a run that goes on has, before it reads its checkpoint."""
+    """What a resumed run has, before it reads its checkpoint."""
     import torch
 
     from aicl_fast.train.checkpoint import State

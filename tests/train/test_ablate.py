@@ -1,4 +1,4 @@
-"""The experiments: what they change, that they go on where they were cut off, and what they write."""
+"""The experiments: what they change, that they resume where they were cut off, and what they write."""
 
 from __future__ import annotations
 
@@ -294,7 +294,7 @@ def test_left_out_videos_are_recorded_and_said(
     assert document["missing"] == ["train_2", "test_1"]
     title, note, *_ = _text(ablation).splitlines()
     assert "on an incomplete data set" in title
-    assert "5 train and 2 test videos, 2 more left out: no features" in note
+    assert "5 train and 2 test videos, 2 more skipped: no features" in note
     plot_ablation(ablation, tmp_path / "consistency.svg")
     assert "incomplete data set" in (tmp_path / "consistency.svg").read_text()
     # A record of it keeps the names.

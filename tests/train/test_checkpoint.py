@@ -1,4 +1,4 @@
-"""What a run goes on from, what it refuses to go on from, and what it leaves behind."""
+"""What a run resumes from, what it refuses to resume from, and what it leaves behind."""
 
 from __future__ import annotations
 

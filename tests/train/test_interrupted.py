@@ -145,7 +145,7 @@ def test_kills_at_any_moment_lose_nothing(
             held = latest_checkpoint(run / "checkpoints") if run.is_dir() else None
             if held is not None or (run / "log.csv").exists():
                 rows, expected = _curves(_rows(run)), _curves(_rows(whole))
-                # Whole, in order, and with every row that the run goes on from.
+                # Whole, in order, and with every row that the run resumes from.
                 assert rows == expected[: len(rows)]
                 saved = 0 if held is None else step_of(held)
                 assert len(rows) >= sum(int(row["step"]) <= saved for row in expected)

@@ -27,8 +27,8 @@ def imported(path: Path) -> set[str]:
 def test_video_alone_imports_them() -> None:
     users = {
         path.relative_to(ROOT).parts[:2]
-        for room in ("aicl_fast", "kernels", "export", "train")
-        for path in (ROOT / room).rglob("*.py")
+        for package in ("aicl_fast", "kernels", "export", "train")
+        for path in (ROOT / package).rglob("*.py")
         if imported(path) & {"av", "cv2"}
     }
     assert users == {("aicl_fast", "video")}

@@ -58,7 +58,7 @@ class Ablation:
         config: the settings that the arms change.
         data: what the data is, for titles: synthetic data says so.
         synthetic: whether it is generated.
-        missing: videos that were left out because they have no features.
+        missing: videos that were skipped because they have no features.
     """
 
     experiment: Experiment
@@ -139,7 +139,7 @@ def run_ablation(
     """Train each arm with each seed, keep every finished run, and write ``out/ablation.json``.
 
     A run that ``out/runs`` already holds with the same settings and data is not trained again; one that was
-    cut off goes on from its last checkpoint, unless its network is a variant.
+    cut off resumes from its last checkpoint, unless its network is a variant.
 
     Args:
         dataset: opened with both splits; its config is what the arms change.
@@ -212,7 +212,7 @@ def _train(
 ) -> Run:
     started = time.perf_counter()
     if arm.make_net is None:
-        # The run's folder gives it checkpoints to go on from, and the curves.
+        # The run's folder gives it checkpoints to resume from, and the curves.
         home = file.with_suffix("")
         result = train(dataset, home, device=device, resume=True, training=training)
         curve = _read_curve(home / "log.csv", experiment.curve) if experiment.curve else ()
@@ -239,7 +239,7 @@ def _train(
         "config": dataset.config.to_dict(),
     }
     write_json(file, document)
-    # Only now: until the record is whole, a run that is cut off still goes on from its last checkpoint.
+    # Only now: until the record is whole, a run that is cut off still resumes from its last checkpoint.
     if arm.make_net is None:
         shutil.rmtree(home / "checkpoints", ignore_errors=True)
     return Run(arm.name, seed, measured, curve)
@@ -308,7 +308,7 @@ def _info(dataset: Dataset) -> tuple[str, bool]:
     if (dataset.root / "prepared.json").is_file() and not synthetic:
         kind = "demo data (wrist-watch recordings)"
     missing = len(dataset.missing)
-    left_out = f", {missing} more left out: no features" if missing else ""
+    left_out = f", {missing} more skipped: no features" if missing else ""
     return f"{kind}, {counts} videos{left_out}", synthetic
 
 

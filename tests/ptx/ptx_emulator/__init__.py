@@ -24,7 +24,7 @@ keeps bytes and who touched them, ``kernel`` runs a grid. ``launch`` puts it und
 
 What this is not: a proof of what a device does. ptxas and the device come after PTX and are not looked at.
 Instructions are those that the kernels are compiled to; any other is an error that names it, never skipped.
-Times mean nothing. Also left out:
+Times mean nothing. Also skipped:
 
 - one interleaving is run: races are found by comparing accesses between barriers, not by trying orders, and
   lanes of one warp are taken to run together, so what they exchange without a warp barrier is not looked at;
