@@ -12,7 +12,7 @@ STAMP  := $(VENV)/.installed
 # not there is named before anything starts, and skipped.
 GPU_PYTHON ?= python3
 
-.PHONY: help install demo test lint types check long install-base install-matrix bench gpu fuzz view clean
+.PHONY: help install demo test lint types check long install-base install-matrix bench gpu fuzz reached view clean
 
 help:
 	@echo "make demo    train, export, localise, evaluate and draw on real recordings"
@@ -23,6 +23,7 @@ help:
 	@echo "make bench   every benchmark of this processor, into one file; again resumes where it stopped"
 	@echo "make gpu     on a GPU machine: benchmarks, tests, sanitizer, sweep (installs nothing); three times is all"
 	@echo "make fuzz    change files and read them again: 100 000 for each reader (FUZZ='npy --seconds 600' for one)"
+	@echo "make reached   which lines of the numba decoder its tests reach, without compilation"
 	@echo "make clean   remove what was built"
 
 install: $(STAMP)
@@ -94,6 +95,10 @@ gpu: view
 FUZZ ?= --all --runs 100000
 fuzz: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py $(FUZZ)
+
+# Reported, not gated: compiled code cannot be traced, so the tests run in plain Python.
+reached: $(STAMP)
+	NUMBA_DISABLE_JIT=1 $(BIN)/python tests/decode/reached.py
 
 clean:
 	rm -rf build dist .venv .pytest_cache .mypy_cache .ruff_cache
