@@ -157,7 +157,7 @@ def test_nms_modes_on_a_nested_pair(backend: str) -> None:
 def test_gaussian_nms_leaves_scores_below_zero_as_they_are(backend: str) -> None:
     # Between two peaks what is around is higher; such a score would rise by being decayed.
     curve = [1.0, 1.0, 1.0, 0.0, 0.5, 0.0, 1.0, 1.0, 1.0]
-    config = replace(PLAIN, thresholds=(0.3, 0.4), outer_ratio=3.0, min_score=-9.0)
+    config = replace(PLAIN, thresholds=(0.1, 0.2), outer_ratio=3.0, min_score=-9.0)
     below = [
         [score for score in run(curve, backend, replace(config, nms=nms, nms_tiou=1.0)).scores if score < 0]
         for nms in ("hard", "gaussian")
