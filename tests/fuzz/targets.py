@@ -550,7 +550,7 @@ def _run(engine: Any) -> None:
     """A model that opens runs, or says why not."""
     with engine:
         low, high = engine.info.segments.min, engine.info.batch.min
-        engine(np.zeros((high, low, engine.config.data.input_width), np.float32))
+        engine(np.zeros((high, low, engine.info.config.data.input_width), np.float32))
 
 
 def _each(*readers: Callable[[], Any]) -> None:
