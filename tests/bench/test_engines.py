@@ -198,6 +198,7 @@ def test_work_is_counted(tiny_config: Config) -> None:
     assert moved == 4 * (2 * (data.segments * both + results) + convolutions + heads)
 
 
+@pytest.mark.long
 def test_an_exported_file_is_measured_itself(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
