@@ -60,7 +60,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             is no room.
     """
     target = require_place(path)
-    if not _is_regular(target):
+    if is_stream(target):
         with tempfile.TemporaryDirectory() as scratch, _room(target):
             whole = Path(scratch) / (target.name if target.suffix else "whole")
             yield whole
@@ -124,14 +124,14 @@ def _short_stem(target: Path) -> str:
     return target.stem.encode(errors="surrogateescape")[:40].decode(errors="ignore")
 
 
-def _is_regular(target: Path) -> bool:
-    """Whether ``target`` is, or will be, a file that can be replaced; not a stream or a device."""
+def is_stream(target: Path) -> bool:
+    """Whether ``target`` is written to and not replaced: standard output, a device or a FIFO."""
     if is_stdout(target):
-        return False
-    try:
-        return stat.S_ISREG(os.stat(target).st_mode)
-    except OSError:
         return True
+    try:
+        return not stat.S_ISREG(os.stat(target).st_mode)
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return False
 
 
 def is_stdout(path: str | os.PathLike[str] | None) -> bool:

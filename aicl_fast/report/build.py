@@ -23,7 +23,7 @@ from aicl_fast.evaluate.detad import classify
 from aicl_fast.evaluate.inputs import touched_subsets
 from aicl_fast.evaluate.protocol import Protocol
 from aicl_fast.evaluate.table import build_table
-from aicl_fast.files import require_place, write_text
+from aicl_fast.files import is_stream, require_place, write_text
 from aicl_fast.plot.canvas import FAINT, GRID, PALETTE, TEXT
 from aicl_fast.plot.diagnosis import COLOURS as KINDS
 from aicl_fast.plot.timeline import AGNOSTIC_COLOUR as AGNOSTIC
@@ -37,6 +37,8 @@ COLOURS = {
     "GRID": GRID, "TEXT": TEXT, "QUIET": FAINT,
 }  # fmt: skip
 """The page's colours, as in pictures."""
+SUFFIXES = (".html", ".htm")
+"""Of a page's name."""
 MAX_CURVES = 8
 """Fused scores kept for one video: of its annotated classes, then of the best detected ones."""
 
@@ -62,7 +64,7 @@ def write_report(
     Args:
         run: a folder with ``detections.json`` and, where there are any, ``scores.npz`` (curves) and
             ``gt.json``; or what was read from one.
-        path: None writes ``report.html`` into the run's folder.
+        path: ends in ``.html`` or ``.htm``; None writes ``report.html`` into the run's folder.
         baseline: a second run on the same videos, shown beside and compared with the first.
         ground_truth: None takes the run's own.
         tious, subset, exclude: as for ``mean_average_precision``.
@@ -74,7 +76,8 @@ def write_report(
     Returns:
         The page's path.
     Raises:
-        DataError: files that cannot be read, or a folder of media without a file of any of the videos.
+        DataError: files that cannot be read, another suffix, or a folder of media without a file of any of
+            the videos.
     """
     if path is None:
         if isinstance(run, Run):
@@ -82,7 +85,10 @@ def write_report(
                 "path: expected where to write the page, since the run was not read from a folder."
             )
         path = Path(run) / "report.html"
-    target = require_place(path)
+    target = Path(path)
+    if target.suffix.lower() not in SUFFIXES and not is_stream(target):
+        raise DataError(f"{target}: expected a page's name that ends in {' or '.join(SUFFIXES)}.")
+    target = require_place(target)
     runs, truth = open_runs(run, baseline, ground_truth)
     if truth is None:
         document = _unmeasured(runs)

@@ -131,6 +131,18 @@ def test_refusals(make_run: Callable[..., Path], tmp_path: Path) -> None:
     assert not (run / "report.html").exists()
 
 
+def test_a_page_replaces_pages_alone(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    run, other = make_run("a"), tmp_path / "other.json"
+    other.write_text("{}")
+    with pytest.raises(DataError, match=r"other.json: expected a page's name that ends in .html or .htm"):
+        write_report(run, other)
+    assert other.read_text() == "{}"
+    page = write_report(run, tmp_path / "page.HTM")
+    assert write_report(run, page) == page
+    if os.path.exists(os.devnull):
+        write_report(run, os.devnull)
+
+
 def test_annotations_beside_the_run_s_data_are_found(make_run: Callable[..., Path]) -> None:
     run = make_run("run")
     (run / "data").mkdir()
