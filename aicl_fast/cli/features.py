@@ -11,7 +11,7 @@ from typer import Argument, Option
 from aicl_fast.cli import options
 from aicl_fast.cli.console import note, print_failures, progress, show
 from aicl_fast.cli.ending import resumed_by
-from aicl_fast.cli.options import FLOW, FLOW_HELP, VIDEO
+from aicl_fast.cli.options import FLOW_HELP, VIDEO
 from aicl_fast.cli.video import WHERE, VideoOptions, expected_segments
 from aicl_fast.errors import AiclError, ConfigError, DataError
 from aicl_fast.files import VIDEO_SUFFIXES, require_place, video_name
@@ -27,9 +27,7 @@ def run(
     out: Annotated[Path, Option("--out", "-o", help="Folder for one <video>.npz each.")],
     rgb_weights: options.RgbWeights = None,
     flow_weights: options.FlowWeights = None,
-    flow_algorithm: Annotated[
-        str, Option("--flow", "--flow-algorithm", help=FLOW_HELP, show_default=False)
-    ] = FLOW,
+    flow_algorithm: Annotated[str | None, Option("--flow", "--flow-algorithm", help=FLOW_HELP)] = None,
     fps: Annotated[float, Option(help="Frames a second to read at.")] = 25.0,
     stride: Annotated[int, Option(min=1, max=16, help="Frames from one segment of 16 to the next.")] = 16,
     batch: options.VideoBatch = None,
@@ -61,6 +59,11 @@ def run(
     )
     plan = video_options.plan(fps, stride)
     if flow_weights is None:
+        if flow_algorithm is not None:
+            raise ConfigError(
+                f"--flow: says how optical flow is computed, which needs --flow-weights too. {WHERE} Or "
+                "leave --flow out, for features of rgb alone."
+            )
         note(
             "rgb alone, since there are no --flow-weights; a model for it is trained with --set streams=rgb. "
             f"{WHERE}"

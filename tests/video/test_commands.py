@@ -174,6 +174,12 @@ def test_a_folder_resumes_and_goes_on_after_bad_videos(
     assert load_video_features(made[0]).recipe.rgb_weights == "y" * 64
 
 
+def test_a_choice_of_flow_without_its_weights(run: Run, make_clip: MakeClip, tmp_path: Path) -> None:
+    text = run("features", make_clip(frames=20), *RGB, "--flow", "dis", expect=2)
+    assert "--flow: says how optical flow is computed, which needs --flow-weights too" in text
+    assert not (tmp_path / "feats").exists()
+
+
 @pytest.fixture
 def fails_at_b(monkeypatch: pytest.MonkeyPatch) -> None:
     """A library's own error in the middle of videos whose name begins with b."""
