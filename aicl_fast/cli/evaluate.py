@@ -24,7 +24,9 @@ def run(
     subset: Subset = None,
     exclude: Annotated[
         list[str] | None,
-        Option(help="Skip this video, those in this file, or the list 'thumos14'; may be repeated."),
+        Option(
+            help="Skip this video, those in this file, or the list 'thumos14'; comma-separated or repeated."
+        ),
     ] = None,
     detad: Annotated[
         Path | None, Option(help="Also diagnose the errors (DETAD) and draw them here, .png or .svg.")

@@ -170,13 +170,26 @@ class Detections:
         return cls(np.empty(0, np.str_), np.empty(0), np.empty((0, 2)), video)
 
 
-def load_detections(path: str | os.PathLike[str]) -> dict[str, Detections]:
+class LoadedDetections(dict[str, Detections]):
+    """Detections by the recordings' names, with the file that they were read from.
+
+    Attributes:
+        source: the file, for messages.
+    """
+
+    def __init__(self, detections: Mapping[str, Detections], source: str) -> None:
+        super().__init__(detections)
+        self.source = source
+
+
+def load_detections(path: str | os.PathLike[str]) -> LoadedDetections:
     """Read an ActivityNet document; ``score300`` (the released program's field) is read as ``score``.
 
     Raises:
         DataError: no such file, not JSON, or not the ActivityNet form; the recording is named.
     """
-    return _parse(read_json(path, "detection file"), str(Path(path)))
+    source = str(Path(path))
+    return LoadedDetections(_parse(read_json(path, "detection file"), source), source)
 
 
 def activitynet_document(detections: Mapping[str, Detections]) -> dict[str, Any]:

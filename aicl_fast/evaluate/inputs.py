@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from aicl_fast.data.annotations import GroundTruth, require_class
-from aicl_fast.data.detections import Detections, load_detections
+from aicl_fast.data.detections import Detections, LoadedDetections, load_detections
 from aicl_fast.errors import DataError
 from aicl_fast.evaluate.names import clean_names
 
@@ -30,8 +30,8 @@ def as_ground_truth(source: GroundTruthLike) -> GroundTruth:
     return replace(source, videos=videos)
 
 
-def as_detections(source: DetectionsLike) -> Mapping[str, Detections]:
-    """The detections in a file, or those given, by clean names.
+def as_detections(source: DetectionsLike) -> LoadedDetections:
+    """The detections in a file, or those given, by clean names; in messages they are called by their file.
 
     Raises:
         DataError: neither a path nor a mapping from video names to detections.
@@ -43,7 +43,8 @@ def as_detections(source: DetectionsLike) -> Mapping[str, Detections]:
             "detections: expected a path or a mapping from video names to Detections, got "
             f"{type(source).__name__}. For one recording give {{name: detections}}."
         )
-    return clean_names(source, "detections")
+    name = source.source if isinstance(source, LoadedDetections) else "detections"
+    return LoadedDetections(clean_names(source, name), name)
 
 
 def touched_subsets(truth: GroundTruth, *runs: Iterable[str]) -> tuple[str, ...]:

@@ -85,7 +85,7 @@ def excluded_videos(exclude: str | Iterable[str], known: Collection[str], remark
 
     Args:
         exclude: names of videos, of lists in :data:`EXCLUSIONS`, or of files that list videos: a JSON list,
-            or one name per line.
+            or one name per line. Several may be separated by commas.
         known: the names in the annotations and the detections.
         remarks: gets a sentence on names in a file that are not known.
     Raises:
@@ -101,11 +101,9 @@ def excluded_videos(exclude: str | Iterable[str], known: Collection[str], remark
             excluded.add(name)
         elif os.path.isfile(entry):
             excluded |= _listed(entry, known, remarks)
+        elif "," in name and (parts := [part for part in name.split(",") if part.strip()]):
+            excluded |= excluded_videos(parts, known, remarks)
         else:
-            if {part.strip() for part in name.split(",")} <= {*known, *EXCLUSIONS}:
-                raise ConfigError(
-                    f"exclude: {name!r} is several names: give each of its own (--exclude, once each)."
-                )
             close = difflib.get_close_matches(name, [*known, *EXCLUSIONS], n=3, cutoff=0.5)
             hint = likely_cause([name], known) or (f"Did you mean {' or '.join(close)}?" if close else "")
             raise ConfigError(

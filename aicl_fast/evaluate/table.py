@@ -121,8 +121,7 @@ def build_table(
     """
     protocol = protocol or Protocol()
     truth, by_video = as_ground_truth(ground_truth), as_detections(detections)
-    source = "detections" if isinstance(detections, Mapping) else str(detections)
-    selection = _select(truth, by_video, protocol, source)
+    selection = _select(truth, by_video, protocol, by_video.source)
     gt_video, gt_class, gt_segments = _annotations(selection)
     videos, video, label, scores, segments = _detections(selection, by_video)
     known = np.nonzero(label >= 0)[0]
@@ -256,8 +255,9 @@ def _detections(
     finite = np.isfinite(scores) & np.isfinite(segments).all(axis=1)
     if not finite.all():
         raise DataError(
-            f"detections: {int((~finite).sum())} have a score or time that is NaN or infinite, the first in "
-            f"'{list(place)[video[~finite][0]]}'. Remove them, or find out where they came from."
+            f"{selection.source}: {int((~finite).sum())} detections have a score or time that is NaN or "
+            f"infinite, the first in '{list(place)[video[~finite][0]]}'. Remove them, or find out where they "
+            "came from."
         )
     missed = [name for name in selection.videos if name not in by_video]
     ignored = int((labels < 0).sum())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from aicl_fast import Detections
+from aicl_fast import Detections, load_detections, save_detections
 from aicl_fast.data.annotations import GroundTruth, VideoAnnotation
 from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.evaluate import compare, mean_average_precision
@@ -108,6 +109,21 @@ def test_objects_are_compared_in_one_unicode_form() -> None:
             mean_average_precision(GroundTruth({ours: one(ours)}), dict.fromkeys(names, found))
 
 
+def test_messages_name_the_file_that_was_read(truth_of: Any, found_of: Any, tmp_path: Path) -> None:
+    truth, path = truth_of({"a": [("x", 0, 10)]}), tmp_path / "run" / "detections.json"
+    save_detections(path, found_of({"b": [("x", 0.9, 0, 10)]}))
+    read = load_detections(path)
+    for measure in (mean_average_precision, lambda *both: compare(*both, read)):
+        with pytest.raises(DataError, match=f"^{re.escape(str(path))}: "):
+            measure(truth, read)
+    bad = np.array([[np.nan, np.inf]])
+    read["a"] = Detections(np.array(["x"]), np.array([0.9]), bad)
+    with pytest.raises(DataError, match=f"^{re.escape(str(path))}: 1 detections have a score or time"):
+        mean_average_precision(truth, read)
+    with pytest.raises(DataError, match=r"^detections: 1 detections have"):
+        mean_average_precision(truth, dict(read))
+
+
 @pytest.mark.parametrize("times", [(0.0, np.nan), (0.0, np.inf), (5.0, 1.0)])
 def test_annotations_given_as_objects_are_checked(found_of: Any, times: tuple[float, float]) -> None:
     truth = GroundTruth({"a": VideoAnnotation("test", ("x",), np.array([times]))})
@@ -178,12 +194,14 @@ def test_a_name_to_leave_out_that_is_no_videos(truth_of: Any, found_of: Any) -> 
     truth, found = truth_of({"clip": [("x", 0, 10)]}), found_of({"clip": [], "extra": []})
     for name, words in (
         ("Clip", "'Clip' and 'clip' differ"),
-        ("clip, extra", "is several names"),
+        ("clip, extr", "'extr' is no video .* Did you mean extra"),
         ("thumos", "Did you mean thumos14"),
         ("\0", "no video"),
     ):
         with pytest.raises(ConfigError, match=words):
             mean_average_precision(truth, found, exclude=name)
+    for both in ("extra,thumos14", ["extra, thumos14,"]):
+        assert mean_average_precision(truth, found, exclude=both).counts["excluded_videos"] == 1
     # A video of one run alone may be left out of both.
     only = compare(truth, found, found_of({"clip": []}), exclude=["extra"], resamples=100)
     assert only.first.counts["excluded_videos"] == 1
