@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -41,8 +42,10 @@ def run(
     before, after = (run.detections for run in runs)
     names = (str(first), str(second))
     comparison = compare(truth, before, after, parse_tious(tiou, preset), names=names, subset=subset)
-    for warning in dict.fromkeys((*comparison.first.warnings, *comparison.second.warnings)):
-        note(warning)
+    own = dict(zip(names, (comparison.first.warnings, comparison.second.warnings), strict=True))
+    for warning in dict.fromkeys(chain(*own.values())):
+        told_by = [name for name, warnings in own.items() if warning in warnings]
+        note(warning if len(told_by) == len(own) else f"{told_by[0]}: {warning}")
     table = titled_table("Differences, second minus first")
     for column in ("mAP (%)", "first", "second", "difference", f"{100 * comparison.level:g} % interval", ""):
         table.add_column(column, justify="left" if column in ("mAP (%)", "") else "right")

@@ -60,6 +60,22 @@ class _Commands(TyperGroup):
 class _Command(TyperCommand):
     """Where a file is ``-``, standard output is its alone; all else that is printed goes to stderr."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse a file that would be read as an option, such as ``-x.npy`` or ``-own.npy``."""
+        options = [option for option in self.params if option.param_type_name == "option"]
+        flags = {name for option in options for name in (*option.opts, *option.secondary_opts)}
+        valued = {name for option in options if not getattr(option, "is_flag", False) for name in option.opts}
+        for before, argument in zip(["", *args], args, strict=False):
+            if argument == "--":
+                break
+            unclear = argument.startswith("-") and argument not in {"-", *flags} and before not in valued
+            if unclear and os.path.lexists(argument):
+                raise ConfigError(
+                    f"{argument}: begins with - as options do, but is a file, too. For the file write "
+                    f"./{argument}, or -- before the files."
+                )
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         named = [option for option in self.params if _is_stdout(ctx.params.get(option.name or ""))]
         if not named:

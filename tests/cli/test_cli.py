@@ -317,6 +317,20 @@ def test_a_warning_is_printed_once_as_a_note(tmp_path: Path) -> None:
     assert done.stdout == ""
 
 
+def test_a_file_that_looks_like_an_option(run: Run, tmp_path: Path) -> None:
+    for name in ("-x.mp4", "-own.mp4"):
+        (tmp_path / name).touch()
+        for command in (["features", name, "-o", "out"], ["detect", "m.onnx", "a.npy", name]):
+            text = run(*command, expect=2)
+            assert f"{name}: begins with - as options do, but is a file, too" in text
+            assert f"./{name}, or -- before the files" in text
+        text = run("features", "-o", "out", "--rgb-weights", "none.pt", "--", name, expect=2)
+        assert "none.pt: " in text
+    # After an option that takes a value it is the value.
+    assert "-x.mp4" in run("features", "a.mp4", "-o", "out", "--rgb-weights", "-x.mp4", expect=2)
+    assert "No such option: -y" in run("features", "-y.mp4", expect=2)
+
+
 def test_evaluate_leaves_out_a_list_of_videos(run: Run, tmp_path: Path) -> None:
     annotation = {"subset": "test", "annotations": [{"label": "x", "segment": [0, 10]}]}
     (tmp_path / "gt.json").write_text(json.dumps({"database": {"a": annotation, "b": annotation}}))
@@ -325,5 +339,21 @@ def test_evaluate_leaves_out_a_list_of_videos(run: Run, tmp_path: Path) -> None:
     (tmp_path / "blocked.json").write_text('["b"]')
     run("evaluate", "gt.json", "d.json", "--exclude", "blocked.json", "-o", "m.json")
     assert json.loads((tmp_path / "m.json").read_text())["average_mAP"] == 1
+    run("evaluate", "gt.json", "d.json", "--exclude", "b,thumos14", "-o", "m.json")
+    assert json.loads((tmp_path / "m.json").read_text())["average_mAP"] == 1
     text = run("evaluate", "gt.json", "d.json", "--exclude", "thumos", expect=2)
     assert "Did you mean thumos14?" in text
+
+
+def test_compare_says_which_run_is_odd(run: Run, tmp_path: Path) -> None:
+    annotation = {"subset": "test", "annotations": [{"label": "x", "segment": [0, 10]}]}
+    (tmp_path / "gt.json").write_text(json.dumps({"database": {"a": annotation, "b": annotation}}))
+    found = [{"label": "x", "score": 1, "segment": [0, 10]}]
+    for name, results in (("one", {"a": found, "b": found}), ("two", {"a": found})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "detections.json").write_text(json.dumps({"results": results}))
+    text = run("compare", "one", "two", "--gt", "gt.json")
+    assert "note: two: 1 annotated videos are missing from the detections (b)" in text
+    (tmp_path / "two" / "detections.json").write_text(json.dumps({"results": {"c": found}}))
+    text = run("compare", "one", "two", "--gt", "gt.json", expect=2)
+    assert "two/detections.json: not one of its 1 videos (c) is among" in text
