@@ -184,7 +184,10 @@ def _identity(suite: str, row: Mapping[str, Any]) -> tuple[Any, ...]:
     if suite == "decode" and "target" not in row and "proposals" in row:
         # Older records say how many proposals there were, and not how many were asked for.
         row = {**row, "target": round(row["proposals"] / 10) * 10}
-    return tuple(row[name] for name in IDENTITY[suite] if row.get(name, "") != "")
+    key = tuple(row[name] for name in IDENTITY[suite] if row.get(name, "") != "")
+    if not all(isinstance(part, (str, int, float)) for part in key):
+        raise DataError(f"{suite}: expected texts or numbers to name a row, got {key}. The record is damaged.")
+    return key
 
 
 def _compared(name: str, old: Mapping[str, Any], new: Mapping[str, Any], number: int) -> Iterator[Change]:

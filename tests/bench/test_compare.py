@@ -121,6 +121,12 @@ def test_cases_of_as_many_classes_are_told_apart(tmp_path: Path) -> None:
         compared(tmp_path, double, double)
 
 
+def test_a_row_is_named_by_texts_and_numbers(tmp_path: Path) -> None:
+    odd = {"device": "a chip", "suite": "accuracy", "rows": [{"name": {}, "seed": 1, "mAP": [0.5]}]}
+    with pytest.raises(DataError, match="accuracy: expected texts or numbers to name a row"):
+        compared(tmp_path, odd, odd)
+
+
 def test_what_is_lost_is_worse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = {"family": "fusion", "case": "B 1", "eager_replay_ratio": 3.0, "correct": True}
     two = {"family": "mining", "case": "B 1", "eager_replay_ratio": 3.0, "correct": True}
