@@ -186,7 +186,7 @@ def _identity(suite: str, row: Mapping[str, Any]) -> tuple[Any, ...]:
         row = {**row, "target": round(row["proposals"] / 10) * 10}
     key = tuple(row[name] for name in IDENTITY[suite] if row.get(name, "") != "")
     if not all(isinstance(part, (str, int, float)) for part in key):
-        raise DataError(f"{suite}: expected texts or numbers to name a row, got {key}. The record is damaged.")
+        raise DataError(f"{suite}: expected texts or numbers to name a row, got {key}.")
     return key
 
 
