@@ -95,14 +95,17 @@ def sets_beyond_cache(size: int, cache: int, most: int = 64) -> int:
     return min(most, max(2, -(-3 * cache // max(1, size))))
 
 
-def processor_rates() -> dict[str, float]:
-    """Bytes a second of a large copy (read plus written), operations a second of large products, by torch."""
+def processor_rates(*, size: int = 1536) -> dict[str, float]:
+    """Bytes a second of a large copy (read plus written), operations a second of large products, by torch.
+
+    Args:
+        size: of the square matrices; the copy is of 14 times as many float32 values.
+    """
     import torch
 
-    source = torch.ones(1 << 25)
+    source = torch.ones(14 * size * size)
     target = torch.empty_like(source)
     rates = {"copy_bytes_per_s": 8 * source.numel() / _fastest(lambda: target.copy_(source), wall, 7)}
-    size = 1536
     for dtype in (torch.float32, torch.bfloat16):
         a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
         out = torch.empty(size, size, dtype=dtype)

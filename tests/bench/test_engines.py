@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ pytest.importorskip("torch")
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+from aicl_fast.bench.harness import machine
 from aicl_fast.bench.suites import detect, engines, load
 from aicl_fast.config import Config
 from aicl_fast.errors import AiclError, DataError
@@ -33,6 +35,9 @@ def test_engines(
     # Every export takes seconds, and the suite takes whatever the table says.
     formats = {"onnx": ("fp32", "bf16"), "openvino": ("fp32",), "tensorrt": ("fp32",), "server": ("fp32",)}
     monkeypatch.setattr(engines, "FORMATS", formats)
+    # A processor without bfloat16 products takes a minute for large ones.
+    rates = functools.partial(machine.processor_rates, size=96)
+    monkeypatch.setattr(machine, "processor_rates", rates)
     out = tmp_path / "engines.json"
     given = ["--model", str(tiny_model), "--data", str(tiny_dataset)]
     engines.main([*given, "--batch", "1,3", "--seconds", "0", "--threads", "1", "--json", str(out)])
