@@ -17,6 +17,7 @@ import typer
 from aicl_fast import cli, load_detections, plugins
 from aicl_fast.cli import COMMANDS
 from aicl_fast.config import load_config
+from aicl_fast.errors import AiclError
 
 Run = Callable[..., str]
 SMALL = ("segments=32", "rgb_width=6", "flow_width=5", "embedding_width=8")
@@ -237,12 +238,19 @@ def test_a_bad_recording_does_not_cost_the_others(
 
 
 @pytest.mark.slow
-def test_the_demo_in_short(run: Run, tmp_path: Path) -> None:
+def test_the_demo_in_short(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every artefact of the demo, with a training too short to be good."""
     pytest.importorskip("seglearn")
-    run("demo", "--set", "steps=5", "-o", "out")
+    from aicl_fast.export import export
+
+    def full(*_: object) -> None:
+        raise AiclError("no room for the model")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "export_model", full)
+        assert "no room for the model" in run("demo", "--set", "steps=5", "-o", "out", expect=2)
     # A second run takes the prepared data as they are and trains again.
-    text = run("demo", "--set", "steps=20", "--seeds", 2, "--ablate", "-o", "out")
+    text = run("demo", "--set", "steps=10", "--seeds", 2, "--ablate", "-o", "out")
     assert "L_a alone" in text
     assert "timeline.png" in text
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())

@@ -123,7 +123,7 @@ def find_compiler(name: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
 @pytest.mark.parametrize("name", ["g++", "clang++"])
-@pytest.mark.parametrize("rounds", [500, pytest.param(2000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("rounds", [200, pytest.param(2000, marks=pytest.mark.long)])
 def test_the_library_under_sanitizers(
     cmake: str, tmp_path: Path, name: str, sanitizers: str, rounds: int
 ) -> None:
