@@ -167,7 +167,7 @@ def test_bfloat16_and_longer_clips(weights: Path) -> None:
     assert narrow.precision == "bf16"
     assert narrow.weights_hash == exact.weights_hash
     clip = np.random.default_rng(0).integers(0, 256, (1, *SHAPES["rgb"]), np.uint8)
-    # Of a part of the picture, and longer ones in float32: a processor without bfloat16 products takes minutes.
+    # Of a part of the picture, and longer ones in float32: without bfloat16 products it takes minutes.
     part = np.ascontiguousarray(clip[:, :, :64, :64])
     expected, found = (network.session.run(part).features for network in (exact, narrow))
     assert 1e-4 < np.abs(found - expected).max() / expected.max() < 5e-2
