@@ -108,6 +108,7 @@ _TWO = """
 import functools, json, os, sys, traceback
 from pathlib import Path
 import torch; torch.set_num_threads(1)
+import torch._dynamo  # once, not in each process: it takes seconds
 from aicl_fast.config import Config
 from aicl_fast.data.dataset import Dataset
 from aicl_fast.train import trainer

@@ -29,12 +29,13 @@ from aicl_fast.weights import load_model  # noqa: E402
 
 OPTIONS = {"steps": 60, "save_every": 4, "eval_every": 15, "keep": "test", "ema_decay": 0.9, "lr": 1e-2}
 
-# One process imports torch, and forks one that trains for every kill.
+# One process imports torch and what takes seconds, and forks one that trains for every kill.
 _FORKED = """
 import json, os, random, resource, signal, sys, time, traceback
 from pathlib import Path
 from typing import Any
 import torch; torch.set_num_threads(1)
+import torch._dynamo
 from aicl_fast.config import Config
 from aicl_fast.data.dataset import Dataset
 from aicl_fast.errors import AiclError
@@ -91,10 +92,10 @@ else:
 @pytest.fixture
 def forked(tiny_dataset: Path, tiny_config: Config, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     """``forked("kill", 5)`` trains in ``whole`` to the end, and in ``cut0`` on it is killed five times."""
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps(tiny_config.with_values(OPTIONS).to_dict()))
 
-    def start(what: str, count: int) -> subprocess.Popen[str]:
+    def start(what: str, count: int, **options: int) -> subprocess.Popen[str]:
+        config = tmp_path / "config.json"
+        config.write_text(json.dumps(tiny_config.with_values({**OPTIONS, **options}).to_dict()))
         return subprocess.Popen(
             [sys.executable, "-c", _FORKED, str(tiny_dataset), str(tmp_path), str(config), what, str(count)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path,
@@ -162,7 +163,7 @@ def test_a_full_disk_is_a_sentence_and_costs_nothing(
 ) -> None:
     # Files of any kind grow past one of these sizes: curves, weights, the optimizer's state, records.
     largest = 12_000
-    with forked("full", largest) as process:
+    with forked("full", largest, steps=12, eval_every=6) as process:
         assert process.stdout is not None
         text = process.stdout.read()
     assert process.returncode == 0
