@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import numpy as np
 
-from aicl_fast.config import Config, DecodeConfig
+from aicl_fast.config import Config, DecodeConfig, WindowsConfig
 from aicl_fast.data.detections import Detections
 from aicl_fast.data.features import Array, check_features, check_lengths
 from aicl_fast.data.sampling import sample, sample_on_gpu
@@ -21,6 +21,8 @@ from aicl_fast.engines.cuda.arrays import is_gpu_array
 from aicl_fast.engines.registry import Provider, open_session
 from aicl_fast.engines.session import Session
 from aicl_fast.errors import ConfigError, DataError
+from aicl_fast.kernels.outputs import NetworkOutputs
+from aicl_fast.windows import Progress, Windows, score_by_windows, warn_if_long
 
 if TYPE_CHECKING:
     import torch
@@ -89,11 +91,12 @@ class Detector:
         segments: T to sample recordings to, for a file that was exported with a range of T; None is the
             model's own.
         decode: settings of the decoding; None takes the model's own.
+        windows: how recordings longer than those of training are cut; None takes the model's own.
         trust: run native code that the file carries: version-compatible TensorRT engines have some. Say so
             only of a file whose origin you trust.
     Raises:
         DataError: no such file, or a T that the file does not allow.
-        ConfigError: ``decode`` is no DecodeConfig.
+        ConfigError: ``decode`` is no DecodeConfig, or ``windows`` no WindowsConfig.
         ModelError: not a model of ours, damaged, with something in it that our exports never have, or an
             engine, device or option that is not for it.
         UnavailableError: the engine's package, or the device, is not installed.
@@ -119,6 +122,7 @@ class Detector:
         providers: Sequence[Provider] | None = None,
         segments: int | None = None,
         decode: DecodeConfig | None = None,
+        windows: WindowsConfig | None = None,
         trust: bool = False,
     ) -> None:
         if not isinstance(model, (str, os.PathLike)):
@@ -127,6 +131,10 @@ class Detector:
             raise ConfigError(
                 f"decode: expected an aicl_fast.config.DecodeConfig, got {type(decode).__name__}. To change "
                 "some of a model's settings: dataclasses.replace(detector.decode_config, nms='hard')."
+            )
+        if not isinstance(windows, (WindowsConfig, NoneType)):
+            raise ConfigError(
+                f"windows: expected an aicl_fast.config.WindowsConfig, got {type(windows).__name__}."
             )
         self._arguments: dict[str, Any] = {
             "engine": engine,
@@ -144,10 +152,16 @@ class Detector:
             self._session.close()
             raise
         self.decode_config = decode if decode is not None else self.config.decode
+        self.windows_config = windows if windows is not None else self.config.windows
         self._decoder: Decoder | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        arguments = {**self._arguments, "segments": self._segments, "decode": self.decode_config}
+        arguments = {
+            **self._arguments,
+            "segments": self._segments,
+            "decode": self.decode_config,
+            "windows": self.windows_config,
+        }
         return _opened, (type(self), os.path.abspath(self.path), arguments)
 
     @property
@@ -203,7 +217,8 @@ class Detector:
     def __call__(
         self, rgb: Array, flow: Array | None = None, *, fps: Rate | None = None, video: str = "video"
     ) -> Detections:
-        """Localise the actions in one recording.
+        """Localise the actions in one recording, of any length: one that is longer than those of training is
+        scored in overlapping windows (:mod:`aicl_fast.windows`).
 
         Args:
             rgb: (n, D_rgb) features of the first stream, n >= 2; or (n, D_rgb + D_flow) of both; or, for
@@ -219,7 +234,10 @@ class Detector:
             DataError: empty, too short, of the wrong width, not floating-point, NaN or infinite (on a GPU
                 seen by the scores; in fp8 infinity is clipped), two streams of different length, or on a GPU
                 that the model is not on.
+            ConfigError: a window or hop that makes no sense at this frame rate.
             UnavailableError: they are on a GPU and there is no torch.
+        Warns:
+            AiclWarning: it is far longer than any recording in training, and is not cut into windows.
         """
         return self.decode(self.scores(rgb, flow, fps=fps, video=video))
 
@@ -255,34 +273,46 @@ class Detector:
         *,
         fps: Rate | None = None,
         videos: Sequence[str] | None = None,
+        progress: Progress = lambda done, windows: None,
     ) -> list[Scores]:
-        """The network's curves of many recordings. Arguments as :meth:`batch`."""
+        """The network's curves of many recordings. Arguments as :meth:`batch`.
+
+        A recording that is scored in windows has curves of all its n segments, the others of T.
+
+        Args:
+            progress: called with (windows done, all windows) of a recording that is scored in windows.
+        """
         recordings = _several(recordings)
         names = [f"video {number}" for number in range(len(recordings))] if videos is None else list(videos)
         if len(names) != len(recordings):
             raise DataError(f"videos: {len(names)} names for {len(recordings)} recordings.")
         rate = self.config.data.fps if fps is None else _frame_rate(fps)
-        if not recordings:
-            return []
+        windows = Windows.of(self.config, self.windows_config, rate, self._segments)
         on_gpu = [is_on_gpu(item) for item in recordings]
         if any(on_gpu) and not all(on_gpu):
             raise DataError("recordings: some are on a GPU and some on the host; copy them to one place.")
-        checked: Any
-        if on_gpu[0]:
-            from aicl_fast.engines.cuda.features import check_on_gpu
-
-            checked = [self._checked(*item, check_on_gpu) for item in zip(recordings, names, strict=True)]
-            sampled = sample_on_gpu(checked, self._segments)
-            outputs = self._session(sampled if self._session.any_float_on_gpu else sampled.float())
-        else:
-            checked = [self._checked(*item, check_features) for item in zip(recordings, names, strict=True)]
-            outputs = self._session(sample(checked, self._segments))
+        check: Callable[..., Any] = check_features
+        if any(on_gpu):
+            from aicl_fast.engines.cuda.features import check_on_gpu as check
+        checked = [self._checked(*item, check) for item in zip(recordings, names, strict=True)]
+        found: dict[int, NetworkOutputs] = {}
+        whole = []
+        for row, streams in enumerate(checked):
+            if windows is not None and len(streams[0]) > windows.limit:
+                found[row] = self._windowed(streams, windows, progress)
+            else:
+                whole.append(row)
+        if whole:
+            outputs = self._run([checked[row] for row in whole])
+            found |= {row: NetworkOutputs(*(each[i] for each in outputs)) for i, row in enumerate(whole)}
+        for row in whole if windows is None else ():
+            warn_if_long(len(checked[row][0]), self.config.data, self._segments, names[row])
         return [
             Scores(
-                fused=outputs.scores[row],
-                video_scores=outputs.video_scores[row],
-                actionness=outputs.actionness[row],
-                actionness_agnostic=outputs.actionness_agnostic[row],
+                fused=found[row].scores,
+                video_scores=found[row].video_scores,
+                actionness=found[row].actionness,
+                actionness_agnostic=found[row].actionness_agnostic,
                 num_segments=len(checked[row][0]),
                 fps=rate,
                 frames_per_segment=self.config.data.frames_per_segment,
@@ -291,6 +321,23 @@ class Detector:
             )
             for row in range(len(names))
         ]
+
+    def _run(self, recordings: Sequence[tuple[Any, ...]]) -> NetworkOutputs:
+        """The network's outputs for the streams of recordings, or of windows, sampled to T."""
+        if isinstance(recordings[0][0], np.ndarray):
+            outputs = self._session(sample(recordings, self._segments))
+        else:
+            sampled = sample_on_gpu(recordings, self._segments)
+            outputs = self._session(sampled if self._session.any_float_on_gpu else sampled.float())
+        return NetworkOutputs(*outputs)
+
+    def _windowed(self, streams: tuple[Any, ...], windows: Windows, progress: Progress) -> NetworkOutputs:
+        def run(starts: Sequence[int]) -> NetworkOutputs:
+            return self._run(
+                [tuple(stream[start : start + windows.length] for stream in streams) for start in starts]
+            )
+
+        return score_by_windows(len(streams[0]), windows, self.config, self.windows_config, run, progress)
 
     def decode(self, scores: Scores) -> Detections:
         """Decode curves into detections with this detector's settings."""

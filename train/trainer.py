@@ -6,12 +6,13 @@ import contextlib
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 
 from aicl_fast.extras import needs
 
@@ -22,6 +23,7 @@ with needs("train"):
 from aicl_fast.config import Config, TrainConfig
 from aicl_fast.data.dataset import Dataset
 from aicl_fast.data.detections import Detections
+from aicl_fast.data.sampling import sample_indices
 from aicl_fast.data.scores import Scores
 from aicl_fast.decode.decoder import Decoder
 from aicl_fast.devices import torch_device
@@ -29,6 +31,7 @@ from aicl_fast.errors import AiclError, DataError
 from aicl_fast.evaluate import MapResult, SegmentAccuracy, mean_average_precision, segment_accuracy
 from aicl_fast.files import remove_temporary
 from aicl_fast.kernels.mining import above_median
+from aicl_fast.kernels.outputs import NetworkOutputs
 from aicl_fast.kernels.pooling import topk_pool
 from aicl_fast.locks import locked_folder
 from aicl_fast.model import TwoBranchNet, TwoBranchOutputs
@@ -47,6 +50,7 @@ from aicl_fast.train.losses import TERMS, Losses, aicl_loss
 from aicl_fast.train.sampling import BatchOrder, Progress, Videos
 from aicl_fast.train.schedules import learning_rate, selection_gamma
 from aicl_fast.weights import save_model
+from aicl_fast.windows import Windows, score_by_windows, warn_if_long
 
 Loss = Callable[[Tensor, Tensor, Tensor | None], tuple[TwoBranchOutputs, Losses]]
 """(features, labels, γ of the selection) -> outputs and losses."""
@@ -142,6 +146,8 @@ def _run(
     rng = np.random.default_rng(settings.seed)
     names, held_out = _hold_out(dataset, rng)
     videos = Videos(dataset, "train", names, device=device, progress=reading)
+    model_config = _with_lengths(config, videos.counts)
+    dataset = Dataset(dataset.root, dataset.ground_truth, dataset.videos, model_config)
     # The main process alone evaluates, so it alone reads what is evaluated on, out of the same budget.
     choosing = test = None
     if ranks.is_main:
@@ -243,11 +249,11 @@ def _run(
     final.load_state_dict(state.best if chosen and state.best is not None else _weights(state))
     final.eval()
     if folder is not None and ranks.is_main:
-        save_model(folder / "model.safetensors", final, config)
+        save_model(folder / "model.safetensors", final, model_config)
     found = evaluate(final.to(device), test, dataset) if test is not None else None
     result, accuracy = cast(tuple[MapResult, SegmentAccuracy], ranks.from_main(found))
     step = state.best_step if chosen else state.step
-    return TrainResult(final.cpu(), config, step, result, accuracy, state.history, started_at)
+    return TrainResult(final.cpu(), model_config, step, result, accuracy, state.history, started_at)
 
 
 class _Step(nn.Module):
@@ -298,31 +304,66 @@ def make_loss(net: TwoBranchNet, config: Config, ranks: Ranks | None = None) -> 
 def localize(
     net: TwoBranchNet, videos: Videos, config: Config
 ) -> tuple[dict[str, Scores], dict[str, Detections]]:
-    """Curves and detections of every video by the network in torch, one video at a time."""
+    """Curves and detections of every video by the network in torch, one video at a time.
+
+    Videos longer than those of training are scored in windows, as :class:`aicl_fast.Detector` does.
+    """
     was_training = net.training
     net.eval()
+    data = config.data
+    windows = Windows.of(config, config.windows, data.fps, data.segments)
     scores: dict[str, Scores] = {}
     for index, name in enumerate(videos.names):
-        outputs = net(videos.gather([index], [videos.sample(index)]))
-        logits, _ = topk_pool(outputs.CAS, outputs.A_score, config.topk)
-        fused, video, a, a_ca = (
-            value[0].float().cpu().numpy()
-            for value in (outputs.A_score, logits.softmax(-1), outputs.A, outputs.A_ca)
-        )
+        count = int(videos.counts[index])
+        if windows is not None and count > windows.limit:
+            outputs = _windowed(net, videos, index, windows, config)
+        else:
+            rows = _outputs(net(videos.gather([index], [videos.sample(index)])), config)
+            outputs = NetworkOutputs(*(value[0] for value in rows))
+        if windows is None:
+            warn_if_long(count, data, data.segments, name)
         scores[name] = Scores(
-            fused=fused,
-            video_scores=video,
-            actionness=a,
-            actionness_agnostic=a_ca,
-            num_segments=int(videos.counts[index]),
-            fps=config.data.fps,
-            frames_per_segment=config.data.frames_per_segment,
+            fused=outputs.scores,
+            video_scores=outputs.video_scores,
+            actionness=outputs.actionness,
+            actionness_agnostic=outputs.actionness_agnostic,
+            num_segments=count,
+            fps=data.fps,
+            frames_per_segment=data.frames_per_segment,
             classes=config.classes,
             name=name,
         )
     net.train(was_training)
     found = Decoder(config.decode, config.classes).batch(list(scores.values()))
     return scores, dict(zip(videos.names, found, strict=True))
+
+
+def _windowed(
+    net: TwoBranchNet, videos: Videos, index: int, windows: Windows, config: Config
+) -> NetworkOutputs:
+    sampled = sample_indices(windows.length, windows.samples)
+
+    def run(starts: Sequence[int]) -> NetworkOutputs:
+        return _outputs(
+            net(videos.gather([index] * len(starts), [start + sampled for start in starts])), config
+        )
+
+    count = int(videos.counts[index])
+    return score_by_windows(count, windows, config, config.windows, run, lambda done, every: None)
+
+
+def _outputs(outputs: TwoBranchOutputs, config: Config) -> NetworkOutputs:
+    """What an exported network gives, from what the network in torch gives."""
+    logits, _ = topk_pool(outputs.CAS, outputs.A_score, config.topk)
+    values = (outputs.A_score, logits.softmax(-1), outputs.A, outputs.A_ca)
+    return NetworkOutputs(*(value.float().cpu().numpy() for value in values))
+
+
+def _with_lengths(config: Config, counts: npt.NDArray[np.int64]) -> Config:
+    """The settings with the lengths of the training recordings, which a model carries."""
+    typical, longest = int(np.median(counts)), int(counts.max())
+    data = replace(config.data, typical_segments=typical, longest_segments=longest)
+    return replace(config, data=data)
 
 
 def evaluate(net: TwoBranchNet, videos: Videos, dataset: Dataset) -> tuple[MapResult, SegmentAccuracy]:

@@ -20,6 +20,7 @@ from aicl_fast.config.schema import (
     ModelConfig,
     Streams,
     TrainConfig,
+    WindowsConfig,
     class_names,
     locate_setting,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "ModelConfig",
     "Streams",
     "TrainConfig",
+    "WindowsConfig",
     "class_names",
     "load_config",
     "locate_setting",

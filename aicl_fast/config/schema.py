@@ -49,6 +49,10 @@ class DataConfig(Section):
     """The annotations' subset to train on, where the data set has no ``split_train.txt``."""
     test_subset: str = "test"
     """The annotations' subset to test on, where the data set has no ``split_test.txt``."""
+    typical_segments: Annotated[int, NOT_NEGATIVE] = 0
+    """The median number of segments of the training recordings; 0 is not known. Filled in by the trainer."""
+    longest_segments: Annotated[int, NOT_NEGATIVE] = 0
+    """The largest number of segments of a training recording; 0 is not known. Filled in by the trainer."""
     recipe: str = ""
     """How the features that it is trained on were made, where they say so; others are refused. Filled in from
     the features, see :meth:`aicl_fast.data.feature_file.Recipe.text`."""
@@ -202,6 +206,28 @@ class DecodeConfig(Section):
 
 
 @dataclass(frozen=True)
+class WindowsConfig(Section):
+    """How recordings longer than those of training are scored: in overlapping windows (docs/windows.md)."""
+
+    window: Annotated[float, POSITIVE] | Literal["auto", "off"] = "auto"
+    """Seconds of a window. ``auto`` takes T segments, at least as many as the median training recording has
+    and at most as many as the longest, and cuts only what is longer than the longest. ``off`` samples every
+    recording to T segments, however long it is."""
+    hop: Annotated[float, POSITIVE] | Literal["auto"] = "auto"
+    """Seconds from one window's start to the next one's; ``auto`` is half a window."""
+    class_span: Annotated[int, Range(1, 1001)] = 9
+    """Segments over which softmax(CAS) is averaged, with triangular weights, into the class scores of each
+    moment. An odd number."""
+    class_power: Annotated[float, NOT_NEGATIVE] = 0.5
+    """The fused score is multiplied by the class score of the moment to this power; 0 leaves it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.class_span % 2 == 0:
+            raise ConfigError(f"windows.class_span: expected an odd number, got {self.class_span}.")
+
+
+@dataclass(frozen=True)
 class EvaluateConfig(Section):
     """How detections are measured."""
 
@@ -225,6 +251,7 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
+    windows: WindowsConfig = field(default_factory=WindowsConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def __post_init__(self) -> None:
@@ -308,6 +335,7 @@ SECTIONS: dict[str, type[Any]] = {
     "loss": LossConfig,
     "train": TrainConfig,
     "decode": DecodeConfig,
+    "windows": WindowsConfig,
     "evaluate": EvaluateConfig,
 }
 _FIELDS: dict[str, str] = {f.name: section for section, cls in SECTIONS.items() for f in fields(cls)}
