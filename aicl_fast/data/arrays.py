@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import struct
+import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -160,6 +161,8 @@ def _array(file: IO[bytes], path: Path, end: int, *, mapped: bool = False) -> Ar
             raise DataError(f"{path}: ends before its array of shape {shape} does. {_ADVICE}")
         left = left[got:]
     file.read(1)  # an archive compares its checksum where a member ends
+    if dtype.kind == "U" and array.view(dtype.byteorder.replace("|", "=") + "u4").max() > sys.maxunicode:
+        raise DataError(f"{path}: holds text with characters that do not exist. {_ADVICE}")
     return array.reshape(shape, order=order)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,10 @@ _ARRAYS = {
     "frames_per_segment": ("iu", "V"),
 }
 """What each array holds, text, whole numbers or others, and its axes: recordings, segments, classes."""
+_LENGTHS = ("iu", "V")
+"""``lengths``: where recordings have curves of different lengths, these stand one after the other, so many
+segments of each, and T is their sum."""
+_BY_SEGMENT = ("fused", "actionness", "actionness_agnostic")
 _CURVES = ("fused", "video_scores", "actionness", "actionness_agnostic")
 _NUMBERS = ("num_segments", "fps", "frames_per_segment")
 
@@ -35,11 +39,13 @@ def save_scores(path: str | os.PathLike[str], scores: Mapping[str, Scores]) -> N
 
     The arrays: ``names`` (V,), ``classes`` (C,), ``fused`` (V, T, C), ``video_scores`` (V, C), ``actionness``
     and ``actionness_agnostic`` (V, T) as float32; ``num_segments``, ``fps`` and ``frames_per_segment`` (V,).
+    Where recordings differ in T, as those that were scored in windows do, their curves stand one after the
+    other, (S, C) and (S,) for S segments in all, and ``lengths`` (V,) has the T of each.
     No Python objects: nothing in it is ever unpickled.
 
     Args:
         path: ends in .npz.
-        scores: by recording, all of one model (the same T and classes).
+        scores: by recording, all of one model (the same classes).
     Raises:
         DataError: nothing to write, recordings of different models, another suffix, or a folder that cannot
             be written to.
@@ -51,15 +57,17 @@ def save_scores(path: str | os.PathLike[str], scores: Mapping[str, Scores]) -> N
         raise DataError(f"{target}: no scores to write; expected those of at least one recording.")
     first = next(iter(scores.values()))
     for name, item in scores.items():
-        if item.classes != first.classes or item.fused.shape != first.fused.shape:
+        if item.classes != first.classes:
             raise DataError(
-                f"scores: '{name}' has {item.fused.shape[0]} segments and {len(item.classes)} classes, the "
-                f"first recording {first.fused.shape[0]} and {len(first.classes)} or others. Write the "
-                "scores of one model to one file."
+                f"scores: '{name}' has {len(item.classes)} classes, the first recording {len(first.classes)} "
+                "or others. Write the scores of one model to one file."
             )
-    arrays: dict[str, Any] = {
-        key: np.stack([getattr(item, key) for item in scores.values()]) for key in (*_CURVES, *_NUMBERS)
-    }
+    lengths = [len(item.fused) for item in scores.values()]
+    apart = len(set(lengths)) > 1
+    arrays: dict[str, Any] = {"lengths": np.array(lengths)} if apart else {}
+    for key in (*_CURVES, *_NUMBERS):
+        join = np.concatenate if apart and key in _BY_SEGMENT else np.stack
+        arrays[key] = join([getattr(item, key) for item in scores.values()])
     arrays |= {key: arrays[key].astype(np.float32) for key in _CURVES}
     arrays["fps"] = arrays["fps"].astype(np.float64)
     with atomic_path(target) as temporary, temporary.open("wb") as handle:
@@ -85,13 +93,18 @@ def load_scores(path: str | os.PathLike[str]) -> dict[str, Scores]:
                 "save_scores, as runs/demo/scores.npz."
             )
         arrays = {key: archive.read(name) for key, name in stored.items()}
+        lengths = archive.read("lengths") if "lengths" in archive.names else None
     actionness = arrays["actionness"]
     axes = {
         "V": arrays["names"].size,
         "C": arrays["classes"].size,
         "T": actionness.shape[-1] if actionness.ndim else 0,
     }
-    for key, (kinds, letters) in _ARRAYS.items():
+    expected = dict(_ARRAYS)
+    if lengths is not None:
+        arrays["lengths"], expected["lengths"] = lengths, _LENGTHS
+        expected |= {key: (_ARRAYS[key][0], _ARRAYS[key][1].removeprefix("V")) for key in _BY_SEGMENT}
+    for key, (kinds, letters) in expected.items():
         array, shape = arrays[key], tuple(axes[letter] for letter in letters)
         if array.dtype.kind not in kinds:
             raise DataError(
@@ -107,18 +120,27 @@ def load_scores(path: str | os.PathLike[str]) -> dict[str, Scores]:
                 f"{target}: of {str(arrays['names'][row])!r}: {key} is {array[row]:g}; expected a "
                 "positive, finite number. Write it again with save_scores."
             )
-    if axes["T"] < 2:
-        raise DataError(f"{target}: holds {axes['T']} segments; expected at least 2. Detect again.")
+    shortest = axes["T"]
+    if lengths is not None:
+        shortest = int(lengths.min(initial=axes["T"]))
+        if shortest >= 2 and sum(lengths.tolist()) != axes["T"]:
+            raise DataError(f"{target}: 'lengths' do not add up to {axes['T']} segments. Detect again.")
+    if shortest < 2:
+        raise DataError(f"{target}: holds {shortest} segments; expected at least 2. Detect again.")
     names = [require_name(name, target, "video") for name in arrays["names"].tolist()]
     classes = tuple(require_label(name, target, "class") for name in arrays["classes"].tolist())
     for what, items in (("video", names), ("class", classes)):
         if len(set(items)) != len(items):
             raise DataError(f"{target}: names a {what} twice. Write it again with save_scores.")
     curves = {key: arrays[key].astype(np.float32, copy=False) for key in _CURVES}
+    by_recording: dict[str, Sequence[Any]] = {**curves}
+    if lengths is not None:
+        ends = np.cumsum(lengths)[:-1]
+        by_recording |= {key: np.split(curves[key], ends) for key in _BY_SEGMENT}
     numbers = {key: arrays[key].tolist() for key in _NUMBERS}
     return {
         name: Scores(
-            **{key: curve[row] for key, curve in curves.items()},
+            **{key: curve[row] for key, curve in by_recording.items()},
             **{key: values[row] for key, values in numbers.items()},
             classes=classes,
             name=name,

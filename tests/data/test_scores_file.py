@@ -50,6 +50,38 @@ def test_round_trip(written: Path) -> None:
     assert [path.name for path in written.parent.iterdir()] == ["scores.npz"]
 
 
+def test_curves_of_different_lengths(tmp_path: Path) -> None:
+    path = tmp_path / "scores.npz"
+    scores = {name: some_scores(name, 0, length=length) for name, length in (("v", 8), ("w", 30), ("x", 2))}
+    save_scores(path, scores)
+    found = load_scores(path)
+    for name, item in scores.items():
+        for key in ("fused", "video_scores", "actionness", "actionness_agnostic"):
+            np.testing.assert_array_equal(getattr(found[name], key), getattr(item, key))
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    for lengths, message in (
+        ([8, 29, 2], "do not add up to 40"),
+        ([38, 2, 0], "holds 0 segments"),
+        ([42, -2, 0], "holds -2 segments"),
+        ([8, 32], "'lengths' has shape"),
+        ([8.0, 30.0, 2.0], "array of float64"),
+    ):
+        np.savez_compressed(path, **{**arrays, "lengths": np.array(lengths)})
+        with pytest.raises(DataError, match=message):
+            load_scores(path)
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_characters_that_do_not_exist(written: Path, order: str) -> None:
+    with np.load(written) as archive:
+        arrays = dict(archive)
+    codes = np.array([[0x110000, 0], [65, 66]], f"{order}u4")
+    np.savez_compressed(written, **{**arrays, "names": codes.view(f"{order}U2")[:, 0]})
+    with pytest.raises(DataError, match="text with characters that do not exist"):
+        load_scores(written)
+
+
 def test_reads_what_version_0_1_0_wrote(written: Path) -> None:
     wanted = load_scores(written)["v"]
     with np.load(written) as archive:
@@ -66,8 +98,6 @@ def test_refuses_to_write(tmp_path: Path) -> None:
         save_scores(tmp_path / "a.npz", {})
     with pytest.raises(DataError, match=r"\.npz"):
         save_scores(tmp_path / "a.json", {"v": some_scores("v", 0)})
-    with pytest.raises(DataError, match="one model"):
-        save_scores(tmp_path / "a.npz", {"v": some_scores("v", 0), "w": some_scores("w", 0, length=9)})
     other = replace(some_scores("w", 0), classes=("x", "y", "z"))
     with pytest.raises(DataError, match="one model"):
         save_scores(tmp_path / "a.npz", {"v": some_scores("v", 0), "w": other})
