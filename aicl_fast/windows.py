@@ -63,7 +63,7 @@ class Windows:
         if settings.window == "auto":
             typical = data.typical_segments or data.longest_segments
             length = max(SHORTEST, min(max(samples, typical), data.longest_segments))
-            limit = max(length, data.longest_segments)
+            limit = max(length, data.longest_segments, samples)
         else:
             length = limit = round(settings.window * second)
             if length < SHORTEST:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,11 +19,11 @@ from aicl_fast.files import inputs_kept, require_file, require_place
 from aicl_fast.text import counted
 
 if TYPE_CHECKING:
-    from aicl_fast.config import DecodeConfig
     from aicl_fast.data.detections import Detections
     from aicl_fast.data.recordings import Inputs, Load, Recording
     from aicl_fast.data.scores import Scores
     from aicl_fast.detector import Detector
+    from aicl_fast.windows import Progress
 
 BATCH = 16
 """Recordings run at a time."""
@@ -53,6 +53,16 @@ def run(
     scores: Annotated[
         Path | None, Option(help="Also write the curves here (scores.npz), for plot and report.")
     ] = None,
+    window: Annotated[
+        str | None,
+        Option(
+            help="Seconds of the windows in which a long recording is scored; auto (by the lengths of the "
+            "training recordings) or off."
+        ),
+    ] = None,
+    hop: Annotated[
+        str | None, Option(help="Seconds from one window to the next; auto is half a window.")
+    ] = None,
     set_: options.Settings = None,
     engine: Annotated[
         str | None,
@@ -80,6 +90,7 @@ def run(
 ) -> None:
     """Localise the actions in recordings and write them as ActivityNet JSON.
 
+    Recordings longer than those of training are scored in overlapping windows (--window, --hop).
     Settings of the decoding (class_threshold, nms, …) can be overridden with --set.
 
     Examples:
@@ -99,8 +110,10 @@ def run(
     targets = [target for target in (out, scores, render) if target is not None]
     _check_targets(targets)
     detector = Detector(model, engine=engine, device=device, threads=threads, trust=trust)
-    if set_:
-        detector.decode_config = _decode_config(detector, set_)
+    chosen = {"windows.window": window, "windows.hop": hop}
+    overrides = [*(set_ or ()), *(f"{name}={value}" for name, value in chosen.items() if value is not None)]
+    if overrides:
+        _override(detector, overrides)
     video_options = VideoOptions(
         rgb_weights, flow_weights, flow_algorithm, batch, precision, allow_damaged, device, threads, trust
     )
@@ -153,17 +166,18 @@ def _check_video_options(given: Sequence[str], videos: Sequence[Path], fps: floa
         )
 
 
-def _decode_config(detector: Detector, overrides: list[str]) -> DecodeConfig:
+def _override(detector: Detector, overrides: list[str]) -> None:
     from aicl_fast.config import locate_setting, parse_overrides
 
     values = parse_overrides(overrides)
-    fixed = [name for name in values if locate_setting(name)[0] != "decode"]
+    fixed = [name for name in values if locate_setting(name)[0] not in ("decode", "windows")]
     if fixed:
         raise ConfigError(
-            f"--set {', '.join(fixed)}: fixed in a model's file; only decode settings (class_threshold, "
-            "thresholds, nms, …) can be changed when detecting."
+            f"--set {', '.join(fixed)}: fixed in a model's file; only settings of decode (class_threshold, "
+            "thresholds, nms, …) and windows can be changed when detecting."
         )
-    return detector.config.with_values(values).decode
+    changed = detector.config.with_values(values)
+    detector.decode_config, detector.windows_config = changed.decode, changed.windows
 
 
 def _check_rendered(rendered: Path | None, inputs: Inputs, recordings: list[tuple[str, Load]]) -> None:
@@ -178,6 +192,22 @@ def _check_rendered(rendered: Path | None, inputs: Inputs, recordings: list[tupl
     from aicl_fast.video.render import check_target
 
     check_target(inputs.videos[0], rendered)
+
+
+@contextmanager
+def _windows_shown() -> Iterator[Progress]:
+    """A bar that is there from the first windows on, if there are any: loading it takes a while."""
+    with ExitStack() as stack:
+        bars: list[Progress] = []
+
+        def update(done: int, windows: int) -> None:
+            if not bars:
+                from aicl_fast.cli.console import progress
+
+                bars.append(stack.enter_context(progress("windows")))
+            bars[0](done, windows)
+
+        yield update
 
 
 class _Run:
@@ -206,7 +236,9 @@ class _Run:
         """
         if len(recordings) == 1:
             ((name, load),) = recordings
-            self._detect({name: self._checked(name, load)})
+            recording = {name: self._checked(name, load)}
+            with _windows_shown() as bar:
+                self._detect(recording, bar)
             return
         if self._inputs.videos:
             self.bad = self._inputs.check_videos()
@@ -249,12 +281,14 @@ class _Run:
             )
         return recording
 
-    def _detect(self, loaded: Mapping[str, Recording]) -> None:
+    def _detect(
+        self, loaded: Mapping[str, Recording], progress: Progress = lambda done, windows: None
+    ) -> None:
         from aicl_fast.detect_features import decode_features
 
         detector = self._detector
         batch = [recording.features for recording in loaded.values()]
-        curves = detector.batch_scores(batch, fps=self._fps, videos=list(loaded))
+        curves = detector.batch_scores(batch, fps=self._fps, videos=list(loaded), progress=progress)
         for name, scores in zip(loaded, curves, strict=True):
             origin = loaded[name].origin
             if origin is None:

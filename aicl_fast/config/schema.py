@@ -211,11 +211,11 @@ class WindowsConfig(Section):
 
     window: Annotated[float, POSITIVE] | Literal["auto", "off"] = "auto"
     """Seconds of a window. ``auto`` takes T segments, at least as many as the median training recording has
-    and at most as many as the longest, and cuts only what is longer than the longest. ``off`` samples every
-    recording to T segments, however long it is."""
+    and at most as many as the longest, and cuts only what has more than T segments and more than the longest.
+    ``off`` samples every recording to T segments, however long it is."""
     hop: Annotated[float, POSITIVE] | Literal["auto"] = "auto"
     """Seconds from one window's start to the next one's; ``auto`` is half a window."""
-    class_span: Annotated[int, Range(1, 1001)] = 9
+    class_span: Annotated[int, Range(1, 1001)] = 5
     """Segments over which softmax(CAS) is averaged, with triangular weights, into the class scores of each
     moment. An odd number."""
     class_power: Annotated[float, NOT_NEGATIVE] = 0.5
