@@ -27,6 +27,8 @@ from aicl_fast.windows import Progress, Windows, score_by_windows, warn_if_long
 if TYPE_CHECKING:
     import torch
 
+    from aicl_fast.stream import Stream
+
 Recording = Array | tuple[Array, Array]
 """One (n, D_rgb + D_flow) array, or the two streams apart; on the host or on a GPU."""
 
@@ -259,6 +261,26 @@ class Detector:
                 and recordings differ in number.
         """
         return [self.decode(scores) for scores in self.batch_scores(recordings, fps=fps, videos=videos)]
+
+    def stream(
+        self,
+        *,
+        fps: Rate | None = None,
+        wait: float = 2.0,
+        retract: bool = False,
+        skip_damaged: bool = False,
+        every: float | None = None,
+    ) -> Stream:
+        """Localise actions in a recording that goes on, segment by segment (docs/streaming.md).
+
+        Args:
+            fps: the recording's frames a second; None is the model's.
+            wait, retract, skip_damaged, every: as :class:`aicl_fast.stream.Stream`.
+        """
+        from aicl_fast.stream import Stream
+
+        rate = self.config.data.fps if fps is None else _frame_rate(fps)
+        return Stream(self, rate, wait=wait, retract=retract, skip_damaged=skip_damaged, every=every)
 
     def scores(
         self, rgb: Array, flow: Array | None = None, *, fps: Rate | None = None, video: str = "video"

@@ -161,19 +161,37 @@ class Blend:
         ``scores`` are weighted by the class scores of each moment, ``video_scores`` are their greatest. Every
         segment must have been added. Call it once.
         """
-        weight = self._weight
-        self._fused /= weight[:, None]
-        self._actionness /= weight
-        self._agnostic /= weight
-        if self._classes is not None:
-            classes = self._classes / weight[:, None]
-        else:
-            # γ·softmax(CAS) is what the fused score has beside the class-agnostic actionness.
-            probability = (self._fused - (1 - self._gamma) * self._agnostic[:, None]) / self._gamma
-            classes = smoothed(np.clip(probability, 0, 1), settings.class_span)
+        for curve in self.sums.values():
+            if curve is not self._weight:
+                curve /= self._weight.reshape(-1, *[1] * (curve.ndim - 1))
+        classes = class_scores(self._fused, self._agnostic, self._classes, self._gamma, settings)
         if settings.class_power:
             self._fused *= classes**settings.class_power
         return NetworkOutputs(self._fused, classes.max(0), self._actionness, self._agnostic)
+
+    @property
+    def sums(self) -> dict[str, Floats]:
+        """The weighted sums of what was added, (n, …) each, and ``weight`` (n,), what they are divided by."""
+        sums = {"fused": self._fused, "actionness": self._actionness, "agnostic": self._agnostic}
+        return sums | ({} if self._classes is None else {"classes": self._classes}) | {"weight": self._weight}
+
+
+def class_scores(
+    fused: Floats, agnostic: Floats, classes: Floats | None, fusion_gamma: float, settings: WindowsConfig
+) -> Floats:
+    """(n, C) class scores of each moment, from blended curves.
+
+    Args:
+        fused: (n, C).
+        agnostic: (n,).
+        classes: (n, C) video scores of the windows, blended; None where γ is above 0.
+        fusion_gamma: γ.
+    """
+    if classes is not None:
+        return classes
+    # γ·softmax(CAS) is what the fused score has beside the class-agnostic actionness.
+    probability = (fused - (1 - fusion_gamma) * agnostic[:, None]) / fusion_gamma
+    return smoothed(np.clip(probability, 0, 1), settings.class_span)
 
 
 def smoothed(curves: Floats, span: int) -> Floats:

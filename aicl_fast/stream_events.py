@@ -1,0 +1,271 @@
+"""Events: what changes between two looks at an endless recording."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from aicl_fast.data.detections import Detection, Detections
+
+Kind = Literal["started", "updated", "final", "withdrawn"]
+
+SAME = 0.5
+"""tIoU from which two detections of one class, in two looks, are one."""
+MOVED = 0.9
+"""tIoU with what was last announced below which a detection has changed."""
+SCORED = 0.05
+"""Difference from the announced score from which a detection has changed."""
+_SLACK = 2
+"""Segments before the last decided moment where detections are still compared with those that are final."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that became known about one detection.
+
+    Attributes:
+        kind: ``started``: it was seen for the first time, and may still change. ``updated``: it changed.
+            ``final``: it is over. ``withdrawn``: it was an error; start, end and score are those announced.
+        id: the detection's number, the same in all its events.
+        label: the class.
+        score: as of :class:`~aicl_fast.Detections`.
+        start, end: seconds since the stream began. An action that goes on ends where the stream does.
+        time: seconds since the stream began, when the event was announced: the end of the last segment then.
+    """
+
+    kind: Kind
+    id: int
+    label: str
+    score: float
+    start: float
+    end: float
+    time: float
+
+
+def final_detections(events: Iterable[Event], video: str = "video") -> Detections:
+    """The detections that events leave standing: those final and not withdrawn, best first.
+
+    Args:
+        events: of one stream, in order.
+        video: the name that the detections carry.
+    """
+    standing: dict[int, Event] = {}
+    for event in events:
+        if event.kind == "final":
+            standing[event.id] = event
+        elif event.kind == "withdrawn":
+            standing.pop(event.id, None)
+    kept = sorted(standing.values(), key=lambda event: -event.score)
+    return Detections(
+        np.array([event.label for event in kept], np.str_),
+        np.array([event.score for event in kept], np.float64),
+        np.array([(event.start, event.end) for event in kept], np.float64).reshape(-1, 2),
+        video,
+    )
+
+
+@dataclass(slots=True, eq=False)
+class _Item:
+    """A detection that was announced: as it was announced, and as it is now."""
+
+    id: int
+    told: Detection
+    now: Detection
+    final: bool = False
+
+
+class Tracker:
+    """Compares each look's detections with those announced.
+
+    Args:
+        segment: seconds of a segment.
+        grid: seconds from one grid point of the decoder to the next.
+        retract: withdraw final detections that turn out otherwise.
+    """
+
+    def __init__(self, segment: float, grid: float, retract: bool) -> None:
+        self._slack, self._grid, self._retract = _SLACK * segment, grid, retract
+        self._items: list[_Item] = []
+        self._next_id = 1
+        self._decided = 0.0
+
+    def update(
+        self,
+        found: Detections,
+        begin: float,
+        now: float,
+        decided: float,
+        *,
+        keep_all: bool = False,
+        exact: bool = False,
+    ) -> list[Event]:
+        """The events that a look gives, in order of time.
+
+        Args:
+            found: the detections of the stretch, in seconds since its beginning.
+            begin: seconds since the stream began, where the stretch does. What begins there was cut off.
+            now: where it ends.
+            decided: what ends up to here is final.
+            keep_all: forget none that is final.
+            exact: the last look. It takes detections as they are, and withdraws, if it may, all others.
+        """
+        news = _News(now, decided, exact)
+        oldest = begin if exact or self._retract else max(begin, self._decided - self._slack)
+        seen = self._seen(found, begin, oldest)
+        pairs, fresh, gone = self._match(seen, begin)
+        for item, detection in pairs:
+            self._follow(item, detection, news)
+        for item in gone:
+            if not item.final or (self._retract and (exact or item.now.start > begin + self._slack)):
+                self._withdraw(item, news)
+        for detection in fresh:
+            if not self._cut(detection.start, begin):
+                self._begin(detection, news)
+        self._decided = max(self._decided, decided)
+        if not keep_all:
+            oldest = begin if self._retract else self._decided - self._slack
+            self._items = [item for item in self._items if not item.final or item.now.end > oldest]
+        news.events.sort(key=lambda event: (event.end, event.start, event.id))
+        return news.events
+
+    def state(self, classes: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+        """All that is kept, as plain arrays."""
+        number = {label: index for index, label in enumerate(classes)}
+        rows = [(each.id, number[each.now.label], each.final) for each in self._items]
+        times = [(*each.told[1:], *each.now[1:]) for each in self._items]
+        return {
+            "items": np.array(rows, np.int64).reshape(-1, 3),
+            "item_times": np.array(times, np.float64).reshape(-1, 6),
+            "next_id": np.array(self._next_id, np.int64),
+            "decided": np.array(self._decided, np.float64),
+        }
+
+    def restore(self, state: Mapping[str, npt.NDArray[Any]], classes: Sequence[str]) -> None:
+        """Go on from :meth:`state`, whose shapes have been checked."""
+        self._items = [
+            _Item(
+                id, Detection(classes[label], *times[:3]), Detection(classes[label], *times[3:]), bool(final)
+            )
+            for (id, label, final), times in zip(
+                state["items"].tolist(), state["item_times"].tolist(), strict=True
+            )
+        ]
+        self._next_id, self._decided = int(state["next_id"]), float(state["decided"])
+
+    def _cut(self, start: float, begin: float) -> bool:
+        return begin > 0 and start <= begin + self._grid / 2
+
+    @staticmethod
+    def _seen(found: Detections, begin: float, oldest: float) -> list[Detection]:
+        ends = found.segments[:, 1] + begin
+        labels, scores, segments = found.labels, found.scores, found.segments
+        if len(ends) and ends.min() <= oldest:
+            kept = ends > oldest
+            labels, scores, segments = labels[kept], scores[kept], segments[kept]
+        return [
+            Detection(label, score, start + begin, end + begin)
+            for label, score, (start, end) in zip(
+                labels.tolist(), scores.tolist(), segments.tolist(), strict=True
+            )
+        ]
+
+    def _key(self, detection: Detection) -> tuple[str, int, int]:
+        return (detection.label, round(detection.start / self._grid), round(detection.end / self._grid))
+
+    def _match(
+        self, seen: Sequence[Detection], begin: float
+    ) -> tuple[list[tuple[_Item, Detection]], list[Detection], list[_Item]]:
+        """Pairs of the same detection, what is new, and what is no longer seen."""
+        at: dict[tuple[str, int, int], list[_Item]] = {}
+        for item in reversed(self._items):
+            at.setdefault(self._key(item.now), []).append(item)
+        pairs: list[tuple[_Item, Detection]] = []
+        fresh: list[Detection] = []
+        for detection in seen:
+            same = at.get(self._key(detection))
+            if same:
+                pairs.append((same.pop(), detection))
+            else:
+                fresh.append(detection)
+        gone = [item for items in at.values() for item in items]
+        if fresh and gone:
+            fresh, gone = self._match_by_overlap(fresh, gone, begin, pairs)
+        return pairs, fresh, gone
+
+    def _match_by_overlap(
+        self,
+        fresh: list[Detection],
+        gone: list[_Item],
+        begin: float,
+        pairs: list[tuple[_Item, Detection]],
+    ) -> tuple[list[Detection], list[_Item]]:
+        old = np.array([(max(item.now.start, begin), item.now.end) for item in gone])
+        new = np.array([(detection.start, detection.end) for detection in fresh])
+        both = np.minimum(old[:, None, 1], new[:, 1]) - np.maximum(old[:, None, 0], new[:, 0])
+        either = np.maximum(old[:, None, 1], new[:, 1]) - np.minimum(old[:, None, 0], new[:, 0])
+        rows, columns = np.nonzero(both >= SAME * either)
+        overlap = (both[rows, columns] / either[rows, columns]).tolist()
+        free_old, free_new = [True] * len(gone), [True] * len(fresh)
+        # The greatest overlap first; of equal ones, that which comes first.
+        for _, i, j in sorted(zip([-each for each in overlap], rows.tolist(), columns.tolist(), strict=True)):
+            item, detection = gone[i], fresh[j]
+            if free_old[i] and free_new[j] and item.now.label == detection.label:
+                free_old[i] = free_new[j] = False
+                if self._cut(detection.start, begin):
+                    detection = detection._replace(start=min(item.now.start, detection.start))
+                pairs.append((item, detection))
+        return (
+            [detection for detection, free in zip(fresh, free_new, strict=True) if free],
+            [item for item, free in zip(gone, free_old, strict=True) if free],
+        )
+
+    def _follow(self, item: _Item, detection: Detection, news: _News) -> None:
+        """The events of a detection that is seen again."""
+        if item.final:
+            other = detection != item.told if news.exact else _changed(item.told, detection)
+            if not (self._retract and other):
+                item.now = detection
+                return
+            self._withdraw(item, news)
+            self._begin(detection, news)
+            return
+        item.now = detection
+        if detection.end <= news.decided:
+            item.told, item.final = detection, True
+            news.add("final", item)
+        elif _changed(item.told, detection):
+            item.told = detection
+            news.add("updated", item)
+
+    def _begin(self, detection: Detection, news: _News) -> None:
+        item = _Item(self._next_id, detection, detection, detection.end <= news.decided)
+        self._next_id += 1
+        self._items.append(item)
+        news.add("final" if item.final else "started", item)
+
+    def _withdraw(self, item: _Item, news: _News) -> None:
+        self._items.remove(item)
+        news.add("withdrawn", item)
+
+
+class _News:
+    """The events of one look."""
+
+    def __init__(self, now: float, decided: float, exact: bool) -> None:
+        self.now, self.decided, self.exact = now, decided, exact
+        self.events: list[Event] = []
+
+    def add(self, kind: Kind, item: _Item) -> None:
+        self.events.append(Event(kind, item.id, *item.told, self.now))
+
+
+def _changed(told: Detection, now: Detection) -> bool:
+    """Whether what was announced is no longer true enough."""
+    if abs(told.score - now.score) > SCORED:
+        return True
+    both = min(told.end, now.end) - max(told.start, now.start)
+    return both < MOVED * (max(told.end, now.end) - min(told.start, now.start))
