@@ -41,7 +41,8 @@ class Stream:
     Args:
         detector: which scores and decodes; open for as long as the stream is used.
         fps: the recording's frames a second.
-        wait: seconds of look-ahead: a detection is final so long after its end. At least a segment passes.
+        wait: seconds of look-ahead: a detection is final so long after its end, and the segments after that
+            its curve needs (``windows.class_span // 2 + 1``).
         retract: a final detection that turns out otherwise is withdrawn; False: what is final never changes.
         skip_damaged: a segment with a NaN or an infinity gets the features of the one before it, and a
             warning; False: it is refused.
@@ -99,7 +100,10 @@ class Stream:
         )
         self._decoder = Decoder(detector.decode_config, detector.classes)
         grid = 1 / self._second / detector.decode_config.upscale
-        self._tracker = Tracker(1 / self._second, grid, self._retract)
+        # A moment's curve needs the segments of its class score, and the one after each.
+        self._settling = (detector.windows_config.class_span // 2 + 1) / self._second
+        ratio = detector.decode_config.outer_ratio
+        self._tracker = Tracker(1 / self._second, grid, self._settling, ratio, self._retract)
         self.skipped = 0
         self._finished = self._left = False
         self.detections: Detections | None = None
@@ -174,7 +178,6 @@ class Stream:
             raise DataError("stream: finish was called before.")
         self._finished = True
         length, scores = self.num_segments, self._scores
-        now = self.time
         if length < 2:
             self.detections = Detections.empty()
             return []
@@ -182,9 +185,9 @@ class Stream:
             scores.settled = length
             whole = scores.features.rows(0, length)
             self.detections = self._detector(whole, fps=self._fps)
-            return self._tracker.update(self.detections, 0.0, now, math.inf, exact=True)
+            return self._tracker.update(self.detections, 0.0, self.time, math.inf, exact=True)
         scores.end()
-        return self._tracker.update(self._decoded(), self.first / self._second, now, math.inf)
+        return self._compared(math.inf)
 
     def scores(self) -> Scores:
         """The curves of the last stretch, from segment :attr:`first` on: what is decoded at a look.
@@ -196,7 +199,7 @@ class Stream:
         """
         if not self._scores.scored:
             raise DataError("stream: there are no scores yet. Push at least two segments.")
-        curves = self._scores.curves()
+        curves = self._scores.curves(self.first)
         return Scores(
             fused=curves.scores.copy(),
             video_scores=curves.video_scores,
@@ -276,22 +279,26 @@ class Stream:
         fits = self.num_segments <= self._windows.limit
         if not fits:
             scores.drop(self.num_segments)
-        now = self.time
-        decided = now - max(self._wait, 1 / self._second)
-        return self._tracker.update(self._decoded(), self.first / self._second, now, decided, keep_all=fits)
+        return self._compared(self.time - self._wait - self._settling, keep_all=fits)
 
-    def _decoded(self) -> Detections:
-        curves = self._scores.curves()
-        return self._decoder.decode(
+    def _compared(self, decided: float, *, keep_all: bool = False) -> list[Event]:
+        """Decode the last stretch and compare its detections with those announced."""
+        begin, decode = self._scores.window_begin, self._decoder.decode
+        curves = self._scores.curves(begin)
+        found = decode(
             curves.scores, curves.video_scores, len(curves.scores), self._fps, self._data.frames_per_segment
         )
+        return self._tracker.update(found, begin / self._second, self.time, decided, keep_all=keep_all)
 
     def _run_window(self, rows: Floats) -> NetworkOutputs:
         outputs: NetworkOutputs = self._detector.engine(sample([(rows,)], self._windows.samples))
         return outputs
 
     def _run_rows(self, rows: Floats) -> NetworkOutputs:
-        outputs: NetworkOutputs = self._detector.engine(rows[None])
+        engine = self._detector.engine
+        # The rows were checked, and the file says that it takes so many: a check costs a tenth of the run.
+        one = rows[None]
+        outputs: NetworkOutputs = engine.run(one) if engine.info.batch.min == 1 else engine(one)
         return outputs
 
     def _checked(self, rgb: Any, flow: Any) -> Floats:
@@ -347,6 +354,8 @@ def _rows(given: Any, name: str, width: int) -> npt.NDArray[Any]:
             f"{type(given).__name__}."
         )
     rows = given[None] if given.ndim == 1 else given
+    if rows.dtype == np.float32 and rows.ndim == 2 and len(rows) and rows.shape[1] == width:
+        return rows
     check_rows(rows.shape, bool(np.issubdtype(rows.dtype, np.floating)), str(rows.dtype), name, width=width)
     return rows
 

@@ -19,6 +19,8 @@ MOVED = 0.9
 """tIoU with what was last announced below which a detection has changed."""
 SCORED = 0.05
 """Difference from the announced score from which a detection has changed."""
+_WIDE = 8
+"""Looks from one comparison of all that is final to the next."""
 _SLACK = 2
 """Segments before the last decided moment where detections are still compared with those that are final."""
 
@@ -84,13 +86,19 @@ class Tracker:
     Args:
         segment: seconds of a segment.
         grid: seconds from one grid point of the decoder to the next.
+        settling: seconds until a moment's curve is settled; what began later is not announced yet.
+        outer_ratio: λ of the decoder, as far as a detection's score looks around it.
         retract: withdraw final detections that turn out otherwise.
     """
 
-    def __init__(self, segment: float, grid: float, retract: bool) -> None:
+    def __init__(
+        self, segment: float, grid: float, settling: float, outer_ratio: float, retract: bool
+    ) -> None:
         self._slack, self._grid, self._retract = _SLACK * segment, grid, retract
+        self._settling, self._outer = settling, outer_ratio
         self._items: list[_Item] = []
         self._next_id = 1
+        self._looks = 0
         self._decided = 0.0
 
     def update(
@@ -113,17 +121,22 @@ class Tracker:
             keep_all: forget none that is final.
             exact: the last look. It takes detections as they are, and withdraws, if it may, all others.
         """
-        news = _News(now, decided, exact)
-        oldest = begin if exact or self._retract else max(begin, self._decided - self._slack)
+        news = _News(now, begin, decided, exact)
+        self._looks += 1
+        # What was decided long ago seldom changes, and need not be compared every time.
+        wide = exact or (self._retract and self._looks % _WIDE == 0)
+        oldest = begin if wide else max(begin, self._decided - self._slack)
         seen = self._seen(found, begin, oldest)
-        pairs, fresh, gone = self._match(seen, begin)
+        pairs, fresh, gone = self._match(seen, begin, oldest - self._slack)
         for item, detection in pairs:
             self._follow(item, detection, news)
         for item in gone:
-            if not item.final or (self._retract and (exact or item.now.start > begin + self._slack)):
+            near = item.now.end <= oldest + self._slack and not exact
+            if not item.final or (self._may_retract(item, news) and not near):
                 self._withdraw(item, news)
+        latest = max(decided, now - self._settling)
         for detection in fresh:
-            if not self._cut(detection.start, begin):
+            if detection.start < latest and not self._cut(detection.start, begin):
                 self._begin(detection, news)
         self._decided = max(self._decided, decided)
         if not keep_all:
@@ -140,7 +153,7 @@ class Tracker:
         return {
             "items": np.array(rows, np.int64).reshape(-1, 3),
             "item_times": np.array(times, np.float64).reshape(-1, 6),
-            "next_id": np.array(self._next_id, np.int64),
+            "numbers": np.array([self._next_id, self._looks], np.int64),
             "decided": np.array(self._decided, np.float64),
         }
 
@@ -154,7 +167,14 @@ class Tracker:
                 state["items"].tolist(), state["item_times"].tolist(), strict=True
             )
         ]
-        self._next_id, self._decided = int(state["next_id"]), float(state["decided"])
+        self._next_id, self._looks = state["numbers"].tolist()
+        self._decided = float(state["decided"])
+
+    def _may_retract(self, item: _Item, news: _News) -> bool:
+        """Whether what is seen now of a final detection counts: all of its surroundings must be there."""
+        start, end = item.now.start, item.now.end
+        outside = start - self._outer * (end - start) - self._slack < news.begin
+        return self._retract and (news.exact or not outside)
 
     def _cut(self, start: float, begin: float) -> bool:
         return begin > 0 and start <= begin + self._grid / 2
@@ -177,12 +197,13 @@ class Tracker:
         return (detection.label, round(detection.start / self._grid), round(detection.end / self._grid))
 
     def _match(
-        self, seen: Sequence[Detection], begin: float
+        self, seen: Sequence[Detection], begin: float, oldest: float
     ) -> tuple[list[tuple[_Item, Detection]], list[Detection], list[_Item]]:
-        """Pairs of the same detection, what is new, and what is no longer seen."""
+        """Pairs of the same detection, what is new, and what is not seen of what ended after ``oldest``."""
         at: dict[tuple[str, int, int], list[_Item]] = {}
         for item in reversed(self._items):
-            at.setdefault(self._key(item.now), []).append(item)
+            if item.now.end > oldest or not item.final:
+                at.setdefault(self._key(item.now), []).append(item)
         pairs: list[tuple[_Item, Detection]] = []
         fresh: list[Detection] = []
         for detection in seen:
@@ -203,18 +224,26 @@ class Tracker:
         begin: float,
         pairs: list[tuple[_Item, Detection]],
     ) -> tuple[list[Detection], list[_Item]]:
-        old = np.array([(max(item.now.start, begin), item.now.end) for item in gone])
-        new = np.array([(detection.start, detection.end) for detection in fresh])
-        both = np.minimum(old[:, None, 1], new[:, 1]) - np.maximum(old[:, None, 0], new[:, 0])
-        either = np.maximum(old[:, None, 1], new[:, 1]) - np.minimum(old[:, None, 0], new[:, 0])
-        rows, columns = np.nonzero(both >= SAME * either)
-        overlap = (both[rows, columns] / either[rows, columns]).tolist()
-        free_old, free_new = [True] * len(gone), [True] * len(fresh)
+        """Add to ``pairs`` those that overlap most; what is left of both."""
+        by_label: dict[str, list[tuple[float, float, int]]] = {}
+        for number, item in enumerate(gone):
+            place = (max(item.now.start, begin), item.now.end, number)
+            by_label.setdefault(item.now.label, []).append(place)
+        overlaps = []
+        for column, (label, _, start, end) in enumerate(fresh):
+            for old_start, old_end, row in by_label.get(label, ()):
+                if old_start < end and start < old_end:
+                    both = (old_end if old_end < end else end) - (start if old_start < start else old_start)
+                    share = both / (old_end - old_start + end - start - both)
+                    if share >= SAME:
+                        overlaps.append((-share, row, column))
         # The greatest overlap first; of equal ones, that which comes first.
-        for _, i, j in sorted(zip([-each for each in overlap], rows.tolist(), columns.tolist(), strict=True)):
-            item, detection = gone[i], fresh[j]
-            if free_old[i] and free_new[j] and item.now.label == detection.label:
-                free_old[i] = free_new[j] = False
+        overlaps.sort()
+        free_old, free_new = [True] * len(gone), [True] * len(fresh)
+        for _, row, column in overlaps:
+            if free_old[row] and free_new[column]:
+                free_old[row] = free_new[column] = False
+                item, detection = gone[row], fresh[column]
                 if self._cut(detection.start, begin):
                     detection = detection._replace(start=min(item.now.start, detection.start))
                 pairs.append((item, detection))
@@ -227,7 +256,7 @@ class Tracker:
         """The events of a detection that is seen again."""
         if item.final:
             other = detection != item.told if news.exact else _changed(item.told, detection)
-            if not (self._retract and other):
+            if not (other and self._may_retract(item, news)):
                 item.now = detection
                 return
             self._withdraw(item, news)
@@ -255,8 +284,8 @@ class Tracker:
 class _News:
     """The events of one look."""
 
-    def __init__(self, now: float, decided: float, exact: bool) -> None:
-        self.now, self.decided, self.exact = now, decided, exact
+    def __init__(self, now: float, begin: float, decided: float, exact: bool) -> None:
+        self.now, self.begin, self.decided, self.exact = now, begin, decided, exact
         self.events: list[Event] = []
 
     def add(self, kind: Kind, item: _Item) -> None:

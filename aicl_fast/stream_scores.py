@@ -23,6 +23,9 @@ RunWindow = Callable[[Floats], NetworkOutputs]
 RunRows = Callable[[Floats], NetworkOutputs]
 """Scores (m, D) features as they are, m at least the least that the file takes: one row."""
 
+_MOVE = 16
+"""Segments by which the beginning of what is decoded moves on."""
+
 
 class Rolling:
     """The last rows of an endless array.
@@ -140,10 +143,10 @@ class StreamScores:
         """Forget the features that no window needs, and that are before this segment."""
         self.features.drop(min(before, self._next_start, self.scored - self._windows.length))
 
-    def curves(self) -> NetworkOutputs:
-        """The stretch, in views: ``scores`` (L, C), ``video_scores`` their greatest class scores (C,), both
-        actionness (L,)."""
-        part = slice(0, self.scored - self.first)
+    def curves(self, begin: int) -> NetworkOutputs:
+        """The stretch from segment ``begin`` on, in views: ``scores`` (L, C), ``video_scores`` their greatest
+        class scores (C,), both actionness (L,)."""
+        part = slice(begin - self.first, self.scored - self.first)
         return NetworkOutputs(
             self._fused[part], self._classes[part].max(0), self._actionness[part], self._agnostic[part]
         )
@@ -211,6 +214,12 @@ class StreamScores:
         if "classes" in self._latest:
             self._latest["classes"][part] = outputs.video_scores[0]
         return max(low, min(self._covered, self.scored))
+
+    @property
+    def window_begin(self) -> int:
+        """The first segment of the last window, or a few before: it moves on by several at a time."""
+        begin = (self.scored - self._windows.length) // _MOVE * _MOVE
+        return max(self.first, begin)
 
     @property
     def _covered(self) -> int:

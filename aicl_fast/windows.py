@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,8 @@ SHORTEST = 3
 """Segments of a window: the network looks one segment to each side."""
 BATCH = 16
 """Windows that are sampled and scored at a time."""
+_SHORT = 16
+"""Segments up to which an average is one product: a stream has a few new ones at a time."""
 _FAR = 2
 """A recording this many times as long as the longest that is known is warned of."""
 
@@ -194,11 +196,22 @@ def class_scores(
     return smoothed(np.clip(probability, 0, 1), settings.class_span)
 
 
+@lru_cache(maxsize=64)
+def _weights(count: int, span: int) -> Floats:
+    """(count, count) what each of a few segments counts in the average around each."""
+    places = np.arange(count)
+    weights = np.maximum(span // 2 + 1 - np.abs(places[:, None] - places), 0).astype(np.float32)
+    result: Floats = weights / weights.sum(1, keepdims=True)
+    return result
+
+
 def smoothed(curves: Floats, span: int) -> Floats:
     """(n, C) curves averaged over ``span`` segments around each, with triangular weights.
 
     At the ends the segments that are there count.
     """
+    if len(curves) <= _SHORT:
+        return _weights(len(curves), span) @ curves
     reach = span // 2
     total = np.zeros_like(curves)
     weight = np.zeros(len(curves), np.float32)
