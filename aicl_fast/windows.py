@@ -73,7 +73,11 @@ class Windows:
                     f"windows.window: {settings.window:g} s are {length} segments of {1 / second:g} s; "
                     f"expected at least {SHORTEST} segments, {SHORTEST / second:g} s."
                 )
-        hop = max(1, length // 2) if settings.hop == "auto" else max(1, round(settings.hop * second))
+        if settings.hop == "auto":
+            # Windows of T segments agree on what they share but for their ends: little needs to overlap.
+            hop = length - max(1, length // 8) if length == samples else length // 2
+        else:
+            hop = max(1, round(settings.hop * second))
         if hop > length:
             raise ConfigError(
                 f"windows.hop: {settings.hop} s is longer than the window, {length / second:g} s: segments "

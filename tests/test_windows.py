@@ -122,20 +122,22 @@ def test_long_recordings_decode_equally_in_both_backends(tiny_model: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("typical", "longest", "samples", "length", "limit"),
+    ("typical", "longest", "samples", "length", "hop", "limit"),
     [
-        (20, 100, 32, 32, 100),  # T, within the lengths of training
-        (50, 100, 32, 50, 100),  # T is less than most recordings have
-        (10, 20, 32, 20, 32),  # T is more than any has; T segments are all seen
-        (0, 100, 32, 100, 100),
-        (1, 2, 32, 3, 32),
+        (20, 100, 32, 32, 28, 100),  # T, within the lengths of training
+        (50, 100, 32, 50, 25, 100),  # T is less than most recordings have
+        (10, 20, 32, 20, 10, 32),  # T is more than any has; T segments are all seen
+        (0, 100, 32, 100, 50, 100),
+        (1, 2, 32, 3, 1, 32),
     ],
 )
-def test_auto(tiny_config: Config, typical: int, longest: int, samples: int, length: int, limit: int) -> None:
+def test_auto(
+    tiny_config: Config, typical: int, longest: int, samples: int, length: int, hop: int, limit: int
+) -> None:
     data = replace(tiny_config.data, typical_segments=typical, longest_segments=longest)
     found = Windows.of(replace(tiny_config, data=data), WindowsConfig(), 50.0, samples)
     assert found is not None
-    assert (found.length, found.limit, found.hop) == (length, limit, max(1, length // 2))
+    assert (found.length, found.limit, found.hop) == (length, limit, hop)
 
 
 def test_no_windows_where_lengths_are_unknown_or_off(tiny_config: Config) -> None:

@@ -61,7 +61,7 @@ def run(
         ),
     ] = None,
     hop: Annotated[
-        str | None, Option(help="Seconds from one window to the next; auto is half a window.")
+        str | None, Option(help="Seconds from one window's start to the next one's, or auto.")
     ] = None,
     set_: options.Settings = None,
     engine: Annotated[
@@ -236,9 +236,9 @@ class _Run:
         """
         if len(recordings) == 1:
             ((name, load),) = recordings
-            recording = {name: self._checked(name, load)}
+            loaded = {name: self._checked(name, load)}
             with _windows_shown() as bar:
-                self._detect(recording, bar)
+                self._detect(loaded, bar)
             return
         if self._inputs.videos:
             self.bad = self._inputs.check_videos()

@@ -214,7 +214,8 @@ class WindowsConfig(Section):
     and at most as many as the longest, and cuts only what has more than T segments and more than the longest.
     ``off`` samples every recording to T segments, however long it is."""
     hop: Annotated[float, POSITIVE] | Literal["auto"] = "auto"
-    """Seconds from one window's start to the next one's; ``auto`` is half a window."""
+    """Seconds from one window's start to the next one's. ``auto`` is half a window, or seven eighths of one
+    that has T segments, since such windows agree where they overlap."""
     class_span: Annotated[int, Range(1, 1001)] = 5
     """Segments over which softmax(CAS) is averaged, with triangular weights, into the class scores of each
     moment. An odd number."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -133,7 +133,7 @@ def load_scores(path: str | os.PathLike[str]) -> dict[str, Scores]:
         if len(set(items)) != len(items):
             raise DataError(f"{target}: names a {what} twice. Write it again with save_scores.")
     curves = {key: arrays[key].astype(np.float32, copy=False) for key in _CURVES}
-    by_recording: dict[str, Sequence[Any]] = {**curves}
+    by_recording: dict[str, Any] = dict(curves)
     if lengths is not None:
         ends = np.cumsum(lengths)[:-1]
         by_recording |= {key: np.split(curves[key], ends) for key in _BY_SEGMENT}

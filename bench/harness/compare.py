@@ -38,6 +38,7 @@ IDENTITY = {
     "video": ("stage", "way", "batch"),
     "kernels": ("family", "case"),
     "accuracy": ("name", "seed"),
+    "long": ("subject", "seed", "joined", "window"),
 }
 COMPILED = "-compiled"
 """How a step's name ends that measures a suite's rivals compiled by torch."""

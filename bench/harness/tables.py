@@ -253,6 +253,34 @@ def quantisation(result: Row) -> list[str]:
     return _table(title, columns, result["rows"], "ll")
 
 
+def long(result: Row) -> list[str]:
+    """mAP of recordings joined end to end, in windows and without; mean over seeds and their deviation."""
+    rows = []
+    for (subject, joined), runs in _grouped(result["rows"], "subject", "joined").items():
+        if "average_mAP" not in runs[0]:
+            continue
+        by_window = {window: by for (window,), by in _grouped(runs, "window").items()}
+        cells = {window: _spread(by_window.get(window, ())) for window in ("auto", "off")}
+        length = float(np.mean([run["minutes"] for run in runs]))
+        rows.append({"subject": subject, "joined": joined, "minutes": length, **cells})
+    seeds = len({run["seed"] for run in result["rows"]})
+    columns: dict[str, Cell] = {
+        "": "{subject}, {joined}",
+        "minutes": "{minutes:.1f}",
+        "in windows": "{auto}",
+        "sampled to T": "{off}",
+    }
+    title = f"Average mAP in percent of recordings joined end to end, mean and deviation of {seeds} seeds:"
+    return _table(title, columns, rows)
+
+
+def _spread(runs: Sequence[Row]) -> str:
+    if not runs:
+        return "–"
+    values = 100 * np.array([run["average_mAP"] for run in runs])
+    return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "")
+
+
 TABLES: Mapping[str, Callable[[Row], list[str]]] = {
     "ablation": ablation,
     "accuracy": accuracy,
@@ -264,6 +292,7 @@ TABLES: Mapping[str, Callable[[Row], list[str]]] = {
     "evaluate": evaluate,
     "kernels": kernels,
     "load": load,
+    "long": long,
     "quantisation": quantisation,
     "sweep": sweep,
     "train": train,
