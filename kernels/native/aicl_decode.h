@@ -108,6 +108,63 @@ AICL_DECODE_API aicl_decode_status aicl_decode_f64(aicl_decode_plan* plan, const
                                                    int32_t* labels, double* values, double* segments,
                                                    int64_t capacity, int64_t* count);
 
+/* ---- recordings longer than those of training ----------------------------------------------------------
+ *
+ * Such a recording is scored in overlapping windows, each sampled to T as a recording of its own. A blend joins
+ * their curves into one of every segment, which aicl_decode then takes with num_rows = num_segments.
+ *
+ *     aicl_blend_settings settings;
+ *     aicl_blend_settings_init(&settings);
+ *     settings.num_segments = n;                        // and num_classes, window, hop, samples, fusion_gamma
+ *     aicl_blend_create(&settings, &blend, why, sizeof why);
+ *     for (i = 0; i < aicl_blend_windows(blend); ++i) {
+ *       start = aicl_blend_start(blend, i);             // run the network on segments start to start + window
+ *       aicl_blend_add(blend, i, scores, video_scores, actionness_agnostic);
+ *     }
+ *     aicl_blend_finish(blend, all_scores, all_video_scores);
+ *
+ * A blend belongs to one thread at a time.
+ */
+typedef struct aicl_blend_settings {
+  uint32_t struct_size;
+  int32_t num_classes;   /* C */
+  int64_t num_segments;  /* n, the recording's; at least a window's */
+  int64_t window;        /* segments of a window, at least 3 */
+  int64_t hop;           /* segments from one window's start to the next one's, at most `window` */
+  int64_t samples;       /* T, what the network was given of each window */
+  double fusion_gamma;   /* the model's; 0 takes the windows' video scores as class scores */
+  double class_power;    /* the scores are multiplied by the class score of the moment to this power */
+  int32_t class_span;    /* segments that a moment's class score is averaged over, odd */
+  int32_t reserved;      /* 0 */
+} aicl_blend_settings;
+
+typedef struct aicl_blend aicl_blend;
+
+/* THUMOS14's sizes, and the class settings of aicl_fast. num_segments is left at 0. */
+AICL_DECODE_API void aicl_blend_settings_init(aicl_blend_settings* settings);
+
+/* Make a blend, with memory for n (C + 2) numbers. On failure *blend is NULL and `why` has a sentence. */
+AICL_DECODE_API aicl_decode_status aicl_blend_create(const aicl_blend_settings* settings, aicl_blend** blend,
+                                                     char* why, size_t why_size);
+AICL_DECODE_API void aicl_blend_destroy(aicl_blend* blend);
+
+/* The number of windows, and the first segment of one; -1 for an index that is none. */
+AICL_DECODE_API int64_t aicl_blend_windows(const aicl_blend* blend);
+AICL_DECODE_API int64_t aicl_blend_start(const aicl_blend* blend, int64_t index);
+
+/* Add a window's curves, each window once, in any order.
+ *
+ * scores               (samples, num_classes) row-major
+ * video_scores         (num_classes)
+ * actionness_agnostic  (samples)
+ */
+AICL_DECODE_API aicl_decode_status aicl_blend_add(aicl_blend* blend, int64_t index, const float* scores,
+                                                  const float* video_scores, const float* actionness_agnostic);
+
+/* Write the recording's scores (num_segments, num_classes) and video scores (num_classes), once every window
+ * was added. Allocates as much as `scores` takes. */
+AICL_DECODE_API aicl_decode_status aicl_blend_finish(const aicl_blend* blend, float* scores, float* video_scores);
+
 /* What went wrong in the plan's last call, as a sentence; empty after AICL_DECODE_OK. */
 AICL_DECODE_API const char* aicl_decode_error(const aicl_decode_plan* plan);
 AICL_DECODE_API const char* aicl_decode_status_text(aicl_decode_status status);

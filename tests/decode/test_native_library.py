@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
@@ -15,8 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aicl_fast.config import PRESETS
+from aicl_fast.config import PRESETS, WindowsConfig
 from aicl_fast.decode.decoder import Decoder, available_backends
+from aicl_fast.kernels.outputs import NetworkOutputs
+from aicl_fast.windows import Blend, Windows
 
 ROOT = Path(__file__).resolve().parents[2]
 NATIVE = ROOT / "kernels" / "native"
@@ -178,3 +181,79 @@ def test_a_wheel_without_native_code(tmp_path: Path) -> None:
     told = run([sys.executable, "-c", script])
     assert told.split(maxsplit=1)[0].startswith(str(tmp_path))
     assert told.split(maxsplit=1)[1].strip() == "numba ('numba',)"
+
+
+class _BlendSettings(ctypes.Structure):
+    _fields_ = (
+        ("struct_size", ctypes.c_uint32), ("num_classes", ctypes.c_int32), ("num_segments", ctypes.c_int64),
+        ("window", ctypes.c_int64), ("hop", ctypes.c_int64), ("samples", ctypes.c_int64),
+        ("fusion_gamma", ctypes.c_double), ("class_power", ctypes.c_double), ("class_span", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def library(installed: Path) -> ctypes.CDLL:
+    (path,) = [path for path in (installed / "lib").glob("libaicl_decode.so*") if not path.is_symlink()]
+    loaded = ctypes.CDLL(str(path))
+    loaded.aicl_blend_windows.restype = loaded.aicl_blend_start.restype = ctypes.c_int64
+    return loaded
+
+
+@pytest.mark.parametrize(
+    ("n", "window", "hop", "samples", "gamma", "power"),
+    [
+        (100, 40, 35, 40, 1 / 3, 0.5),
+        (100, 40, 20, 32, 0.5, 1.0),
+        (41, 40, 40, 80, 1.0, 0.0),
+        (60, 20, 10, 20, 0.0, 0.5),
+        (4, 3, 1, 3, 1 / 3, 0.3),
+    ],
+)
+def test_windows_are_blended_as_in_python(
+    library: ctypes.CDLL, n: int, window: int, hop: int, samples: int, gamma: float, power: float
+) -> None:
+    rng = np.random.default_rng(n)
+    windows = Windows(window, hop, window, samples)
+    starts = windows.starts(n)
+    agnostic = rng.random((len(starts), samples), np.float32)
+    classes = rng.random((len(starts), samples, 3), np.float32)
+    scores = (gamma * classes + (1 - gamma) * agnostic[..., None]).astype(np.float32)
+    outputs = NetworkOutputs(scores, rng.random((len(starts), 3), np.float32), agnostic, agnostic)
+    blend = Blend(n, windows, 3, gamma)
+    blend.add(starts, outputs)
+    expected = blend.outputs(WindowsConfig(class_power=power))
+
+    settings, made, why = _BlendSettings(), ctypes.c_void_p(), ctypes.create_string_buffer(256)
+    library.aicl_blend_settings_init(ctypes.byref(settings))
+    assert (settings.window, settings.hop) == (750, 657)
+    settings.num_classes, settings.num_segments = 3, n
+    settings.window, settings.hop, settings.samples = window, hop, samples
+    settings.fusion_gamma, settings.class_power = gamma, power
+
+    def create() -> int:
+        return int(
+            library.aicl_blend_create(ctypes.byref(settings), ctypes.byref(made), why, ctypes.c_size_t(256))
+        )
+
+    assert create() == 0, why.value
+    found, video = np.empty((n, 3), np.float32), np.empty(3, np.float32)
+    assert library.aicl_blend_windows(made) == len(starts)
+    for i, start in enumerate(starts):
+        assert library.aicl_blend_start(made, ctypes.c_int64(i)) == start
+        assert library.aicl_blend_finish(made, _at(found), _at(video)) == 1  # not all are there yet
+        row = (_at(outputs.scores[i]), _at(outputs.video_scores[i]), _at(outputs.actionness_agnostic[i]))
+        assert library.aicl_blend_add(made, ctypes.c_int64(i), *row) == 0
+        assert library.aicl_blend_add(made, ctypes.c_int64(i), *row) == 1  # it was added
+    assert library.aicl_blend_finish(made, _at(found), _at(video)) == 0
+    library.aicl_blend_destroy(made)
+    np.testing.assert_allclose(found, expected.scores, atol=1e-6)
+    np.testing.assert_allclose(video, expected.video_scores, atol=1e-6)
+
+    settings.hop = window + 1
+    assert create() == 2
+    assert why.value == b"hop: expected 1 to the window's segments."
+
+
+def _at(values: np.ndarray) -> ctypes.c_void_p:
+    return ctypes.c_void_p(values.ctypes.data)
