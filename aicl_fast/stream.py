@@ -213,11 +213,16 @@ class Stream:
         )
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
-        """All that :meth:`restore` needs, as plain arrays: ``numpy.savez(path, **stream.state())``."""
+        """All that :meth:`restore` needs, as plain arrays: ``numpy.savez(path, **stream.state())``.
+
+        Raises:
+            DataError: the stream has ended.
+        """
+        if self._finished:
+            raise DataError("stream: it has ended, and cannot go on.")
         return {
             "arguments": self._arguments(),
             "skipped": np.array(self.skipped, np.int64),
-            "finished": np.array(self._finished),
             **self._scores.state(),
             **self._tracker.state(self._detector.classes),
         }
@@ -248,19 +253,13 @@ class Stream:
                 or (array.dtype.kind == "f" and not np.isfinite(array).all())
             ):
                 raise DataError(f"stream: {name} of the state is damaged ({array.dtype} {array.shape}).")
-        first, stop, *_ = given["counts"].tolist()
-        items, times = given["items"], given["item_times"]
-        labels = items[:, 1]
-        if (
-            stop - first != len(given["features"])
-            or (given["counts"][:4] < 0).any()
-            or len(items) != len(times)
-            or not ((labels >= 0) & (labels < len(self._detector.classes))).all()
-        ):
-            raise DataError("stream: the counts of the state do not fit its arrays.")
+        labels = given["items"][:, 1]
+        known = (labels >= 0) & (labels < len(self._detector.classes))
+        if len(labels) != len(given["item_times"]) or not known.all():
+            raise DataError("stream: the items of the state are damaged.")
         self._scores.restore(given)
         self._tracker.restore(given, self._detector.classes)
-        self.skipped, self._finished = int(given["skipped"]), bool(given["finished"])
+        self.skipped = int(given["skipped"])
 
     def _arguments(self) -> npt.NDArray[np.float64]:
         """What two streams have to share for one to go on where the other was."""
@@ -274,11 +273,8 @@ class Stream:
 
     def _look(self) -> list[Event]:
         """Score and decode what is new."""
-        scores = self._scores
-        scores.look()
+        self._scores.look()
         fits = self.num_segments <= self._windows.limit
-        if not fits:
-            scores.drop(self.num_segments)
         return self._compared(self.time - self._wait - self._settling, keep_all=fits)
 
     def _compared(self, decided: float, *, keep_all: bool = False) -> list[Event]:

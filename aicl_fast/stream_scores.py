@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from aicl_fast.config import Config, WindowsConfig
 from aicl_fast.data.features import Floats
+from aicl_fast.errors import DataError
 from aicl_fast.kernels.outputs import NetworkOutputs
 from aicl_fast.windows import Blend, Windows, class_scores
 
@@ -73,7 +74,7 @@ class StreamScores:
         run_window: scores a window.
         run_rows: scores the last segments alone; None where the model takes nothing shorter than T.
         shortest: rows that ``run_rows`` takes at the least.
-        step: segments from one :meth:`look` to the next, at most.
+        step: segments from one :meth:`look` to the next.
 
     Attributes:
         features: of the segments that are still needed.
@@ -96,6 +97,7 @@ class StreamScores:
         self._run_window, self._run_rows, self._shortest = run_window, run_rows, max(3, shortest)
         self._reach = settings.class_span // 2
         self._kept = windows.length + windows.hop + 2 * self._reach + 2
+        self._step = step
         capacity = self._kept + windows.hop + step
         classes = config.model.num_classes
         self.features = Rolling(config.data.input_width)
@@ -110,7 +112,8 @@ class StreamScores:
         self._agnostic = np.zeros(capacity, np.float32)
 
     def look(self) -> None:
-        """Score the segments that are new. At least one is."""
+        """Score the segments that are new. At least one is. Features that no window needs are forgotten, if
+        the recording is longer than ``windows.limit``."""
         stop, windows = self.features.stop, self._windows
         self._make_room(stop)
         low = self.scored
@@ -125,7 +128,9 @@ class StreamScores:
             low = min(low, self._score_last(stop))
         self.scored = stop
         self._blended(low, stop)
-        self.settled = max(self.settled, stop - windows.length - self._reach)
+        self.settled = max(0, stop - windows.length - self._reach)
+        if stop > windows.limit:
+            self.features.drop(min(self._next_start, stop - windows.length))
 
     def end(self) -> None:
         """Score the last window of a recording that is longer than one."""
@@ -139,10 +144,6 @@ class StreamScores:
             self._blended(start, stop)
         self.settled = stop
 
-    def drop(self, before: int) -> None:
-        """Forget the features that no window needs, and that are before this segment."""
-        self.features.drop(min(before, self._next_start, self.scored - self._windows.length))
-
     def curves(self, begin: int) -> NetworkOutputs:
         """The stretch from segment ``begin`` on, in views: ``scores`` (L, C), ``video_scores`` their greatest
         class scores (C,), both actionness (L,)."""
@@ -154,17 +155,34 @@ class StreamScores:
     def state(self) -> dict[str, Array]:
         """All that is kept, as plain arrays."""
         features = self.features
-        counts = [features.first, features.stop, self.first, self.scored, self.settled, self._next_start]
         kept = features.rows(features.first, features.stop)
-        return {"counts": np.array(counts, np.int64), "features": kept.copy()} | {
-            name: array.copy() for name, array in self._arrays().items()
-        }
+        arrays = {"counts": np.array([features.stop, self.first], np.int64), "features": kept}
+        return {name: array.copy() for name, array in (arrays | self._arrays()).items()}
 
     def restore(self, state: Mapping[str, Array]) -> None:
-        """Go on from :meth:`state`, whose shapes have been checked."""
-        first, _, self.first, self.scored, self.settled, self._next_start = state["counts"].tolist()
+        """Go on from :meth:`state`, whose shapes have been checked, but for the number of features.
+
+        Raises:
+            DataError: the counts fit neither each other nor the features.
+        """
+        windows = self._windows
+        stop, first = state["counts"].tolist()
+        scored = stop // self._step * self._step
+        scored = scored if scored > 1 else 0
+        next_start = max(0, (scored - windows.length) // windows.hop + 1) * windows.hop
+        needed = min(next_start, scored - windows.length) if scored > windows.limit else 0
+        kept = scored - first
+        if not (
+            0 <= first <= stop
+            and (first == 0 or (kept >= self._kept and first % windows.hop == 0))
+            and kept <= len(self._fused)
+            and len(state["features"]) == stop - needed
+        ):
+            raise DataError("stream: the counts of the state do not fit its arrays.")
+        self.first, self.scored, self._next_start = first, scored, next_start
+        self.settled = max(0, scored - windows.length - self._reach)
         self.features = Rolling(state["features"].shape[1])
-        self.features.first = self.features.stop = first
+        self.features.first = self.features.stop = needed
         self.features.append(state["features"])
         for name, array in self._arrays().items():
             array[:] = state[name]
