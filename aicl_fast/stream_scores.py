@@ -156,7 +156,8 @@ class StreamScores:
         """All that is kept, as plain arrays."""
         features = self.features
         kept = features.rows(features.first, features.stop)
-        arrays = {"counts": np.array([features.stop, self.first], np.int64), "features": kept}
+        arrays: dict[str, Array] = {"counts": np.array([features.stop, self.first], np.int64)}
+        arrays["features"] = kept
         return {name: array.copy() for name, array in (arrays | self._arrays()).items()}
 
     def restore(self, state: Mapping[str, Array]) -> None:

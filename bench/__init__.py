@@ -19,6 +19,7 @@ SUITES = {
     "sweep": "launch settings of the Triton kernels against the shipped ones (needs a GPU)",
     "accuracy": "the demo's mAP over seeds and losses",
     "long": "recordings far longer than those of training: mAP in windows and without; a day of segments",
+    "stream": "streams: mAP against waiting, microseconds a segment, memory over a day",
     "quantisation": "int8 and fp8 quantisers against float32",
     "ablation": "what `aicl-fast ablate` measured, as a record",
 }

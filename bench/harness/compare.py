@@ -39,6 +39,7 @@ IDENTITY = {
     "kernels": ("family", "case"),
     "accuracy": ("name", "seed"),
     "long": ("subject", "seed", "joined", "window"),
+    "stream": ("engine", "retract", "wait_s", "segments", "pushed"),
 }
 COMPILED = "-compiled"
 """How a step's name ends that measures a suite's rivals compiled by torch."""

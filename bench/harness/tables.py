@@ -274,6 +274,50 @@ def long(result: Row) -> list[str]:
     return _table(title, columns, rows)
 
 
+def stream(result: Row) -> list[str]:
+    """mAP and delay of streams against waiting, with retraction and without."""
+    rows = [row for row in result["rows"] if "wait_s" in row and row["engine"] == "onnxruntime, range"]
+    seconds = {
+        wait: {bool(run["retract"]): run for run in runs}
+        for (wait,), runs in _grouped(rows, "wait_s").items()
+    }
+    cells = [{"wait": wait, "kept": by[False], "freely": by[True]} for wait, by in sorted(seconds.items())]
+    columns: dict[str, Cell] = {
+        "wait, s": "{wait:g}",
+        "mAP, %": "{kept[average_mAP]:.1%}",
+        "announced after the end, s": "{kept[delay_s]:.1f}",
+        "retract: mAP, %": "{freely[average_mAP]:.1%}",
+        "announced after, s": "{freely[delay_s]:.1f}",
+        "retracted": "{freely[share_retracted]:.0%}",
+    }
+    title = f"Average mAP of a stream of {result['segments']} segments; offline {result['offline_mAP']:.1%}:"
+    return _table(title, columns, cells, "r")
+
+
+def stream_cost(result: Row) -> list[str]:
+    """Microseconds a segment by engine, and memory."""
+    rows = [
+        {**row, "name": row["engine"] + (", retract" if row["retract"] else "")}
+        for row in result["rows"]
+        if "clock_p50_us" in row
+    ]
+    columns: dict[str, Cell] = {
+        "": "{name}",
+        "p50, us": "{clock_p50_us:.0f}",
+        "p99, us": "{clock_p99_us:.0f}",
+        "mean, us": "{clock_mean_us:.0f}",
+        "processor: p50, us": "{processor_p50_us:.0f}",
+    }
+    lines = _table("Microseconds a segment in one thread, decoding included:", columns, rows)
+    for day in (row for row in result["rows"] if "pushed" in row):
+        lines += [
+            "",
+            f"Memory of the process: {day['early_mb']:.1f} MiB early, {day['late_mb']:.1f} MiB after "
+            f"{day['pushed']} segments; a saved state has {day['state_mb']:.2f} MiB.",
+        ]
+    return lines
+
+
 def _spread(runs: Sequence[Row]) -> str:
     if not runs:
         return "–"
@@ -294,6 +338,8 @@ TABLES: Mapping[str, Callable[[Row], list[str]]] = {
     "load": load,
     "long": long,
     "quantisation": quantisation,
+    "stream": stream,
+    "stream-cost": stream_cost,
     "sweep": sweep,
     "train": train,
     "video": video,
