@@ -11,10 +11,11 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -54,12 +55,32 @@ class Network(Protocol):
         ...
 
 
+class Flowing(Protocol):
+    """A flow that is being computed, as a ``Future``."""
+
+    def result(self) -> Floats:
+        """(height, width, 2) pixels per frame, when it is there."""
+        ...
+
+
+class FlowPool(Protocol):
+    """What computes flows, as a ``ThreadPoolExecutor``."""
+
+    def submit(self, function: Callable[[Gray, Gray], Floats], before: Gray, after: Gray, /) -> Flowing:
+        """Have ``function(before, after)`` computed."""
+        ...
+
+
+Prepared = tuple[Image, Gray | None]
+"""A frame as the RGB network sees it, and its whole luminance for the flow."""
+
+
 class Segment(NamedTuple):
     """One segment on its way to the networks."""
 
     rgb: tuple[Image, ...]
     """16 cropped frames"""
-    flow: tuple[Future[Floats], ...]
+    flow: tuple[Flowing, ...]
     """16 cropped flows, being computed; none without a flow network"""
 
 
@@ -120,11 +141,8 @@ class Extraction:
         done = 0
         with self._cut(source) as (segments, counter):
             for batch in _batches(segments, self.batch):
-                if self.rgb is not None:
-                    found["rgb"].append(self.rgb(np.stack([np.stack(each.rgb) for each in batch])))
-                if self.flow is not None:
-                    flows = [np.stack([flow.result() for flow in each.flow]) for each in batch]
-                    found["flow"].append(self.flow(np.stack(flows)))
+                for name, rows in self.run(batch).items():
+                    found[name].append(rows)
                 done += len(batch)
                 if progress is not None:
                     progress(done, source.name)
@@ -140,17 +158,30 @@ class Extraction:
             source=(source.name, source.stat().st_size),
         )
 
+    def run(self, batch: Sequence[Segment]) -> dict[str, Floats]:
+        """The features of a few segments, (N, width) of each stream."""
+        found: dict[str, Floats] = {}
+        if self.rgb is not None:
+            found["rgb"] = self.rgb(np.stack([np.stack(each.rgb) for each in batch]))
+        if self.flow is not None:
+            flows = [np.stack([flow.result() for flow in each.flow]) for each in batch]
+            found["flow"] = self.flow(np.stack(flows))
+        return found
+
     @contextmanager
-    def _cut(self, path: Path) -> Iterator[tuple[Iterator[Segment], _Cutter]]:
+    def _cut(self, path: Path) -> Iterator[tuple[Iterator[Segment], Cutter]]:
         """A video's segments, made by other threads while this one is busy."""
         workers = self.workers or processor_count()
         with ThreadPoolExecutor(workers, thread_name_prefix="flow") as pool:
-            cutter = _Cutter(self, path, pool)
+            cutter = Cutter(self, path, pool, partial(self._frames, path))
             try:
                 with _ahead(cutter.segments(), depth=self.batch) as segments:
                     yield segments, cutter
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    def _frames(self, path: Path, transform: Callable[[Image], Prepared]) -> Iterator[Prepared]:
+        return read_frames(path, fps=self.fps, transform=transform, allow_damaged=self.allow_damaged)
 
 
 def check_settings(
@@ -172,19 +203,34 @@ def check_settings(
     Flow(algorithm)
 
 
-class _Cutter:
-    """Cuts one video into segments and has the flow between its frames computed."""
+class Cutter:
+    """Cuts one video into segments and has the flow between its frames computed.
 
-    def __init__(self, plan: Extraction, path: Path, pool: ThreadPoolExecutor) -> None:
+    Args:
+        source: what is read, for messages.
+        pool: computes the flow between two frames, at once or later.
+        frames: the video's frames at a steady rate, each as the function that it is given returns it.
+
+    Attributes:
+        frames: read so far.
+    """
+
+    def __init__(
+        self,
+        plan: Extraction,
+        source: Path | str,
+        pool: FlowPool,
+        frames: Callable[[Callable[[Image], Prepared]], Iterator[Prepared]],
+    ) -> None:
         self.frames = 0
-        self._plan, self._path, self._pool = plan, path, pool
+        self._plan, self._source, self._pool, self._read = plan, source, pool, frames
         self._flow = Flow(plan.algorithm)
         self._size: tuple[int, ...] | None = None
 
     def segments(self) -> Iterator[Segment]:
         """All segments of the video, the last one filled up with its last frame and last flow."""
         plan = self._plan
-        window: deque[tuple[Image, Future[Floats] | None]] = deque()
+        window: deque[tuple[Image, Flowing | None]] = deque()
         for item in self._pairs():
             window.append(item)
             if len(window) == FRAMES:
@@ -197,15 +243,11 @@ class _Cutter:
             window.extend([window[-1]] * (FRAMES - len(window)))
             yield _segment(window)
 
-    def _pairs(self) -> Iterator[tuple[Image, Future[Floats] | None]]:
+    def _pairs(self) -> Iterator[tuple[Image, Flowing | None]]:
         """Each frame, cropped, with the flow from it to the next; the last frame repeats the last flow."""
-        plan = self._plan
-        before: tuple[Image, Gray | None] | None = None
-        flow: Future[Floats] | None = None
-        frames = read_frames(
-            self._path, fps=plan.fps, transform=self._prepared, allow_damaged=plan.allow_damaged
-        )
-        for image, luminance in frames:
+        before: Prepared | None = None
+        flow: Flowing | None = None
+        for image, luminance in self._read(self._prepared):
             self.frames += 1
             if before is not None:
                 if luminance is not None and before[1] is not None:
@@ -217,13 +259,13 @@ class _Cutter:
                 flow = self._pool.submit(self._between, before[1], before[1])
             yield before[0], flow
 
-    def _prepared(self, image: Image) -> tuple[Image, Gray | None]:
+    def _prepared(self, image: Image) -> Prepared:
         """A frame as the RGB network sees it, and its whole luminance for the flow."""
         plan = self._plan
         try:
             resized = plan.transform.resized(image)
         except DataError as error:
-            raise DataError(f"{self._path}: {error}") from error
+            raise DataError(f"{self._source}: {error}") from error
         if self._size is None:
             self._size = resized.shape
         elif resized.shape != self._size:  # a stream that changes its size on the way
@@ -285,7 +327,7 @@ def extract_features(
     return plan(path, progress=progress)
 
 
-def _segment(window: deque[tuple[Image, Future[Floats] | None]]) -> Segment:
+def _segment(window: deque[tuple[Image, Flowing | None]]) -> Segment:
     return Segment(tuple(image for image, _ in window), tuple(flow for _, flow in window if flow is not None))
 
 

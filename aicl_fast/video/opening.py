@@ -25,9 +25,9 @@ _OTHER_FILES = {
     "webm_dash_manifest",
 }  # fmt: skip
 """Those whose files name other files or addresses, which FFmpeg would open."""
-_FORMATS = ",".join(sorted(av.formats_available - _OTHER_FILES))
+FORMATS = ",".join(sorted(av.formats_available - _OTHER_FILES))
 # A title that is not UTF-8 is no reason to refuse a video. PyAV 19 asks no more.
-_METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 MAX_PIXELS = 8192 * 8192
 """Of a picture, in any file: nearly twice what H.264, HEVC and AV1 allow."""
 _PIXEL_BYTES = 16
@@ -55,10 +55,10 @@ def open_video(path: str | os.PathLike[str], *, one_frame: bool = False) -> Iter
             # others. FFmpeg decodes a little to find out what is in a file: the limit is for that, too.
             options = {
                 "protocol_whitelist": "file",
-                "format_whitelist": _FORMATS,
-                "max_pixels": str(_most_pixels(size)),
+                "format_whitelist": FORMATS,
+                "max_pixels": str(most_pixels(size)),
             }
-            container = av.open(f"file:{target}", options=options, **_METADATA)
+            container = av.open(f"file:{target}", options=options, **METADATA)
         except (av.FFmpegError, OSError) as error:
             raise DataError(
                 f"{target}: cannot be opened as a video ({said(error)}; {size} bytes). It is another kind of "
@@ -67,9 +67,9 @@ def open_video(path: str | os.PathLike[str], *, one_frame: bool = False) -> Iter
             ) from error
     try:
         with reading_video(target):
-            stream = _video_stream(container, target, size)
+            stream = video_stream(container, target, size)
             context = stream.codec_context
-            context.options = {"max_pixels": str(_most_pixels(size))}
+            context.options = {"max_pixels": str(most_pixels(size))}
             if one_frame or av.logging.get_level() is not None:
                 # Where PyAV hands on what FFmpeg logs, closing a decoder of several threads may never end.
                 context.thread_count = 1
@@ -102,7 +102,8 @@ def is_still(format_name: str) -> bool:
     return any(name in _NOT_VIDEO or name.endswith("_pipe") for name in format_name.split(","))
 
 
-def _video_stream(container: Any, path: os.PathLike[str], size: int) -> Any:
+def video_stream(container: Any, path: os.PathLike[str] | str, size: int) -> Any:
+    """The stream of an open container that is decoded, if it may be; ``size`` is the file's, in bytes."""
     format_name = container.format.name
     if is_still(format_name):
         raise DataError(f"{path}: is a picture or a text ({format_name}); expected a video.")
@@ -120,7 +121,7 @@ def _video_stream(container: Any, path: os.PathLike[str], size: int) -> Any:
     return stream
 
 
-def _most_pixels(size: int) -> int:
+def most_pixels(size: int) -> int:
     """Of a picture, in a file of so many bytes."""
     return max(MAX_PIXELS, min(allowed_size(size) // _PIXEL_BYTES, 2**31 - 1))
 

@@ -139,19 +139,31 @@ def read_frames(
         require_size(count * _FRAME_BYTES, size, path, what)
 
     with open_video(path) as (container, stream):
-        upright = Upright()
-        last: Any = None
-        picture: Any = None
         frames = timed_frames(container, stream, allow_damaged=allow_damaged, source=str(path))
-        for frame in steady(frames, Fraction(fps), check):
-            if frame is not last:
-                with reading_video(path):
-                    last, picture = frame, upright(frame)
-                if transform is not None:
-                    picture = transform(picture)
+        none = True
+        for picture in pictures(steady(frames, Fraction(fps), check), transform, path):
+            none = False
             yield picture
-        if last is None:
+        if none:
             raise _no_frames(path)
+
+
+def pictures(
+    frames: Iterable[Any],
+    transform: Callable[[Image], Picture] | None,
+    source: str | os.PathLike[str],
+) -> Iterator[Any]:
+    """Decoded frames upright, in RGB, and transformed; one that comes several times is the same object."""
+    upright = Upright()
+    last: Any = None
+    picture: Any = None
+    for frame in frames:
+        if frame is not last:
+            with reading_video(source):
+                last, picture = frame, upright(frame)
+            if transform is not None:
+                picture = transform(picture)
+        yield picture
 
 
 def steady(
@@ -202,7 +214,13 @@ class Upright:
 
 
 def timed_frames(
-    container: Any, stream: Any, *, allow_damaged: bool = False, source: str = ""
+    container: Any,
+    stream: Any,
+    *,
+    allow_damaged: bool = False,
+    source: str = "",
+    noticed: Callable[[str], None] | None = None,
+    live: bool = False,
 ) -> Iterator[Timed]:
     """A video's own frames, each with its time; what :func:`read_frames` makes steady.
 
@@ -210,18 +228,20 @@ def timed_frames(
         container, stream: from :func:`open_video`.
         allow_damaged: as :func:`read_frames`.
         source: the file's name, for messages.
+        noticed: called with the damage that is allowed, in words.
+        live: no clock runs ahead by more than ten seconds, whatever the format: it would take as much work.
     """
     with reading_video(source):
         if not allow_damaged:
             # FFmpeg hides what it finds damaged, unless it is told to say so.
             context = stream.codec_context
             context.options = {**context.options, "err_detect": "explode"}
-        yield from _timed(container, stream, _Damage(allow_damaged, source))
+        yield from _timed(container, stream, _Damage(allow_damaged, source, noticed), live)
 
 
-def ahead_rule(container: Any) -> Callable[[Fraction, Fraction], bool]:
+def ahead_rule(container: Any, live: bool = False) -> Callable[[Fraction, Fraction], bool]:
     """Whether a stream's clock has jumped from the first time to the second, in seconds."""
-    longest = _JUMP if container.format.flags & _TIMES_MAY_JUMP else _JUMP_ELSEWHERE
+    longest = _JUMP if live or container.format.flags & _TIMES_MAY_JUMP else _JUMP_ELSEWHERE
     stated = _container_seconds(container)
 
     def jumps(last: Fraction, time: Fraction) -> bool:
@@ -233,11 +253,14 @@ def ahead_rule(container: Any) -> Callable[[Fraction, Fraction], bool]:
 class _Damage:
     """What to do about a file that is not whole."""
 
-    def __init__(self, allowed: bool, source: str = "") -> None:
+    def __init__(self, allowed: bool, source: str = "", noticed: Callable[[str], None] | None = None) -> None:
         self.allowed = allowed
         self.source = source
+        self._noticed = noticed
 
     def found(self, what: str) -> None:
+        if self.allowed and self._noticed is not None:
+            self._noticed(what)
         if not self.allowed:
             raise DataError(
                 f"{self.source}: {what}: the file is cut off or corrupt. Copy or download it again, or take "
@@ -245,11 +268,11 @@ class _Damage:
             )
 
 
-def _timed(container: Any, stream: Any, damage: _Damage) -> Iterator[Timed]:
+def _timed(container: Any, stream: Any, damage: _Damage, live: bool = False) -> Iterator[Timed]:
     """Decoded frames with a clock that starts at 0 and never goes back."""
     rates = (stream.average_rate, stream.guessed_rate, Fraction(25))
     usual = 1 / next(Fraction(rate) for rate in rates if rate is not None and rate > 0)
-    jumps_ahead = ahead_rule(container)
+    jumps_ahead = ahead_rule(container, live)
     shift: Fraction | None = None
     last = -usual
     for frame in _decoded(container, stream, damage):

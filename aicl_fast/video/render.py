@@ -87,7 +87,7 @@ def render_video(
         upright = Upright()
         shown = _shown(detections, min_score)
         length = max([float(container.duration or 0) / av.time_base, *(each.end for each in shown)])
-        canvas = _Canvas(upright(first.picture), shown, length)
+        canvas = Canvas(upright(first.picture), shown, length)
         with av.open(str(temporary), "w") as written:
             encoder = _encoder(written, canvas.shape, stream.average_rate or Fraction(25))
             tick = encoder.codec_context.time_base
@@ -134,7 +134,7 @@ def _shown(detections: Detections, min_score: float | None) -> list[Detection]:
     return sorted((each for each in kept if each.label in labels), key=lambda each: -each.score)
 
 
-class _Canvas:
+class Canvas:
     """The picture with its timeline, which is drawn once; the line at the present moves over it."""
 
     def __init__(self, image: Image, shown: list[Detection], length: float) -> None:

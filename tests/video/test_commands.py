@@ -108,7 +108,7 @@ main()
 """,
     "render": _BEGIN
     + """
-render._Canvas.draw = wait
+render.Canvas.draw = wait
 target = sys.argv[2] + "/seen.mp4"
 sys.exit(exit_code(lambda: render_detections(
     Path(sys.argv[1]), Detections.empty(), target, allow_damaged=False)))

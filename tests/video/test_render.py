@@ -177,10 +177,10 @@ def test_rotated_and_odd_sizes(make_clip: MakeClip, tmp_path: Path, turns: int) 
 
 
 def test_odd_sizes_are_filled_up() -> None:
-    from aicl_fast.video.render import _Canvas
+    from aicl_fast.video.render import Canvas
 
     image = np.arange(51 * 67 * 3, dtype=np.int64).astype(np.uint8).reshape(51, 67, 3)
-    canvas = _Canvas(image, [], 1.0)
+    canvas = Canvas(image, [], 1.0)
     drawn = canvas.draw(image, 0.5)
     assert drawn.shape == (*canvas.shape, 3)
     assert canvas.shape[1] == 68
@@ -246,7 +246,7 @@ def test_a_picture_that_cannot_be_drawn_on(
     def fail(*_: Any) -> None:
         raise av.error.InvalidDataError(1, "conversion failed")
 
-    monkeypatch.setattr(render._Canvas, "draw", fail)
+    monkeypatch.setattr(render.Canvas, "draw", fail)
     with pytest.raises(DataError, match=r"clip\.mp4: its frames cannot be used \(conversion failed\)"):
         render_video(make_clip(frames=5), FOUND, tmp_path / "seen.mp4")
 
