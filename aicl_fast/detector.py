@@ -22,7 +22,7 @@ from aicl_fast.engines.registry import Provider, open_session
 from aicl_fast.engines.session import Session
 from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.kernels.outputs import NetworkOutputs
-from aicl_fast.windows import Progress, Windows, score_by_windows, warn_if_long
+from aicl_fast.windows import Progress, Windows, score_by_windows, warn_if_long, weighted
 
 if TYPE_CHECKING:
     import torch
@@ -326,7 +326,9 @@ class Detector:
                 whole.append(row)
         if whole:
             outputs = self._run([checked[row] for row in whole])
-            found |= {row: NetworkOutputs(*(each[i] for each in outputs)) for i, row in enumerate(whole)}
+            for i, row in enumerate(whole):
+                own = NetworkOutputs(*(each[i] for each in outputs))
+                found[row] = weighted(own, self.config, self.decode_config)
         for row in whole if windows is None else ():
             warn_if_long(len(checked[row][0]), self.config.data, self._segments, names[row])
         return [
@@ -359,7 +361,7 @@ class Detector:
                 [tuple(stream[start : start + windows.length] for stream in streams) for start in starts]
             )
 
-        return score_by_windows(len(streams[0]), windows, self.config, self.windows_config, run, progress)
+        return score_by_windows(len(streams[0]), windows, self.config, self.decode_config, run, progress)
 
     def decode(self, scores: Scores) -> Detections:
         """Decode curves into detections with this detector's settings."""

@@ -42,7 +42,7 @@ class Stream:
         detector: which scores and decodes; open for as long as the stream is used.
         fps: the recording's frames a second.
         wait: seconds of look-ahead: a detection is final so long after its end, and the segments after that
-            its curve needs (``windows.class_span // 2 + 1``).
+            its curve needs (``decode.class_span // 2 + 1``).
         retract: a final detection that turns out otherwise is withdrawn; False: what is final never changes.
         skip_damaged: a segment with a NaN or an infinity gets the features of the one before it, and a
             warning; False: it is refused.
@@ -55,7 +55,8 @@ class Stream:
         num_segments: pushed so far.
         skipped: segments whose features were replaced.
         first: the first segment of :meth:`scores`.
-        settled: the number of segments whose scores can no longer change, however the recording goes on.
+        settled: the number of segments whose scores can no longer change. They are those of the whole
+            recording, if that turns out to be longer than what fits a window.
         detections: after :meth:`finish`, for a recording that fits a window: what ``detector(rgb, flow)``
             gives, whatever ``retract`` is. None before, and for a longer one: see :func:`final_detections`.
     """
@@ -92,7 +93,7 @@ class Stream:
         self._scores = StreamScores(
             windows,
             config,
-            detector.windows_config,
+            detector.decode_config,
             self._run_window,
             self._run_rows if by_rows else None,
             least,
@@ -101,7 +102,7 @@ class Stream:
         self._decoder = Decoder(detector.decode_config, detector.classes)
         grid = 1 / self._second / detector.decode_config.upscale
         # A moment's curve needs the segments of its class score, and the one after each.
-        self._settling = (detector.windows_config.class_span // 2 + 1) / self._second
+        self._settling = (detector.decode_config.class_span // 2 + 1) / self._second
         ratio = detector.decode_config.outer_ratio
         self._tracker = Tracker(1 / self._second, grid, self._settling, ratio, self._retract)
         self.skipped = 0
@@ -151,9 +152,9 @@ class Stream:
         """
         if self._finished or self._left:
             raise DataError("stream: it has ended. Make another with detector.stream().")
-        if fps is not None and not math.isclose(float(fps), self._fps, rel_tol=1e-9):
+        if fps is not None and fps != self._fps:
             raise DataError(
-                f"stream: the frame rate changed from {self._fps:g} to {float(fps):g} at segment "
+                f"stream: the frame rate changed from {self._fps:g} to {fps} at segment "
                 f"{self.num_segments} ({self.time:.2f} s). Finish this stream and make another."
             )
         rows = self._checked(rgb, flow)
@@ -182,7 +183,6 @@ class Stream:
             self.detections = Detections.empty()
             return []
         if length <= self._windows.limit:
-            scores.settled = length
             whole = scores.features.rows(0, length)
             self.detections = self._detector(whole, fps=self._fps)
             return self._tracker.update(self.detections, 0.0, self.time, math.inf, exact=True)
@@ -192,7 +192,7 @@ class Stream:
     def scores(self) -> Scores:
         """The curves of the last stretch, from segment :attr:`first` on: what is decoded at a look.
 
-        Up to :attr:`settled` they are those of the whole recording. ``video_scores`` are the stretch's.
+        Up to :attr:`settled` they can no longer change. ``video_scores`` are the stretch's.
 
         Raises:
             DataError: fewer than two segments were pushed.
@@ -263,11 +263,11 @@ class Stream:
 
     def _arguments(self) -> npt.NDArray[np.float64]:
         """What two streams have to share for one to go on where the other was."""
-        windows, settings = self._windows, self._detector.windows_config
+        windows, settings = self._windows, self._detector.decode_config
         return np.array([
             self._fps, self._data.frames_per_segment, self._data.input_width, len(self._detector.classes),
             windows.length, windows.hop, windows.limit, windows.samples, self._step, settings.class_span,
-            settings.class_power, self._wait, self._retract,
+            settings.power_in_windows, self._wait, self._retract,
             int(self._detector.engine.info.weights[:12] or "0", 16),
         ], np.float64)  # fmt: skip
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.config import Config, WindowsConfig
+from aicl_fast.config import Config, DecodeConfig
 from aicl_fast.data.features import Floats
 from aicl_fast.errors import DataError
 from aicl_fast.kernels.outputs import NetworkOutputs
@@ -87,7 +87,7 @@ class StreamScores:
         self,
         windows: Windows,
         config: Config,
-        settings: WindowsConfig,
+        settings: DecodeConfig,
         run_window: RunWindow,
         run_rows: RunRows | None,
         shortest: int,
@@ -261,7 +261,7 @@ class StreamScores:
         classes = class_scores(raw["fused"], raw["agnostic"], raw.get("classes"), self._gamma, self._settings)
         skip, part = start - wide.start, slice(start, wide.stop)
         self._classes[part] = classes[skip:]
-        power = self._settings.class_power
+        power = self._settings.power_in_windows
         self._fused[part] = raw["fused"][skip:] * classes[skip:] ** power if power else raw["fused"][skip:]
         self._actionness[part], self._agnostic[part] = raw["actionness"][skip:], raw["agnostic"][skip:]
 

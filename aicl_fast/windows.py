@@ -15,7 +15,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from aicl_fast.config import Config, DataConfig, WindowsConfig
+from aicl_fast.config import Config, DataConfig, DecodeConfig, WindowsConfig
 from aicl_fast.data.features import Floats
 from aicl_fast.errors import AiclWarning, ConfigError
 from aicl_fast.kernels.outputs import NetworkOutputs
@@ -161,7 +161,7 @@ class Blend:
             if self._classes is not None:
                 self._classes[place] += weight[:, None] * outputs.video_scores[row]
 
-    def outputs(self, settings: WindowsConfig) -> NetworkOutputs:
+    def outputs(self, settings: DecodeConfig) -> NetworkOutputs:
         """The blended curves: ``scores`` (n, C), ``video_scores`` (C,), both actionness (n,).
 
         ``scores`` are weighted by the class scores of each moment, ``video_scores`` are their greatest. Every
@@ -171,8 +171,8 @@ class Blend:
             if curve is not self._weight:
                 curve /= self._weight.reshape(-1, *[1] * (curve.ndim - 1))
         classes = class_scores(self._fused, self._agnostic, self._classes, self._gamma, settings)
-        if settings.class_power:
-            self._fused *= classes**settings.class_power
+        if settings.power_in_windows:
+            self._fused *= classes**settings.power_in_windows
         return NetworkOutputs(self._fused, classes.max(0), self._actionness, self._agnostic)
 
     @property
@@ -183,7 +183,7 @@ class Blend:
 
 
 def class_scores(
-    fused: Floats, agnostic: Floats, classes: Floats | None, fusion_gamma: float, settings: WindowsConfig
+    fused: Floats, agnostic: Floats, classes: Floats | None, fusion_gamma: float, settings: DecodeConfig
 ) -> Floats:
     """(n, C) class scores of each moment, from blended curves.
 
@@ -228,14 +228,31 @@ def smoothed(curves: Floats, span: int) -> Floats:
     return total / weight[:, None]
 
 
+def weighted(outputs: NetworkOutputs, config: Config, settings: DecodeConfig) -> NetworkOutputs:
+    """The curves of a recording that was scored whole, with its fused score weighted by the class scores.
+
+    Where ``settings.class_power`` is ``auto`` or 0, and at γ = 0, nothing changes.
+
+    Args:
+        outputs: of one recording: (T, C), (C,), (T,), (T,).
+        config: the model's.
+    """
+    gamma, power = config.model.fusion_gamma, settings.power_whole
+    if not (power and gamma > 0):
+        return outputs
+    classes = class_scores(outputs.scores, outputs.actionness_agnostic, None, gamma, settings)
+    return outputs._replace(scores=outputs.scores * classes**power)
+
+
 def score_by_windows(
-    num_segments: int, windows: Windows, config: Config, settings: WindowsConfig, run: Run, progress: Progress
+    num_segments: int, windows: Windows, config: Config, settings: DecodeConfig, run: Run, progress: Progress
 ) -> NetworkOutputs:
     """The curves of one long recording, blended from its windows.
 
     Args:
         num_segments: n, more than ``windows.limit``.
         config: the model's.
+        settings: how class scores weight the curves.
         run: scores some windows.
         progress: called after each batch.
     """

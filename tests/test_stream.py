@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
@@ -156,7 +157,7 @@ def test_final_waits(short: Detector) -> None:
         stream = short.stream(wait=wait)
         events = [event for row in _features(120) for event in stream.push(row)]
         late = [event.time - event.end for event in events if event.kind == "final"]
-        settling = (short.windows_config.class_span // 2 + 1) * SEGMENT
+        settling = (short.decode_config.class_span // 2 + 1) * SEGMENT
         assert min(late) >= wait + settling - 1e-9
         assert np.median(late) < wait + settling + 2 * SEGMENT
 
@@ -326,6 +327,25 @@ def test_settings_without_a_meaning_are_refused(short: Detector) -> None:
     with pytest.raises(ConfigError, match="more than half a window"):
         short.stream(every=WINDOW)
     assert len(_run(short.stream(every=4 * SEGMENT), _features(90))) > 0
+
+
+def test_the_documented_example(
+    short: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """docs/streaming.md runs as it stands, where the demo has run."""
+    text = (Path(__file__).parents[1] / "docs" / "streaming.md").read_text(encoding="utf-8")
+    code = text.partition("tests/test_stream.py runs -->")[2].partition("```python\n")[2].partition("```")[0]
+    demo = tmp_path / "runs" / "demo"
+    for kind, width in (("rgb", 6), ("flow", 5)):
+        folder = demo / "data" / "features" / "test" / kind
+        folder.mkdir(parents=True)
+        for seed, name in enumerate(("a", "b")):
+            np.save(folder / f"{name}.npy", _features(40, seed)[:, :width])
+    (demo / "data" / "split_test.txt").write_text("a\nb\n")
+    shutil.copy(short.path, demo / "stream.onnx")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/streaming.md", "exec"), {})
+    assert "Detections(" in capsys.readouterr().out
 
 
 def test_class_scores_of_windows(tiny_model: Path, tiny_config: Config, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from aicl_fast import Detector, windows
-from aicl_fast.config import Config, WindowsConfig
+from aicl_fast.config import Config, DecodeConfig, WindowsConfig
 from aicl_fast.data.scores import Scores
 from aicl_fast.errors import AiclWarning, ConfigError
 from aicl_fast.windows import Windows, smoothed
@@ -32,13 +32,19 @@ def _open(model: Path, length: float | str, hop: float | str = "auto", **more: A
         length /= SECOND
     if not isinstance(hop, str):
         hop /= SECOND
-    return Detector(model, windows=WindowsConfig(window=length, hop=hop, **more), threads=1)  # type: ignore[arg-type]
+    windows = WindowsConfig(window=length, hop=hop)  # type: ignore[arg-type]
+    plain = Detector(model, windows=windows, threads=1)
+    return (
+        plain
+        if not more
+        else Detector(model, windows=windows, threads=1, decode=replace(plain.decode_config, **more))
+    )
 
 
 def _by_hand(detector: Detector, streams: tuple[np.ndarray, np.ndarray], length: int, hop: int) -> Scores:
     """Windows one after the other, as docs/windows.md says it."""
     whole = Detector(detector.path, windows=WindowsConfig(window="off"), threads=1)
-    settings, gamma = detector.windows_config, detector.config.model.fusion_gamma
+    settings, gamma = detector.decode_config, detector.config.model.fusion_gamma
     n, samples = len(streams[0]), detector.segments
     starts = [start for start in range(0, n, hop) if start + length < n] + [n - length]
     sums = {"fused": 0.0, "actionness": 0.0, "actionness_agnostic": 0.0}
@@ -67,7 +73,7 @@ def _by_hand(detector: Detector, streams: tuple[np.ndarray, np.ndarray], length:
         classes[t] = sum(own * value for own, value in near) / sum(own for own, _ in near)
     return replace(
         whole.scores(*streams),
-        fused=fused * classes**settings.class_power,
+        fused=fused * classes**settings.power_in_windows,
         video_scores=classes.max(0),
         actionness=np.array(curves["actionness"]),
         actionness_agnostic=agnostic,
@@ -182,8 +188,21 @@ def test_settings_are_checked(value: Any) -> None:
 
 
 def test_a_span_is_odd() -> None:
-    with pytest.raises(ConfigError, match=r"windows.class_span: expected an odd number, got 4"):
-        WindowsConfig(class_span=4)
+    with pytest.raises(ConfigError, match=r"decode.class_span: expected an odd number, got 4"):
+        DecodeConfig(class_span=4)
+
+
+def test_class_scores_of_a_recording_that_fits(tiny_model: Path) -> None:
+    model = tiny_model.with_suffix(".onnx")
+    plain, on = _open(model, "off"), _open(model, "off", class_power=0.7, class_span=3)
+    before, after = plain.scores(*_streams(20)), on.scores(*_streams(20))
+    gamma = plain.config.model.fusion_gamma
+    share = (before.fused - (1 - gamma) * before.actionness_agnostic[:, None]) / gamma
+    expected = before.fused * smoothed(np.clip(share, 0, 1), 3) ** 0.7
+    np.testing.assert_allclose(after.fused, expected, atol=1e-6)
+    for name in ("video_scores", "actionness", "actionness_agnostic"):
+        np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
+    assert on(*_streams(20)) != plain(*_streams(20))
 
 
 def test_windows_are_pickled(tiny_model: Path) -> None:

@@ -50,7 +50,7 @@ from aicl_fast.train.losses import TERMS, Losses, aicl_loss
 from aicl_fast.train.sampling import BatchOrder, Progress, Videos
 from aicl_fast.train.schedules import learning_rate, selection_gamma
 from aicl_fast.weights import save_model
-from aicl_fast.windows import Windows, score_by_windows, warn_if_long
+from aicl_fast.windows import Windows, score_by_windows, warn_if_long, weighted
 
 Loss = Callable[[Tensor, Tensor, Tensor | None], tuple[TwoBranchOutputs, Losses]]
 """(features, labels, γ of the selection) -> outputs and losses."""
@@ -320,6 +320,7 @@ def localize(
         else:
             rows = _outputs(net(videos.gather([index], [videos.sample(index)])), config)
             outputs = NetworkOutputs(*(value[0] for value in rows))
+            outputs = weighted(outputs, config, config.decode)
         if windows is None:
             warn_if_long(count, data, data.segments, name)
         scores[name] = Scores(
@@ -349,7 +350,7 @@ def _windowed(
         )
 
     count = int(videos.counts[index])
-    return score_by_windows(count, windows, config, config.windows, run, lambda done, every: None)
+    return score_by_windows(count, windows, config, config.decode, run, lambda done, every: None)
 
 
 def _outputs(outputs: TwoBranchOutputs, config: Config) -> NetworkOutputs:

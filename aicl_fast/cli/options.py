@@ -19,7 +19,7 @@ def takes_more(run: _Function) -> _Function:
     return run
 
 
-Preset = Annotated[str, Option("--preset", "-p", help="thumos14, activitynet12, activitynet13 or demo.")]
+Preset = Annotated[str, Option("--preset", "-p", help="thumos14, activitynet12, activitynet13, demo or own.")]
 AllowMissing = Annotated[bool, Option("--allow-missing", help="Skip videos that have no features.")]
 Trust = Annotated[
     bool,

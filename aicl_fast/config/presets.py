@@ -1,4 +1,4 @@
-"""The presets: the paper's settings for three data sets, and the demo's."""
+"""The presets: the paper's settings for three data sets, the demo's, and those for one's own data."""
 
 from __future__ import annotations
 
@@ -42,6 +42,21 @@ PRESETS: Mapping[str, Config] = types.MappingProxyType(
             # The authors' code's two slips (the added second, λ) are not repeated. A stream may hold two
             # actions that share the softmax, so the class threshold is ActivityNet's.
             decode=DecodeConfig(class_threshold=0.1, nms="gaussian", nms_added_seconds=0.0, outer_ratio=0.25),
+        ),
+        "own": Config(
+            preset="own",
+            data=DataConfig(segments=256),
+            model=ModelConfig(embedding_width=128, standardize_input=True),
+            train=TrainConfig(steps=1200, ramp_steps="all"),
+            # Chosen on training recordings alone, see docs/training.md.
+            decode=DecodeConfig(
+                class_threshold=0.02,
+                class_power=0.5,
+                video_score_weight=0.1,
+                nms="gaussian",
+                nms_added_seconds=0.0,
+                outer_ratio=0.25,
+            ),
         ),
     }
 )

@@ -182,6 +182,13 @@ class DecodeConfig(Section):
     matter, and one that is repeated counts once."""
     class_threshold: float = 0.25
     """Classes with at least this video score are localised; the best one if none has it."""
+    class_power: Annotated[float, NOT_NEGATIVE] | Literal["auto"] = "auto"
+    """The fused score is multiplied by the class score of the moment to this power, which tells apart several
+    classes in one recording (docs/windows.md). ``auto`` is 0, as in the authors' code, for a recording that
+    is scored whole, and 0.5 for one that is scored in windows."""
+    class_span: Annotated[int, Range(1, 1001)] = 5
+    """Segments over which softmax(CAS) is averaged, with triangular weights, into the class scores of each
+    moment. An odd number."""
     upscale: Annotated[int, Range(1, MAX_UPSCALE)] = 24
     """Grid points a segment that proposal ends are rounded to."""
     outer_ratio: Annotated[float, NOT_NEGATIVE] = 0.2
@@ -204,6 +211,21 @@ class DecodeConfig(Section):
     max_detections: Annotated[int, Range(0, 2**31 - 1)] = 0
     """Detections kept a video, the best first; 0 keeps all."""
 
+    @property
+    def power_whole(self) -> float:
+        """``class_power`` for a recording that is scored whole."""
+        return 0.0 if self.class_power == "auto" else self.class_power
+
+    @property
+    def power_in_windows(self) -> float:
+        """``class_power`` for a recording that is scored in windows."""
+        return 0.5 if self.class_power == "auto" else self.class_power
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.class_span % 2 == 0:
+            raise ConfigError(f"decode.class_span: expected an odd number, got {self.class_span}.")
+
 
 @dataclass(frozen=True)
 class WindowsConfig(Section):
@@ -216,16 +238,6 @@ class WindowsConfig(Section):
     hop: Annotated[float, POSITIVE] | Literal["auto"] = "auto"
     """Seconds from one window's start to the next one's. ``auto`` is half a window, or seven eighths of one
     that has T segments, since such windows agree where they overlap."""
-    class_span: Annotated[int, Range(1, 1001)] = 5
-    """Segments over which softmax(CAS) is averaged, with triangular weights, into the class scores of each
-    moment. An odd number."""
-    class_power: Annotated[float, NOT_NEGATIVE] = 0.5
-    """The fused score is multiplied by the class score of the moment to this power; 0 leaves it."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.class_span % 2 == 0:
-            raise ConfigError(f"windows.class_span: expected an odd number, got {self.class_span}.")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aicl_fast.config import PRESETS, WindowsConfig
+from aicl_fast.config import PRESETS, DecodeConfig
 from aicl_fast.decode.decoder import Decoder, available_backends
 from aicl_fast.kernels.outputs import NetworkOutputs
 from aicl_fast.windows import Blend, Windows
@@ -222,7 +222,7 @@ def test_windows_are_blended_as_in_python(
     outputs = NetworkOutputs(scores, rng.random((len(starts), 3), np.float32), agnostic, agnostic)
     blend = Blend(n, windows, 3, gamma)
     blend.add(starts, outputs)
-    expected = blend.outputs(WindowsConfig(class_power=power))
+    expected = blend.outputs(DecodeConfig(class_power=power))
 
     settings, made, why = _BlendSettings(), ctypes.c_void_p(), ctypes.create_string_buffer(256)
     library.aicl_blend_settings_init(ctypes.byref(settings))

@@ -92,7 +92,8 @@ def write_annotations(
     for split, path in zip(("train", "test"), names[1:3], strict=True):
         write_text(path, "\n".join(by_split[split]) + "\n")
     lines = [
-        "# For aicl-fast train --config, over the preset thumos14.",
+        "# For aicl-fast train --config. `aicl-fast info --preset own` lists the settings.",
+        'preset = "own"',
         "classes = " + json.dumps(classes, ensure_ascii=False),
     ]
     if streams != "both":
