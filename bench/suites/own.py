@@ -3,8 +3,8 @@
     python -m aicl_fast.bench own --seeds 3 --json bench/results/own-demo.json
     python -m aicl_fast.bench own --data FOLDER --set fps=1 --json bench/results/own-data.json
 
-One model is trained a seed, with the preset ``own``, and decoded in both ways. Without ``--data`` the data set
-is the demo's.
+One model is trained a seed, with the preset ``own``, and decoded in both ways. Without ``--data`` the data
+set is the demo's.
 """
 
 from __future__ import annotations
