@@ -72,8 +72,13 @@ def final_detections(events: Iterable[Event], video: str = "video") -> Detection
 
 @dataclass(slots=True, eq=False)
 class _Item:
-    """A detection that was announced: as it was announced, and as it is now."""
+    """A detection that was announced: as it was announced, and as it is now.
 
+    Attributes:
+        key: class and grid points of ``now``.
+    """
+
+    key: tuple[str, int, int]
     id: int
     told: Detection
     now: Detection
@@ -159,14 +164,12 @@ class Tracker:
 
     def restore(self, state: Mapping[str, npt.NDArray[Any]], classes: Sequence[str]) -> None:
         """Go on from :meth:`state`, whose shapes have been checked."""
-        self._items = [
-            _Item(
-                id, Detection(classes[label], *times[:3]), Detection(classes[label], *times[3:]), bool(final)
-            )
-            for (id, label, final), times in zip(
-                state["items"].tolist(), state["item_times"].tolist(), strict=True
-            )
-        ]
+        self._items = []
+        for (number, label, final), times in zip(
+            state["items"].tolist(), state["item_times"].tolist(), strict=True
+        ):
+            told, now = (Detection(classes[label], *part) for part in (times[:3], times[3:]))
+            self._items.append(_Item(self._key(now), number, told, now, bool(final)))
         self._next_id, self._looks = state["numbers"].tolist()
         self._decided = float(state["decided"])
 
@@ -203,7 +206,7 @@ class Tracker:
         at: dict[tuple[str, int, int], list[_Item]] = {}
         for item in reversed(self._items):
             if item.now.end > oldest or not item.final:
-                at.setdefault(self._key(item.now), []).append(item)
+                at.setdefault(item.key, []).append(item)
         pairs: list[tuple[_Item, Detection]] = []
         fresh: list[Detection] = []
         for detection in seen:
@@ -246,6 +249,7 @@ class Tracker:
                 item, detection = gone[row], fresh[column]
                 if self._cut(detection.start, begin):
                     detection = detection._replace(start=min(item.now.start, detection.start))
+                item.key = self._key(detection)
                 pairs.append((item, detection))
         return (
             [detection for detection, free in zip(fresh, free_new, strict=True) if free],
@@ -271,7 +275,8 @@ class Tracker:
             news.add("updated", item)
 
     def _begin(self, detection: Detection, news: _News) -> None:
-        item = _Item(self._next_id, detection, detection, detection.end <= news.decided)
+        final = detection.end <= news.decided
+        item = _Item(self._key(detection), self._next_id, detection, detection, final)
         self._next_id += 1
         self._items.append(item)
         news.add("final" if item.final else "started", item)
