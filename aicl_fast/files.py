@@ -13,7 +13,7 @@ import stat
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
 from pathlib import Path
@@ -253,6 +253,45 @@ def _foreign_code(error: Exception) -> int | None:
     """The system's error number in an exception of a library in Rust, which is no OSError."""
     match = re.search(r"\(os error (\d{1,4})\)", str(error))
     return int(match[1]) if match else None
+
+
+@contextmanager
+def line_file(path: str | os.PathLike[str]) -> Iterator[Callable[[str], None]]:
+    """A function that writes a line, which others can read when it returns. A file that is there is added to.
+
+    Raises:
+        DataError: ``path`` cannot be written to, or there is no room.
+    """
+    target = require_place(path)
+    if is_stdout(target):
+        stream = _for_results.get() or sys.stdout
+
+        def printed(text: str) -> None:
+            stream.write(text + "\n")
+            stream.flush()
+
+        yield printed
+        return
+    try:
+        if is_stream(target):
+            handle = _opened(target)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
+            handle = os.open(target, flags, 0o666)
+    except OSError as error:
+        raise DataError(
+            f"{target}: cannot be written ({error.strerror}). Choose a folder you may write to."
+        ) from error
+    with os.fdopen(handle, "wb", buffering=0) as sink, _room(target):
+        size = 0 if is_stream(target) else os.fstat(handle).st_size
+        if size and os.pread(handle, 1, size - 1) != b"\n":
+            sink.write(b"\n")  # a line that was cut off by a power cut
+
+        def written(text: str) -> None:
+            sink.write(text.encode() + b"\n")
+
+        yield written
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

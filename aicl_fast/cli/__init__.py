@@ -22,6 +22,7 @@ COMMANDS = {
     "demo": "aicl_fast.cli.demo",
     "train": "aicl_fast.cli.train",
     "detect": "aicl_fast.cli.detect",
+    "watch": "aicl_fast.cli.watch",
     "features": "aicl_fast.cli.features",
     "annotations": "aicl_fast.cli.annotations",
     "evaluate": "aicl_fast.cli.evaluate",

@@ -113,7 +113,7 @@ def run(
     chosen = {"windows.window": window, "windows.hop": hop}
     overrides = [*(set_ or ()), *(f"{name}={value}" for name, value in chosen.items() if value is not None)]
     if overrides:
-        _override(detector, overrides)
+        override_settings(detector, overrides)
     video_options = VideoOptions(
         rgb_weights, flow_weights, flow_algorithm, batch, precision, allow_damaged, device, threads, trust
     )
@@ -166,7 +166,8 @@ def _check_video_options(given: Sequence[str], videos: Sequence[Path], fps: floa
         )
 
 
-def _override(detector: Detector, overrides: list[str]) -> None:
+def override_settings(detector: Detector, overrides: list[str]) -> None:
+    """Change the settings of decoding and windows, as ``NAME=VALUE``."""
     from aicl_fast.config import locate_setting, parse_overrides
 
     values = parse_overrides(overrides)

@@ -89,6 +89,47 @@ def caught_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+class Noted:
+    """The signal that asked a command to end, if one did."""
+
+    number: int | None = None
+
+    def leave(self, left: str) -> None:
+        """End the command as its signal has it; SIGTERM is how a service is stopped, and no failure.
+
+        Raises:
+            Interrupted: another signal than SIGTERM came.
+        """
+        if self.number not in (None, signal.SIGTERM):
+            raise Interrupted(Signalled(self.number), left)
+
+
+@contextmanager
+def noted_signals(stop: Callable[[], None]) -> Iterator[Noted]:
+    """Within the block, the first signal calls ``stop`` in place of ending the command.
+
+    A second one ends the process at once.
+    """
+    noted = Noted()
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+
+    def note(number: int, _: object) -> None:
+        noted.number = number
+        signal.signal(number, signal.SIG_DFL)
+        stop()
+
+    ignored = [number for number in _WORDS if signal.getsignal(number) is signal.SIG_IGN]
+    caught = [number for number in _WORDS if number not in ignored or number == signal.SIGINT]
+    before = {number: signal.signal(number, note) for number in caught}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def open_streams() -> None:
     """Make standard output and error usable: closed ones lead nowhere, and print ? for what they cannot."""
     for number in range(3):
@@ -199,4 +240,12 @@ def _drop_output() -> None:
     os.close(null)
 
 
-__all__ = ["KEPT", "Interrupted", "caught_signals", "exit_code", "open_streams", "resumed_by"]
+__all__ = [
+    "KEPT",
+    "Interrupted",
+    "caught_signals",
+    "exit_code",
+    "noted_signals",
+    "open_streams",
+    "resumed_by",
+]

@@ -76,8 +76,21 @@ class VideoOptions:
     def extractor(self, data: DataConfig) -> Callable[[Path], VideoFeatures]:
         """What turns a video into the features that a model with these settings reads."""
         from aicl_fast.cli.console import progress
-        from aicl_fast.metadata import FRAMES
         from aicl_fast.video.failures import named_failure
+
+        plan = self.model_plan(data)
+
+        def extract(path: Path) -> VideoFeatures:
+            with named_failure(path):
+                total = expected_segments(path, plan)
+                with progress("extracting") as bar:
+                    return plan(path, progress=lambda done, name: bar(done, max(done, total), name))
+
+        return extract
+
+    def model_plan(self, data: DataConfig) -> Extraction:
+        """How a video becomes the features that a model with these settings reads."""
+        from aicl_fast.metadata import FRAMES
 
         both = data.streams == "both"
         for stream, path in (("rgb", self.rgb_weights), ("flow", self.flow_weights)):
@@ -94,14 +107,7 @@ class VideoOptions:
             )
         plan = self.plan(data.fps, data.frames_per_segment, data.streams)
         plan.recipe.check(data, "--rgb-weights, --flow-weights, --flow-algorithm")
-
-        def extract(path: Path) -> VideoFeatures:
-            with named_failure(path):
-                total = expected_segments(path, plan)
-                with progress("extracting") as bar:
-                    return plan(path, progress=lambda done, name: bar(done, max(done, total), name))
-
-        return extract
+        return plan
 
 
 def expected_segments(path: Path, plan: Extraction) -> int:

@@ -78,7 +78,7 @@ def render_video(
             encoded (H.264 has a largest size), or a place that cannot be written to.
     """
     target = check_target(path, out)
-    with open_video(path) as (container, stream), _writing(target), atomic_path(target) as temporary:
+    with open_video(path) as (container, stream), writing(target), atomic_path(target) as temporary:
         timed = timed_frames(container, stream, allow_damaged=allow_damaged, source=str(path))
         frames = _named(timed, Path(path))
         first = next(frames, None)
@@ -89,7 +89,7 @@ def render_video(
         length = max([float(container.duration or 0) / av.time_base, *(each.end for each in shown)])
         canvas = Canvas(upright(first.picture), shown, length)
         with av.open(str(temporary), "w") as written:
-            encoder = _encoder(written, canvas.shape, stream.average_rate or Fraction(25))
+            encoder = make_encoder(written, canvas.shape, stream.average_rate or Fraction(25))
             tick = encoder.codec_context.time_base
             with open_video(path) as (second, _):
                 audio = _Audio(second, written, first.picture)
@@ -143,7 +143,7 @@ class Canvas:
         self._size = (width + width % 2, height + height % 2)
         self._shown, self._length = shown, max(length, 1e-3)
         self.labels = list(dict.fromkeys(each.label for each in shown))
-        self._row = max(14, min(round(height / 16), 48))
+        self.row = max(14, min(round(height / 16), 48))
         self._best = max((each.score for each in shown), default=1.0)
         self._strip = self._timeline()
         self._tags: dict[str, Image] = {}
@@ -174,23 +174,23 @@ class Canvas:
 
     def _timeline(self) -> Image:
         width, rows = self._size[0], max(1, len(self.labels))
-        high = rows * (self._row + 2) + 2
+        high = rows * (self.row + 2) + 2
         strip = np.full((high + high % 2, width, 3), _DARK, np.uint8)
         for number, label in enumerate(self.labels):
-            top = 2 + number * (self._row + 2)
+            top = 2 + number * (self.row + 2)
             for each in reversed(self._shown):  # the best are drawn last
                 if each.label == label:
                     left, right = (round(t / self._length * (width - 1)) for t in (each.start, each.end))
                     share = 0.25 + 0.75 * max(0.0, each.score) / max(self._best, 1e-9)
-                    bar = strip[top : top + self._row, left : max(left, right) + 1]
+                    bar = strip[top : top + self.row, left : max(left, right) + 1]
                     bar[:] = [
                         round(dark + share * (bright - dark))
                         for dark, bright in zip(_DARK, self._colour(label), strict=True)
                     ]
                     bar[:, [0, -1]] = _DARK  # so that bars over one another can be told apart
-            _write(strip, label, (4, top + self._row), self._row)
+            _write(strip, label, (4, top + self.row), self.row)
         if not self.labels:
-            _write(strip, "nothing detected", (4, 2 + self._row), self._row)
+            _write(strip, "nothing detected", (4, 2 + self.row), self.row)
         return strip
 
     def _colour(self, label: str) -> tuple[int, int, int]:
@@ -198,8 +198,8 @@ class Canvas:
 
     def _tag(self, text: str, colour: tuple[int, int, int]) -> Image:
         if text not in self._tags:
-            tag = np.full((self._row + 4, _width(text, self._row) + 10, 3), colour, np.uint8)
-            _write(tag, text, (5, self._row + 2), self._row)
+            tag = np.full((self.row + 4, _width(text, self.row) + 10, 3), colour, np.uint8)
+            _write(tag, text, (5, self.row + 2), self.row)
             self._tags[text] = tag
         return self._tags[text]
 
@@ -272,7 +272,8 @@ def _try(stream: Any, format_name: str) -> None:
         raise ValueError(f"the new file does not take it as it is ({said(error)})") from error
 
 
-def _encoder(written: Any, shape: tuple[int, int], rate: Fraction) -> Any:
+def make_encoder(written: Any, shape: tuple[int, int], rate: Fraction) -> Any:
+    """A new stream of H.264, or of MPEG-4, for pictures of (height, width)."""
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     # A step of 3, as FFmpeg's program has it for -qscale 3.
     fixed = {"flags": "+qscale", "global_quality": str(3 * 118)}
@@ -292,7 +293,7 @@ def _named(frames: Iterator[Timed], path: Path) -> Iterator[Timed]:
 
 
 @contextmanager
-def _writing(target: Path) -> Iterator[None]:
+def writing(target: Path) -> Iterator[None]:
     """What encoder and muxer raise, as an error that names the file to be written."""
     try:
         yield

@@ -304,7 +304,7 @@ def test_a_video_that_cannot_be_rendered(
     def fail(*_: Any) -> None:
         raise av.error.ExternalError(1, "no such size")
 
-    monkeypatch.setattr(render, "_encoder", fail)
+    monkeypatch.setattr(render, "make_encoder", fail)
     arguments = ("detect", model, make_clip(frames=50), *WEIGHTS)
     text = run(*arguments, "--render", "seen.mp4", expect=2)
     assert "seen.mp4: the rendered video cannot be written (no such size)" in text
