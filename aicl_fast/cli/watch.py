@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -32,6 +34,8 @@ FOREVER = "forever"
 SOURCE = "Source"
 _SAY_EVERY = 10.0
 """Seconds from one note on what was dropped to the next."""
+_RECENT = 1000
+"""Final detections whose numbers are kept, since they may be withdrawn."""
 
 
 @inputs_kept()
@@ -125,46 +129,33 @@ def run(
 
       aicl-fast watch growing.ts --model model.onnx --rgb-weights i3d_rgb.onnx --exec 'notify-send {label}'
     """
+    from aicl_fast.cli.detect import override_settings
+    from aicl_fast.cli.video import VideoOptions
+    from aicl_fast.detector import Detector
     from aicl_fast.video.live import Limits, LiveReader
     from aicl_fast.video.live_source import parse_source
+    from aicl_fast.video.watching import Watch
 
     given = parse_source(source)
     limits = Limits(drop, queue, *_reconnect(reconnect, given), timeout=timeout, idle=idle)
-    for target in (out, render):
-        if target is not None:
-            require_place(target)
+    _check_targets(out, render)
+    hook = None if exec_ is None else _hook(exec_)
+    detector = Detector(model, engine=engine, device=device, threads=threads, trust=trust)
+    if set_:
+        override_settings(detector, list(set_))
+    plan = VideoOptions(
+        rgb_weights, flow_weights, flow_algorithm, batch, precision, True, device, threads, trust
+    ).model_plan(detector.config.data)
+    _check_targets(out, render)  # again: nothing may replace what was read
     video = given.video if name is None else clean_text(name)
     with ExitStack() as stack:
-        hook = None if exec_ is None else _hook(exec_)
-        watch = None
-        from aicl_fast.cli.detect import override_settings
-        from aicl_fast.cli.video import VideoOptions
-        from aicl_fast.detector import Detector
-        from aicl_fast.video.watching import Watch
-
-        detector = Detector(model, engine=engine, device=device, threads=threads, trust=trust)
-        if set_:
-            override_settings(detector, list(set_))
-        plan = VideoOptions(
-            rgb_weights, flow_weights, flow_algorithm, batch, precision, True, device, threads, trust
-        ).model_plan(detector.config.data)
-        for target in (out, render):
-            if target is not None:
-                require_place(target)  # again: nothing may replace what was read
         rolling = None if render is None else stack.enter_context(_rolling(render, plan.fps))
-        reader = LiveReader(given, plan, limits, show=rolling is not None)
-        watch = Watch(
-            detector,
-            plan,
-            reader,
-            batch=batch,
-            show=None if rolling is None else rolling.show,
-            wait=wait,
-            retract=retract,
-        )
         line = None if out is None else stack.enter_context(line_file(out))
         if hook is not None:
             stack.enter_context(hook)
+        reader = LiveReader(given, plan, limits, show=rolling is not None)
+        show = None if rolling is None else rolling.show
+        watch = Watch(detector, plan, reader, batch=batch, show=show, wait=wait, retract=retract)
         told = _Told(video, given.name, line, rolling, hook)
         with noted_signals(reader.stop) as ended:
             for item in watch.events():
@@ -173,6 +164,14 @@ def run(
     ended.leave("what was found is final")
     if told.lost:
         sys.exit(1)
+
+
+def _check_targets(out: Path | None, render: Path | None) -> None:
+    for target in (out, render):
+        if target is not None:
+            require_place(target)
+    if out is not None and render is not None and os.path.realpath(out) == os.path.realpath(render):
+        raise ConfigError("--out, --render: name one file twice. Give each its own.")
 
 
 def _reconnect(text: str | None, source: Source) -> tuple[int | None, bool]:
@@ -215,6 +214,7 @@ class _Told:
         self._video, self._source = video, source
         self._line, self._rolling, self._hook = line, rolling, hook
         self._final = self._dropped = self._unsaid = 0
+        self._recent: deque[int] = deque(maxlen=_RECENT)
         self._say_at = 0.0
         self.lost = False
 
@@ -227,7 +227,11 @@ class _Told:
             self._notice(item)
 
     def _event(self, event: Event) -> None:
-        self._final += {"final": 1, "withdrawn": 0}.get(event.kind, 0)
+        if event.kind == "final":
+            self._final += 1
+            self._recent.append(event.id)
+        elif event.kind == "withdrawn" and event.id in self._recent:
+            self._final -= 1
         sys.stdout.write(
             f"{event.kind:<9} {event.start:9.2f} s to {event.end:8.2f} s  {event.score:7.3f}  {event.label}\n"
         )
