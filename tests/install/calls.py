@@ -72,6 +72,13 @@ CALLS: Mapping[str, Call] = {
     "features": Call(
         ("features", f"{DATA}/clip.mp4", "-o", "features", "--rgb-weights", f"{DATA}/i3d.safetensors"), VIDEO
     ),
+    "watch": Call(
+        (
+            *("watch", f"{DATA}/clip.mp4", "--model", f"{DATA}/wide.safetensors", "--idle", "0.1"),
+            *("--rgb-weights", f"{DATA}/i3d.safetensors", "-o", "events.jsonl"),
+        ),
+        VIDEO,
+    ),
     "bench evaluate": Call(("bench", "evaluate", *TRUTH, "--rounds", "1"), ("torch",)),
 }
 

@@ -54,6 +54,7 @@ def inputs(
     rng = np.random.default_rng(0)
     from aicl_fast.config import load_config
     from aicl_fast.model import TwoBranchNet
+    from aicl_fast.weights import save_model
 
     state = TwoBranchNet(load_config("thumos14")).state_dict()
     torch.save({theirs: state[ours] for theirs, ours in NAMES.items()}, folder / "authors.pkl")
@@ -61,6 +62,8 @@ def inputs(
         {name: value.contiguous() for name, value in random_i3d("rgb").state_dict().items()},
         folder / "i3d.safetensors",
     )
+    wide = tiny_config.with_values({"streams": "rgb", "rgb_width": 1024})
+    save_model(folder / "wide.safetensors", TwoBranchNet(wide), wide)
     with av.open(str(folder / "clip.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
