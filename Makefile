@@ -66,10 +66,10 @@ long: $(STAMP)
 # the one without extras, which CI tries; install-matrix adds each extra alone, and the lowest versions that
 # pyproject.toml allows. WHAT=lowest, or another extra's name, tries that alone.
 install-base: $(STAMP)
-	AICL_FAST_INSTALL=base $(BIN)/pytest -q -s tests/install/test_matrix.py
+	AICL_FAST_INSTALL=base $(BIN)/pytest -q -s -o faulthandler_timeout=0 tests/install/test_matrix.py
 
 install-matrix: $(STAMP)
-	AICL_FAST_INSTALL=$(or $(WHAT),all) $(BIN)/pytest -q -s tests/install/test_matrix.py
+	AICL_FAST_INSTALL=$(or $(WHAT),all) $(BIN)/pytest -q -s -o faulthandler_timeout=0 tests/install/test_matrix.py
 
 # Both write <device>-<date>.json, suite by suite, to $OUT where it is set, else to bench/results. A record of
 # another commit is replaced by `make bench REPLACE=1` only.
