@@ -153,6 +153,7 @@ def open_source(
             options["protocol_whitelist"] = PROTOCOLS[scheme]
             options["format_whitelist"] += _MORE_FORMATS.get(scheme, "")
             options |= _secure() if scheme in ("http", "https") else {}
+            options |= {"rtsp_flags": "prefer_tcp"} if scheme == "rtsp" else {}  # UDP loses what is late
             more["timeout"] = (timeout, timeout)
         else:
             opened = stack.enter_context(_bytes(source, stop, idle))

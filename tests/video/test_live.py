@@ -6,6 +6,7 @@ import contextlib
 import http.server
 import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -271,6 +272,51 @@ def test_udp(clips: Path, detector: Detector) -> None:
     assert notices[1].segments > 6
     assert "nothing came for 1 s" in notices[1].why
     assert any(event.kind == "final" for event in events)
+
+
+def test_rtsp_gives_what_the_file_gives_but_for_a_frame(
+    clips: Path, detector: Detector, expected: Any
+) -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+    threading.Thread(target=play, args=(server, (clips / "clip.ts").read_bytes()), daemon=True).start()
+    address = f"rtsp://user:secret@127.0.0.1:{server.getsockname()[1]}/live"
+    events, notices = watched(address, detector, retract=True)
+    server.close()
+    assert [notice.kind for notice in notices] == ["opened", "ended"]
+    # FFmpeg hands on a frame of MPEG-TS in RTP when the next one begins: the last one sent is missing.
+    assert notices[1].seconds in ((FRAMES - 1) / 25, FRAMES / 25)
+    found, (whole, _) = final_detections(events), expected
+    assert found.labels.tolist() == whole.labels.tolist()
+    np.testing.assert_allclose(found.segments, whole.segments, atol=0.041)
+    np.testing.assert_allclose(found.scores, whole.scores, atol=5e-3)
+
+
+def play(server: socket.socket, content: bytes) -> None:
+    """RTSP for one client: MPEG-TS in RTP, within the connection."""
+    sdp = (
+        "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nt=0 0\r\nm=video 0 RTP/AVP 33\r\n"
+        "c=IN IP4 0.0.0.0\r\na=control:track\r\n"
+    )
+    more = {
+        "OPTIONS": "Public: DESCRIBE, SETUP, PLAY\r\n\r\n",
+        "DESCRIBE": f"Content-Type: application/sdp\r\nContent-Length: {len(sdp)}\r\n\r\n{sdp}",
+        "SETUP": "Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\nSession: 1\r\n\r\n",
+        "PLAY": "Session: 1\r\n\r\n",
+    }
+    client, _ = server.accept()
+    with client, client.makefile("rb") as lines:
+        while True:
+            request = lines.readline().split()
+            header = dict(line.split(b": ", 1) for line in iter(lines.readline, b"\r\n"))
+            method = request[0].decode()
+            answer = f"RTSP/1.0 200 OK\r\nCSeq: {header[b'CSeq'].decode().strip()}\r\n{more[method]}"
+            client.sendall(answer.encode())
+            if method == "PLAY":
+                break
+        for number, start in enumerate(range(0, len(content), 7 * 188)):
+            packet = struct.pack(">BBHII", 0x80, 33, number % 65536, number * 900, 1)
+            packet += content[start : start + 7 * 188]
+            client.sendall(struct.pack(">cBH", b"$", 0, len(packet)) + packet)
 
 
 @pytest.mark.parametrize("name", ["clip.ts", "clip.mkv", "growing.mp4"])
