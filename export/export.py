@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,8 @@ _NOT_OF_ALL = {
 
 
 def export_model(
-    weights: Path,
-    out: Path | None = None,
+    weights: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
     options: ExportOptions | None = None,
     *,
     progress: Progress | None = None,
@@ -49,6 +50,7 @@ def export_model(
         AiclError: as :func:`check_combination`, :func:`check_target`,
             :func:`aicl_fast.weights.load_model` and the format's own function.
     """
+    weights, out = Path(weights), None if out is None else Path(out)
     options = options or ExportOptions()
     check_combination(options)
     target = target_of(weights, out, options)

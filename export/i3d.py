@@ -33,8 +33,8 @@ TOLERANCES = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 1e-2, "bf16": 6e-2}
 
 def export_i3d(
     network: str,
-    weights: Path,
-    out: Path | None = None,
+    weights: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
     options: ExportOptions | None = None,
     *,
     progress: Progress | None = None,
@@ -52,6 +52,7 @@ def export_i3d(
     Raises:
         AiclError: as :func:`check_i3d_options`, ``load_i3d`` and the format's own function.
     """
+    weights, out = Path(weights), None if out is None else Path(out)
     options = options or ExportOptions()
     check_i3d_options(network, options)
     target = target_of(weights, out, options)

@@ -129,6 +129,11 @@ def test_options_in_python(tiny_model: Path, tmp_path: Path, options: ExportOpti
         export_model(tiny_model, tmp_path / "m.onnx", options)
 
 
+def test_paths_as_text(tiny_model: Path, tmp_path: Path) -> None:
+    assert export_model(str(tiny_model), str(tmp_path / "text.onnx")) == tmp_path / "text.onnx"
+    assert (tmp_path / "text.onnx").is_file()
+
+
 @pytest.mark.parametrize("workspace", [-1, 0, 1 << 60])
 @pytest.mark.parametrize("kind", ["tensorrt", "tensorrt-rtx"])
 def test_a_builders_memory(workspace: int, kind: Any) -> None:
