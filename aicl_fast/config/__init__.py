@@ -1,8 +1,8 @@
 """Settings: every constant of the method.
 
 Five presets exist: ``thumos14``, ``activitynet12``, ``activitynet13`` (the paper's settings), ``demo`` (the
-wrist-watch recordings) and ``own`` (one's own data). Any field can be set by ``name=value`` or in a TOML file,
-by itself (``lr``) or with its section (``train.lr``).
+wrist-watch recordings) and ``own`` (one's own data). Any field can be set by ``name=value`` or in a TOML
+file, by itself (``lr``) or with its section (``train.lr``).
 
     >>> from aicl_fast.config import load_config
     >>> load_config("thumos14", overrides=["train.steps=2000", "nms=gaussian"]).train.steps
