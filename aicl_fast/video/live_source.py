@@ -43,6 +43,8 @@ PROTOCOLS = {
 """The protocols of addresses, and for each the protocols of FFmpeg that it may lead to."""
 _MORE_FORMATS = {"rtsp": ",rtsp,rtp,sdp", "http": ",hls", "https": ",hls"}
 """Formats that no file may have, since they name addresses."""
+_OPTIONS = {"rtsp": {"rtsp_flags": "prefer_tcp"}, "udp": {"overrun_nonfatal": "1"}}
+"""UDP loses what is late, and that is no reason to end."""
 _NO_PROTOCOL = "none"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _CAMERAS = ("/dev/video", "/dev/v4l/")
@@ -153,7 +155,7 @@ def open_source(
             options["protocol_whitelist"] = PROTOCOLS[scheme]
             options["format_whitelist"] += _MORE_FORMATS.get(scheme, "")
             options |= _secure() if scheme in ("http", "https") else {}
-            options |= {"rtsp_flags": "prefer_tcp"} if scheme == "rtsp" else {}  # UDP loses what is late
+            options |= _OPTIONS.get(scheme, {})
             more["timeout"] = (timeout, timeout)
         else:
             opened = stack.enter_context(_bytes(source, stop, idle))

@@ -436,7 +436,7 @@ def test_stopping_makes_final_what_is_known(clips: Path, detector: Detector) -> 
     plan = plan_of()
     reader = LiveReader(parse_source(f"tcp://127.0.0.1:{server.port}"), plan, Limits(timeout=20.0))
     began = time.monotonic()
-    threading.Timer(1.5, reader.stop).start()
+    threading.Timer(1.0, reader.stop).start()
     events = [item for item in Watch(detector, plan, reader).events() if isinstance(item, Event)]
     assert time.monotonic() - began < 6.0  # it does not wait for the network
     known = {event.id for event in events if event.kind in ("started", "updated")}
@@ -562,10 +562,10 @@ def event(kind: str, number: int, start: float, end: float, label: str = "Jump")
 def test_a_rolling_picture(tmp_path: Path, name: str) -> None:
     target = tmp_path / name
     picture = np.full((256, 341, 3), 90, np.uint8)
-    with Rolling(target, 25.0, span=10.0) as rolling:
+    with Rolling(target, 25.0, span=4.0) as rolling:
         rolling.event(event("started", 1, 0.0, 2.0))
         rolling.event(event("started", 2, 0.0, 2.0, "Run"))
-        for number in range(1, 21):
+        for number in range(1, 9):
             rolling.show((picture,) * 16, number * 0.64)
             if number == 3:
                 rolling.event(event("withdrawn", 2, 0.0, 2.0, "Run"))
@@ -573,7 +573,7 @@ def test_a_rolling_picture(tmp_path: Path, name: str) -> None:
                 assert target.read_bytes().startswith(b"\x89PNG")
     with av.open(str(target)) as container:
         frames = list(container.decode(video=0))
-    assert len(frames) == (1 if name == "now.png" else 320)
+    assert len(frames) == (1 if name == "now.png" else 128)
     assert frames[0].height > 256
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
