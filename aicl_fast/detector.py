@@ -320,7 +320,9 @@ class Detector:
         found: dict[int, NetworkOutputs] = {}
         whole = []
         for row, streams in enumerate(checked):
-            if windows is not None and len(streams[0]) > windows.limit:
+            window = windows.length if windows is not None and len(streams[0]) > windows.limit else 0
+            warn_if_long(len(streams[0]), self.config.data, self._segments, names[row], window=window)
+            if windows is not None and window:
                 found[row] = self._windowed(streams, windows, progress)
             else:
                 whole.append(row)
@@ -329,8 +331,6 @@ class Detector:
             for i, row in enumerate(whole):
                 own = NetworkOutputs(*(each[i] for each in outputs))
                 found[row] = weighted(own, self.config, self.decode_config)
-        for row in whole if windows is None else ():
-            warn_if_long(len(checked[row][0]), self.config.data, self._segments, names[row])
         return [
             Scores(
                 fused=found[row].scores,

@@ -32,7 +32,7 @@ BATCH = 16
 _SHORT = 16
 """Segments up to which an average is one product: a stream has a few new ones at a time."""
 _FAR = 2
-"""A recording this many times as long as the longest that is known is warned of."""
+"""What is this many times as long as the longest training recording and T is warned of."""
 
 
 class Windows:
@@ -112,21 +112,29 @@ class Windows:
         return (1 - share) * curve[low] + share * curve[high]
 
 
-def warn_if_long(num_segments: int, data: DataConfig, samples: int, name: str) -> None:
-    """Warn of a recording that is scored whole and is far longer than any in training."""
-    known = data.longest_segments or samples
-    if num_segments > _FAR * known:
-        longest = (
-            f"the longest recording in training had {known}"
-            if data.longest_segments
-            else f"the model samples them to {samples} and does not say how long its training recordings were"
-        )
-        warnings.warn(
-            f"{name}: has {num_segments} segments, and {longest}. Most of it is not looked at, so "
-            "actions are missed. Set a window: --window SECONDS, or WindowsConfig(window=SECONDS).",
-            AiclWarning,
-            stacklevel=2,
-        )
+def warn_if_long(num_segments: int, data: DataConfig, samples: int, name: str, *, window: int = 0) -> None:
+    """Warn of a recording that is far longer than any in training, or of windows that are.
+
+    Args:
+        num_segments: n.
+        samples: T.
+        window: segments of a window, 0 for a recording that is scored whole.
+    """
+    longest = max(data.longest_segments, samples)
+    if (window or num_segments) <= _FAR * longest:
+        return
+    known = (
+        f"the longest recording in training had {data.longest_segments}"
+        if data.longest_segments
+        else "the model does not say how long its training recordings were"
+    )
+    cut = f"is scored in windows of {window}" if window else f"has {num_segments}"
+    warnings.warn(
+        f"{name}: {cut} segments. The network sees {samples} of them, and {known}, so actions are missed. "
+        "Set a shorter window: --window SECONDS, or WindowsConfig(window=SECONDS).",
+        AiclWarning,
+        stacklevel=2,
+    )
 
 
 class Blend:

@@ -159,8 +159,12 @@ def test_what_is_far_too_long_is_warned_of(tiny_model: Path) -> None:
         warnings.simplefilter("error")
         detector(*_streams(64))
         _open(detector.path, 64)(*_streams(6400))
-    with pytest.warns(AiclWarning, match=r"long: has 65 segments, and the model .* --window SECONDS"):
+    with pytest.warns(AiclWarning, match=r"long: has 65 segments. The network sees 32 .* --window SECONDS"):
         detector(*_streams(65), video="long")
+    with pytest.warns(AiclWarning, match="video: has 90 segments"):
+        _open(detector.path, 100)(*_streams(90))
+    with pytest.warns(AiclWarning, match="video: is scored in windows of 70 segments"):
+        _open(detector.path, 70)(*_streams(90))
 
 
 @pytest.mark.parametrize(

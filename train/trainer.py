@@ -321,7 +321,6 @@ def localize(
             rows = _outputs(net(videos.gather([index], [videos.sample(index)])), config)
             outputs = NetworkOutputs(*(value[0] for value in rows))
             outputs = weighted(outputs, config, config.decode)
-        if windows is None:
             warn_if_long(count, data, data.segments, name)
         scores[name] = Scores(
             fused=outputs.scores,

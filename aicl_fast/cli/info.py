@@ -128,7 +128,7 @@ def _read_metadata(path: Path) -> str | None:
 def _print_config(title: str, config: Config, written: Mapping[str, str] = MappingProxyType({})) -> None:
     classes = ", ".join(config.classes) or "the data set's own"
     sections = [{**written, "preset": config.preset, "classes": classes}]
-    for name in ("data", "model", "loss", "train", "decode", "evaluate"):
+    for name in ("data", "model", "loss", "train", "decode", "windows", "evaluate"):
         values = asdict(getattr(config, name)).items()
         sections.append({f"{name}.{field}": _value_text(value) for field, value in values})
     _print_rows(title, *sections, header=True)
