@@ -9,7 +9,7 @@ finds the same actions, and nothing about real videos.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -188,9 +188,14 @@ def _subject(
     return Subject(name, weights, recordings, dataset, exported)
 
 
+def _before_training(config: Config) -> Config:
+    """A model's settings without what the trainer adds to them."""
+    return replace(config, data=replace(config.data, typical_segments=0, longest_segments=0))
+
+
 def _trained(root: Path, dataset: Dataset, device: str) -> Path:
     weights = root / "run" / "model.safetensors"
-    if weights.is_file() and load_model(weights)[1] == dataset.config:
+    if weights.is_file() and _before_training(load_model(weights)[1]) == dataset.config:
         return weights
     sys.stderr.write(f"training the {root.name} model, once\n")
     # Its curves concern nobody, and writing them would need TensorBoard.

@@ -311,8 +311,15 @@ def test_what_no_export_holds(tiny_model: Path, tmp_path: Path, change: Any, wor
         assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("segments", [None, Range(8, 32, 128)])
-@pytest.mark.parametrize("winograd", [False, True])
+@pytest.mark.parametrize(
+    ("segments", "winograd"),
+    [
+        (None, False),
+        (Range(8, 32, 128), True),
+        pytest.param(None, True, marks=pytest.mark.long),
+        pytest.param(Range(8, 32, 128), False, marks=pytest.mark.long),
+    ],
+)
 def test_exports_are_far_from_the_limit(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, segments: Range | None, winograd: bool
 ) -> None:
