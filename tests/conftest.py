@@ -144,6 +144,27 @@ def run(
     return call
 
 
+@pytest.fixture(scope="session")
+def write_grey() -> Callable[..., None]:
+    """``write_grey(path, frames)`` writes a clip of 25 frames a second whose grey level changes, at other speeds
+    at other times; always the same levels. ``options`` are the container's.
+    """
+    av = pytest.importorskip("av")
+
+    def write(path: Path, frames: int, options: dict[str, str] | None = None) -> None:
+        with av.open(str(path), "w", options=options or {}) as container:
+            stream = container.add_stream("libx264", rate=25, options={"crf": "18", "g": "25"})
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            stream.thread_count = 1
+            drawn = np.random.default_rng(1).normal(0, 9, frames)
+            for level in np.clip(np.cumsum(drawn) % 200 + 25, 0, 255).astype(np.uint8):
+                frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), level, np.uint8), format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+
+    return write
+
+
 def write_tiny_dataset(root: Path, config: Config) -> Path:
     """Write a data set in the layout that :class:`aicl_fast.data.dataset.Dataset` reads."""
     rng = np.random.default_rng(0)

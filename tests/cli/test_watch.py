@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 av = pytest.importorskip("av")
@@ -74,19 +73,10 @@ def rgb_model(tmp_path_factory: pytest.TempPathFactory, tiny_config: Any) -> Pat
 
 
 @pytest.fixture(scope="session")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clip(tmp_path_factory: pytest.TempPathFactory, write_grey: Callable[..., None]) -> Path:
     """Changing grey, in MPEG-TS. The model's frame rate is twice the clip's: it has 20 segments."""
     path = tmp_path_factory.mktemp("clip") / "clip.ts"
-    rng = np.random.default_rng(1)
-    levels = np.clip(np.cumsum(rng.normal(0, 9, FRAMES)) % 200 + 25, 0, 255).astype(np.uint8)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25, options={"crf": "18", "g": "25"})
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        stream.thread_count = 1
-        for level in levels:
-            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), level, np.uint8), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+    write_grey(path, FRAMES)
     return path
 
 

@@ -90,21 +90,12 @@ def plan_of(seconds: float = 0.0) -> Extraction:
 
 
 @pytest.fixture(scope="session")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of one recording in several formats: grey levels change, at other speeds at other times."""
+def clips(tmp_path_factory: pytest.TempPathFactory, write_grey: Callable[..., None]) -> Path:
+    """A folder of one recording in several formats."""
     folder = tmp_path_factory.mktemp("clips")
-    rng = np.random.default_rng(1)
-    levels = np.clip(np.cumsum(rng.normal(0, 9, FRAMES)) % 200 + 25, 0, 255).astype(np.uint8)
-    options = {"whole.mp4": {}, "growing.mp4": {"movflags": "frag_keyframe+empty_moov"}}
-    for name in ("clip.ts", "clip.mkv", *options):
-        with av.open(str(folder / name), "w", options=options.get(name, {})) as container:
-            stream = container.add_stream("libx264", rate=25, options={"crf": "18", "g": "25"})
-            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-            stream.thread_count = 1
-            for level in levels:
-                frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), level, np.uint8), format="rgb24")
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode(None))
+    options = {"growing.mp4": {"movflags": "frag_keyframe+empty_moov"}}
+    for name in ("clip.ts", "clip.mkv", "whole.mp4", "growing.mp4"):
+        write_grey(folder / name, FRAMES, options.get(name))
     return folder
 
 
