@@ -3,9 +3,9 @@
     python -m aicl_fast.bench stream --model model.safetensors --data data --window 40.96 --json stream.json
 
 The test recordings are joined end to end, each cut at a random place as the suite ``long`` does, and pushed
-segment by segment. Without a model, the demo's is trained on the demo's data. ``range`` is an exported file
-that takes a few segments (``--segments 8:T:2T``): such a stream looks at every segment. The others take T
-alone: such a stream looks 32 times in a window. All of it runs in one thread.
+segment by segment. Without a model and data they are the demo's. ``range`` is an exported file that takes a
+few segments (``--segments 8:T:2T``): such a stream looks at every segment. The others take T alone: such a
+stream looks 32 times in a window. All of it runs in one thread.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import numpy as np
 import torch
 
 from aicl_fast.bench.harness.arguments import count_or_none, seconds
+from aicl_fast.bench.harness.models import demo_subject
 from aicl_fast.bench.harness.record import warn_if_busy
 from aicl_fast.bench.harness.suite import parser, record, show
 from aicl_fast.bench.suites.long import DAY, join
-from aicl_fast.config import WindowsConfig, load_config
+from aicl_fast.config import WindowsConfig
 from aicl_fast.data.annotations import GroundTruth, VideoAnnotation
 from aicl_fast.data.dataset import Dataset
 from aicl_fast.data.features import Floats
@@ -32,8 +33,6 @@ from aicl_fast.evaluate import mean_average_precision
 from aicl_fast.export.onnx import export_onnx
 from aicl_fast.metadata import Range
 from aicl_fast.stream import Event, final_detections
-from aicl_fast.train.trainer import train
-from aicl_fast.train.watch import prepare_watch
 from aicl_fast.weights import load_model
 
 WAITS = (0.0, 1.0, 2.0, 4.0, 8.0)
@@ -160,14 +159,6 @@ def _resident_mb() -> float:
     return pages * 4096 / 2**20
 
 
-def _trained(folder: Path) -> tuple[Path, Path]:
-    """The demo's weights and data."""
-    data = folder / "watch"
-    prepare_watch(data)
-    train(Dataset.open(data, load_config("demo")), folder / "demo", overwrite=True)
-    return folder / "demo" / "model.safetensors", data
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Join, push, and record the rows."""
     made = parser(__doc__, model=None, data=None, folder=Path("runs/bench/stream"))
@@ -177,8 +168,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = made.parse_args(arguments)
     warn_if_busy()
     torch.set_num_threads(1)
-    given = (options.model, options.data)
-    weights, data = _trained(options.folder) if None in given else given
+    weights, data = options.model, options.data
+    if weights is None or data is None:
+        demo = demo_subject(options.folder)
+        assert demo.dataset is not None
+        weights, data = demo.weights, demo.dataset.root
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         detectors = opened(weights, Path(folder), options.window)
