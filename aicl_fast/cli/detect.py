@@ -117,9 +117,8 @@ def run(
     video_options = VideoOptions(
         rgb_weights, flow_weights, flow_algorithm, batch, precision, allow_damaged, device, threads, trust
     )
-    detector.batch_scores(
-        [], fps=fps
-    )  # a frame rate or a window that makes no sense, before anything is read
+    # A frame rate or a window that makes no sense is refused before anything is read.
+    detector.batch_scores([], fps=fps)
     data = detector.config.data
     inputs = Inputs(data, split, video_options.extractor, name=name, allow_missing=allow_missing)
     recordings = inputs.find(features or [], rgb, flow)
