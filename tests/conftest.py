@@ -146,8 +146,8 @@ def run(
 
 @pytest.fixture(scope="session")
 def write_grey() -> Callable[..., None]:
-    """``write_grey(path, frames)`` writes a clip of 25 frames a second whose grey level changes, at other speeds
-    at other times; always the same levels. ``options`` are the container's.
+    """``write_grey(path, frames)`` writes a clip of 25 frames a second whose grey level changes, at different
+    speeds; always the same levels. ``options`` are the container's.
     """
     av = pytest.importorskip("av")
 
