@@ -44,8 +44,8 @@ class Stream:
         wait: seconds of look-ahead: a detection is final so long after its end, and the segments after that
             its curve needs (``decode.class_span // 2 + 1``).
         retract: a final detection that turns out otherwise is withdrawn; False: what is final never changes.
-        skip_damaged: a segment with a NaN or an infinity gets the features of the one before it (the first one
-            zeros), and a warning; False: it is refused.
+        skip_damaged: a segment with a NaN or an infinity gets the features of the one before it (zeros
+            where there is none), and a warning; False: it is refused.
         every: seconds from one look to the next. None looks at every segment if the model file takes a few
             segments (exported with a range of ``--segments``), else 32 times in the time of a window.
     Raises:
