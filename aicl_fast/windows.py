@@ -29,6 +29,8 @@ SHORTEST = 3
 """Segments of a window: the network looks one segment to each side."""
 BATCH = 16
 """Windows that are sampled and scored at a time."""
+_MOST_STRETCHED = 4
+"""Samples that a segment of an automatic window may get: what windows cost is bounded by it."""
 _SHORT = 16
 """Segments up to which an average is one product: a stream has a few new ones at a time."""
 _FAR = 2
@@ -64,7 +66,7 @@ class Windows:
         second = fps / data.frames_per_segment
         if settings.window == "auto":
             typical = data.typical_segments or data.longest_segments
-            length = max(SHORTEST, min(max(samples, typical), data.longest_segments))
+            length = max(SHORTEST, min(max(typical, samples // _MOST_STRETCHED), data.longest_segments))
             limit = max(length, data.longest_segments, samples)
         else:
             length = limit = round(settings.window * second)

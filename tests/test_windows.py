@@ -130,9 +130,12 @@ def test_long_recordings_decode_equally_in_both_backends(tiny_model: Path) -> No
 @pytest.mark.parametrize(
     ("typical", "longest", "samples", "length", "hop", "limit"),
     [
-        (20, 100, 32, 32, 28, 100),  # T, within the lengths of training
+        (20, 100, 32, 20, 10, 100),  # as most recordings have, stretched to T
+        (32, 100, 32, 32, 28, 100),  # T
         (50, 100, 32, 50, 25, 100),  # T is less than most recordings have
-        (10, 20, 32, 20, 10, 32),  # T is more than any has; T segments are all seen
+        (10, 20, 32, 10, 5, 32),  # T is more than any has; T segments are all seen
+        (5, 20, 32, 8, 4, 32),  # stretched no further than fourfold
+        (5, 6, 32, 6, 3, 32),
         (0, 100, 32, 100, 50, 100),
         (1, 2, 32, 3, 1, 32),
     ],

@@ -232,8 +232,8 @@ class WindowsConfig(Section):
     """How recordings longer than those of training are scored: in overlapping windows (docs/windows.md)."""
 
     window: Annotated[float, POSITIVE] | Literal["auto", "off"] = "auto"
-    """Seconds of a window. ``auto`` takes T segments, at least as many as the median training recording has
-    and at most as many as the longest, and cuts only what has more than T segments and more than the longest.
+    """Seconds of a window. ``auto`` takes as many segments as the median training recording has, at least
+    T / 4, and cuts only what has more than T segments and more than the longest training recording.
     ``off`` samples every recording to T segments, however long it is."""
     hop: Annotated[float, POSITIVE] | Literal["auto"] = "auto"
     """Seconds from one window's start to the next one's. ``auto`` is half a window, or seven eighths of one

@@ -38,7 +38,7 @@ IDENTITY = {
     "video": ("stage", "way", "batch"),
     "kernels": ("family", "case"),
     "accuracy": ("name", "seed"),
-    "long": ("subject", "seed", "joined", "window"),
+    "long": ("subject", "seed", "joined", "window", "gate"),
     "stream": ("engine", "retract", "wait_s", "segments", "pushed"),
 }
 COMPILED = "-compiled"

@@ -257,7 +257,7 @@ def long(result: Row) -> list[str]:
     """mAP of recordings joined end to end, in windows and without; mean over seeds and their deviation."""
     rows = []
     for (subject, joined), runs in _grouped(result["rows"], "subject", "joined").items():
-        if "average_mAP" not in runs[0]:
+        if "average_mAP" not in runs[0] or "gate" in runs[0]:
             continue
         by_window = {window: by for (window,), by in _grouped(runs, "window").items()}
         cells = {window: _spread(by_window.get(window, ())) for window in ("auto", "off")}
@@ -272,6 +272,14 @@ def long(result: Row) -> list[str]:
     }
     title = f"Average mAP in percent of recordings joined end to end, mean and deviation of {seeds} seeds:"
     return _table(title, columns, rows)
+
+
+def long_gates(result: Row) -> list[str]:
+    """mAP of joined recordings by what their curves are multiplied by; mean over seeds and deviation."""
+    gated = _grouped([row for row in result["rows"] if "gate" in row], "gate")
+    rows = [{"gate": gate, "cell": _spread(runs)} for (gate,), runs in gated.items()]
+    title = "Average mAP in percent by the class scores that the fused score is multiplied by:"
+    return _table(title, {"class scores": "{gate}", "mAP": "{cell}"}, rows)
 
 
 def stream(result: Row) -> list[str]:
@@ -337,6 +345,7 @@ TABLES: Mapping[str, Callable[[Row], list[str]]] = {
     "kernels": kernels,
     "load": load,
     "long": long,
+    "long-gates": long_gates,
     "quantisation": quantisation,
     "stream": stream,
     "stream-cost": stream_cost,

@@ -4,7 +4,8 @@
 
 A model is trained, and the test recordings are joined end to end, each cut at a random place, so that neither
 their number nor their joints are known. ``demo`` are the wrist-watch streams of 41 s; ``synthetic`` are
-recordings of THUMOS14's lengths, joined to hours. Nothing is chosen on either.
+recordings of THUMOS14's lengths, joined to hours. ``gates`` are other class scores than those of the moment,
+on the demo's streams joined by twenties. Nothing is chosen on any of them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import resource
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,20 +22,25 @@ import numpy as np
 
 from aicl_fast.bench.harness.arguments import count
 from aicl_fast.bench.harness.suite import parser, record, show
-from aicl_fast.config import WindowsConfig, load_config
+from aicl_fast.config import Config, WindowsConfig, load_config
 from aicl_fast.data.annotations import GroundTruth, VideoAnnotation
 from aicl_fast.data.dataset import Dataset
+from aicl_fast.data.detections import Detections
 from aicl_fast.data.features import Floats
+from aicl_fast.data.sampling import sample
+from aicl_fast.decode.decoder import Decoder
 from aicl_fast.detector import Detector
 from aicl_fast.evaluate import mean_average_precision
 from aicl_fast.export.export import export_model
 from aicl_fast.train.synthetic import SETTINGS, SyntheticConfig, write_synthetic
 from aicl_fast.train.trainer import train
 from aicl_fast.train.watch import prepare_watch
+from aicl_fast.windows import Blend, Windows, class_scores
 
 JOINED = (1, 5, 20, 80)
 """Of the demo's test streams, how many make one recording."""
 WINDOW: tuple[Literal["auto", "off"], ...] = ("auto", "off")
+_GATED = 20
 HOUR = 3600.0
 DAY = 135_000
 """Segments of 0.64 s."""
@@ -114,14 +121,21 @@ def by_hours(dataset: Dataset, seed: int) -> Joined:
     return {f"hour {i}": join(dataset, group, None) for i, group in enumerate(groups) if group}
 
 
-def demo_rows(folder: Path, seed: int) -> list[dict[str, Any]]:
-    """The demo of one seed, and a day of it."""
+def _demo(folder: Path, seed: int) -> tuple[Dataset, Path]:
+    """The demo's data, and its model of one seed, which is trained if it is not there."""
     prepare_watch(folder / "watch")
     config = load_config("demo", overrides=[f"train.seed={seed}"])
     dataset = Dataset.open(folder / "watch", config)
-    weights = folder / f"demo-{seed}"
-    train(dataset, weights, overwrite=True)
-    model = export_model(weights / "model.safetensors")
+    weights = folder / f"demo-{seed}" / "model.safetensors"
+    if not weights.exists():
+        train(dataset, weights.parent)
+    return dataset, export_model(weights)
+
+
+def demo_rows(folder: Path, seed: int) -> list[dict[str, Any]]:
+    """The demo of one seed, and a day of it."""
+    dataset, model = _demo(folder, seed)
+    config = dataset.config
     rows = []
     for number in JOINED:
         joined = by_number(dataset, number, seed)
@@ -159,23 +173,88 @@ def synthetic_rows(folder: Path, seed: int) -> list[dict[str, Any]]:
     return rows
 
 
+def gate_rows(folder: Path, seed: int) -> list[dict[str, Any]]:
+    """The demo's streams joined by twenties, with other class scores than those of the moment.
+
+    The fused score is multiplied by the square root of each. ``windows``: the network's video scores of the
+    windows around the moment; ``windows so far``: their greatest since the recording began; ``true classes``:
+    1 for the classes of the annotations within half a window; ``none``: 1 for all.
+    """
+    dataset, model = _demo(folder, seed)
+    detector = Detector(model)
+    config, settings = detector.config, detector.decode_config
+    decoder = Decoder(settings, detector.classes)
+    joined = by_number(dataset, _GATED, seed)
+    truth = GroundTruth({name: annotation for name, (_, annotation) in joined.items()})
+    found: dict[str, dict[str, Detections]] = {}
+    for name, (features, annotation) in joined.items():
+        windows = Windows.of(config, detector.windows_config, config.data.fps, detector.segments)
+        assert windows is not None
+        fused = replace(settings, class_power=0.0)
+        curves = Blend(len(features), windows, config.model.num_classes, config.model.fusion_gamma)
+        of_windows = np.zeros((len(features), config.model.num_classes), np.float32)
+        weight = np.zeros((len(features), 1), np.float32)
+        for start in windows.starts(len(features)):
+            place = slice(start, start + windows.length)
+            outputs = detector.engine(sample([(features[place],)], detector.segments))
+            curves.add([start], outputs)
+            of_windows[place] += windows.weights[:, None] * outputs.video_scores
+            weight[place] += windows.weights[:, None]
+        of_windows /= weight
+        raw = curves.outputs(fused)
+        gamma = config.model.fusion_gamma
+        gates = {
+            "moment": class_scores(raw.scores, raw.actionness_agnostic, None, gamma, settings),
+            "windows": of_windows,
+            "windows so far": np.maximum.accumulate(of_windows),
+            "true classes": _true_classes(annotation, len(features), windows.length, config),
+            "none": np.ones_like(of_windows),
+        }
+        for gate, scores in gates.items():
+            found.setdefault(gate, {})[name] = decoder.decode(
+                raw.scores * np.sqrt(scores), scores.max(0), len(features), config.data.fps,
+                config.data.frames_per_segment,
+            )  # fmt: skip
+    return [
+        {
+            "subject": "gates", "seed": seed, "joined": _GATED, "gate": gate,
+            "average_mAP": mean_average_precision(truth, by_name, config.evaluate.tious).average,
+        }
+        for gate, by_name in found.items()
+    ]  # fmt: skip
+
+
+def _true_classes(annotation: VideoAnnotation, length: int, window: int, config: Config) -> Floats:
+    """(n, C) 1 where an action of the class lies within half a window."""
+    second = config.data.fps / config.data.frames_per_segment
+    near = np.zeros((length, config.model.num_classes), np.float32)
+    for label, (start, end) in zip(annotation.labels, annotation.segments, strict=True):
+        low, high = int(start * second) - window // 2, int(end * second) + window // 2 + 1
+        near[max(0, low) : high, config.classes.index(label)] = 1
+    return near
+
+
 def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+_SUBJECTS = {"demo": demo_rows, "synthetic": synthetic_rows, "gates": gate_rows}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, join, detect, and record the rows."""
     made = parser(__doc__, folder=Path("runs/bench/long"))
     made.add_argument("--seeds", type=count, default=3)
-    made.add_argument("--subjects", default="demo,synthetic", help="of these, comma-separated")
+    made.add_argument("--subjects", default=",".join(_SUBJECTS), help="of these, comma-separated")
     options = made.parse_args(arguments)
-    measure = {"demo": demo_rows, "synthetic": synthetic_rows}
     rows: list[dict[str, Any]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "off" is warned of, and it is what is compared
         for subject in options.subjects.split(","):
             for seed in range(1, options.seeds + 1):
-                rows += measure[subject](options.folder, seed)
-                print(*rows[-9:], sep="\n", flush=True)
-    show("long", rows)
+                new = _SUBJECTS[subject](options.folder, seed)
+                rows += new
+                print(*new, sep="\n", flush=True)
+    for table in ("long", "long-gates"):
+        show(table, rows)
     record(options.json, "long", rows)
