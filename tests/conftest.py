@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
 import os
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -16,6 +19,8 @@ import pytest
 from aicl_fast.config import Config, load_config
 
 if TYPE_CHECKING:
+    from aicl_fast.metadata import ModelInfo
+    from aicl_fast.model import TwoBranchNet
     from aicl_fast.video.i3d import I3D
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -56,6 +61,73 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no reference data at {os.path.relpath(folder)}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this run of the tests have."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _graphs_are_built_once(shared_folder: Path) -> Iterator[None]:
+    """torch's exporter takes seconds; the same weights, precision and sizes give the same graph.
+
+    So exports take their graphs from the first process that builds one. The exporter's own tests call
+    ``build_onnx`` itself, which always builds.
+    """
+    if "torch" not in sys.modules or importlib.util.find_spec("onnx") is None:
+        yield
+        return
+    from aicl_fast.export import export, onnx
+
+    build = onnx.build_onnx
+
+    def remember(net: TwoBranchNet, info: ModelInfo, **options: object) -> Any:
+        from onnx import load_from_string
+
+        given = sorted((name, value) for name, value in options.items() if value)
+        name = hashlib.sha256(repr((info.to_json(), given)).encode()).hexdigest()
+        path = shared_folder / f"{name}.graph"
+        if not path.exists():
+            new = path.with_suffix(f".{os.getpid()}")
+            new.write_bytes(build(net, info, **options).SerializeToString())
+            new.replace(path)
+        return load_from_string(path.read_bytes())
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (export, onnx):
+            patch.setattr(module, "build_onnx", remember)
+        yield
+
+
+@pytest.fixture(scope="session")
+def fork_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+    """``fork_python("-c", code, env=…, cwd=…)``: as ``subprocess.run([sys.executable, …])``, output captured,
+    of a process that has torch already and Triton not yet."""
+    pytest.importorskip("torch")
+    folder = tmp_path_factory.mktemp("forks")
+    before = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    with subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("forks.py")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=before,
+    ) as server:  # fmt: skip
+        assert server.stdin is not None
+        assert server.stdout is not None
+
+        def run(*arguments: str, env: Mapping[str, str] = before, cwd: Path = folder) -> Any:
+            outputs = [folder / name for name in ("stdout", "stderr")]
+            command = [arguments, dict(env), str(cwd), list(map(str, outputs))]
+            server.stdin.write(json.dumps(command) + "\n")
+            server.stdin.flush()
+            status = int(server.stdout.readline())
+            return subprocess.CompletedProcess(arguments, status, *(path.read_text() for path in outputs))
+
+        yield run
+        server.stdin.close()
 
 
 @pytest.fixture(scope="session")

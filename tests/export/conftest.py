@@ -26,26 +26,6 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _graphs_are_built_once():
-    """torch's exporter takes seconds; the same weights, precision and sizes give the same graph."""
-    exporting = pytest.importorskip("aicl_fast.export.export")
-    built: dict[tuple[object, ...], bytes] = {}
-    build = exporting.build_onnx
-
-    def remember(net, info, **options):
-        import onnx
-
-        key = (info.to_json(), *sorted(options.items()))
-        if key not in built:
-            built[key] = build(net, info, **options).SerializeToString()
-        return onnx.load_from_string(built[key])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporting, "build_onnx", remember)
-        yield
-
-
 @pytest.fixture(scope="session")
 def batch() -> np.ndarray:
     """(5, 32, 11) features for the tiny model."""

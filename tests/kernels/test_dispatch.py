@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -77,7 +79,9 @@ def test_withoutdispatch_the_references_run() -> None:
     ("switch", "launches"),
     [("0", "0"), ("1", "1"), ("False", "0"), (" off", "0"), ("NO", "0"), ("", "1"), ("on", "1")],
 )
-def test_the_environment_turns_kernels_off(switch: str, launches: str) -> None:
+def test_the_environment_turns_kernels_off(
+    switch: str, launches: str, fork_python: Callable[..., Any]
+) -> None:
     pytest.importorskip("triton")
     code = (
         "import torch; from aicl_fast.kernels import topk_pool; seen = []\n"
@@ -86,7 +90,8 @@ def test_the_environment_turns_kernels_off(switch: str, launches: str) -> None:
         "    topk_pool(torch.rand(1, 9, 2), torch.rand(1, 9, 2), 3)\n"
         "print(len(seen))"
     )
-    assert _python(code, TRITON_INTERPRET="1", AICL_FAST_TRITON=switch) == launches
+    done = fork_python("-c", code, env=os.environ | {"TRITON_INTERPRET": "1", "AICL_FAST_TRITON": switch})
+    assert (done.returncode, done.stdout.strip()) == (0, launches), done.stderr
 
 
 def test_float64_and_tensors_elsewhere_go_to_the_references(target32) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,9 @@ from ptx_emulator.memory import Memory  # noqa: E402
 
 @pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)
-def test_emulated_kernels_equal_their_references(group: str, tmp_path: Path) -> None:
+def test_emulated_kernels_equal_their_references(
+    group: str, tmp_path: Path, fork_python: Callable[..., Any]
+) -> None:
     for needed in ("torch", "triton.backends.nvidia"):
         try:
             found = importlib.util.find_spec(needed)
@@ -41,14 +44,7 @@ def test_emulated_kernels_equal_their_references(group: str, tmp_path: Path) -> 
     paths = [str(HERE), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, paths))
     # The folder of a checkout would shadow the installed package.
-    done = subprocess.run(
-        [sys.executable, "-m", "ptx_emulator.cases", group],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = fork_python("-m", "ptx_emulator.cases", group, env=environment, cwd=tmp_path)
     results = [json.loads(line) for line in done.stdout.splitlines()]
     wrong = [f"{one['case']}, {one['mode']}: {one['error']}" for one in results if one["error"]]
     assert not wrong, "\n".join(wrong)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -357,6 +358,15 @@ def _tile_places(block: Block, descriptor: int, rows: int, row_bytes: int) -> Ar
     return block.shared.locate(flat, 1).reshape(rows, row_bytes)
 
 
+@cache
+def _fragment_places(registers: int) -> tuple[Array, Array]:
+    """Row and column in the product of each (register, thread) of a warpgroup."""
+    lane = np.arange(WARPGROUP) % WARP
+    eight, part = (each[:, None] for each in divmod(np.arange(registers), 4))
+    row = np.arange(WARPGROUP) // WARP * 16 + lane // 4
+    return row + 8 * (part // 2), 8 * eight + 2 * (lane % 4) + part % 2
+
+
 @dataclass
 class _Product:
     """One wgmma: what it reads and where its result goes."""
@@ -395,15 +405,14 @@ class _Product:
         left = self.left if self.fragments else _values(operands[1], self.kind)
         product = left @ right.T
         # "Register Fragments": warp w has rows 16 w on, each lane two neighbouring columns of each eight.
-        lane = np.arange(WARPGROUP) % WARP
-        row = np.arange(WARPGROUP) // WARP * 16 + lane // 4
-        for index, name in enumerate(self.results):
-            eight, part = divmod(index, 4)
-            value = product[row + 8 * (part // 2), 8 * eight + 2 * (lane % 4) + part % 2]
-            whole = block.registers[name].copy()
-            own = whole[self.threads].view(np.float32)
-            whole[self.threads] = (own + value if self.adds else value).astype(np.float32).view(np.uint32)
-            block.registers[name] = whole
+        values, threads = product[_fragment_places(len(self.results))], self.threads
+        registers = [block.registers[name] for name in self.results]
+        if self.adds:
+            values += np.array([whole[threads] for whole in registers]).view(np.float32)
+        for name, whole, own in zip(self.results, registers, values.view(np.uint32), strict=True):
+            changed = whole.copy()
+            changed[threads] = own
+            block.registers[name] = changed
         self.applied = True
 
 
@@ -446,7 +455,8 @@ def _start_product(
             for name in results:
                 _result(block, name, group)
         for name in results:
-            block.registers.setdefault(name, np.zeros(block.threads, np.uint32))
+            if name not in block.registers:
+                block.registers[name] = np.zeros(block.threads, np.uint32)
         if fragments:
             registers = [read(block)[threads].reshape(4, WARP) for read in a]
             operand = a_fragment(registers, kind).reshape(64, int(inner))

@@ -28,6 +28,7 @@ PARAMETER_SPAN = 4096
 
 _GARBAGE = 0x7F7F7F7F7F7F7F7F  # what a thread's register holds that only other threads have written
 _MOST_STEPS = 3_000_000
+_NOBODY = np.zeros(0, bool)
 
 Step = Callable[["Block"], None]
 Reader = Callable[["Block"], Array]
@@ -152,39 +153,68 @@ class Block:
         """
         position = np.zeros(self.threads, np.int64)
         waiting = np.zeros(self.threads, bool)
-        end = len(self.steps)
+        everyone = np.ones(self.threads, bool)
+        together, here = True, 0
         for _ in range(_MOST_STEPS):
-            live = position < end
-            if not live.any():
+            group = everyone
+            if not together:
+                found = self._next(position, waiting)
+                if found is None:
+                    return
+                here, group = found
+                if group is _NOBODY:
+                    continue
+            elif here == len(self.steps):
                 return
-            ready = live & ~waiting
-            if not ready.any():
-                at = np.unique(position[live])
-                if at.size > 1:
-                    texts = sorted({self.steps[int(one)][0].text for one in at})
-                    raise Divergence(f"threads wait at different barriers: {texts}, block {self.index}")
-                waiting[:] = False
-                position[live] += 1
-                self.shared.now += 1
-                self.memory.now += 1
-                continue
-            if (ready & ~self.stalled).any():
-                ready &= ~self.stalled
-            else:
-                # All wait for something: each asks once more.
-                self.stalled[:] = False
-                self.asked += 1
-                if self.asked > 2:
-                    text = self.steps[int(position[ready].min())][0].text
-                    raise Deadlock(f"nothing ends the wait | {text} | block {self.index}")
-            here = int(position[ready].min())
-            group = ready & (position == here)
             instruction, step = self.steps[here]
             try:
+                if together and instruction.guard is None and step is not _control:
+                    self.active, self.all_active = everyone, True
+                    step(self)
+                    here += 1
+                    if self.stalled.any():
+                        together = False
+                        position[:] = here
+                    continue
+                if together:
+                    position[:] = here
                 self._one(instruction, step, group, position, waiting)
             except Fault as fault:
                 raise type(fault)(f"{fault} | {instruction.text} | block {self.index}") from fault
+            here = int(position[0])
+            together = not (self.stalled.any() or waiting.any() or (position != here).any())
         raise Deadlock(f"no end after {_MOST_STEPS} instructions, block {self.index}")
+
+    def _next(self, position: Array, waiting: Array) -> tuple[int, Array] | None:
+        """The instruction that comes next and who takes it; None where all have returned.
+
+        Nobody takes one while all pass a barrier.
+        """
+        live = position < len(self.steps)
+        if not live.any():
+            return None
+        ready = live & ~waiting
+        if not ready.any():
+            at = np.unique(position[live])
+            if at.size > 1:
+                texts = sorted({self.steps[int(one)][0].text for one in at})
+                raise Divergence(f"threads wait at different barriers: {texts}, block {self.index}")
+            waiting[:] = False
+            position[live] += 1
+            self.shared.now += 1
+            self.memory.now += 1
+            return int(at[0]), _NOBODY
+        if (ready & ~self.stalled).any():
+            ready &= ~self.stalled
+        else:
+            # All wait for something: each asks once more.
+            self.stalled[:] = False
+            self.asked += 1
+            if self.asked > 2:
+                text = self.steps[int(position[ready].min())][0].text
+                raise Deadlock(f"nothing ends the wait | {text} | block {self.index}")
+        here = int(position[ready].min())
+        return here, ready & (position == here)
 
     def _one(
         self, instruction: Instruction, step: Step, group: Array, position: Array, waiting: Array
