@@ -77,7 +77,8 @@ def _graphs_are_built_once(shared_folder: Path) -> Iterator[None]:
     """torch's exporter takes seconds; the same weights, precision and sizes give the same graph.
 
     So exports take their graphs from the first process that builds one. The exporter's own tests call
-    ``build_onnx`` itself, which always builds.
+    ``build_onnx`` itself, which always builds. A third of an export is parsing the exporter's own operators;
+    a process does that once.
     """
     if "torch" not in sys.modules or importlib.util.find_spec("onnx") is None:
         yield
@@ -98,9 +99,14 @@ def _graphs_are_built_once(shared_folder: Path) -> Iterator[None]:
             new.replace(path)
         return load_from_string(path.read_bytes())
 
+    from torch.onnx._internal.exporter import _registration
+
+    operators = getattr(_registration, "ONNXRegistry", None)
     with pytest.MonkeyPatch.context() as patch:
         for module in (export, onnx):
             patch.setattr(module, "build_onnx", remember)
+        if operators is not None:
+            patch.setattr(operators, "from_torchlib", staticmethod(cache(operators.from_torchlib)))
         yield
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ Run = Callable[..., str]
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def run(tmp_path: Path, fork_python: Callable[..., Any]) -> Run:
     """``run("detect", …)``: a command, or ``run(code)``: Python, where the package is installed."""
 
     def call(*arguments: object) -> str:
@@ -29,9 +28,7 @@ def run(tmp_path: Path) -> Run:
         )
         path = os.pathsep.join(filter(None, (str(PLUGIN), os.environ.get("PYTHONPATH"))))
         environment = {**os.environ, "PYTHONPATH": path}
-        done = subprocess.run(
-            [sys.executable, "-P", *command], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
+        done = fork_python(*command, env=environment, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

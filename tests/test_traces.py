@@ -48,7 +48,7 @@ def build_once(net, info, **options):
         graphs[key] = trace(net, info, **options).SerializeToString()
     return onnx.load_from_string(graphs[key])
 export.build_onnx = build_once
-run("export", model, "-o", out / "m.onnx")
+run("export", model, "-o", out / "m.onnx", "--convolution", "direct")
 run("export", model, "-o", out / "brain.onnx", "--precision", "bf16")
 for precision in ("int8", "fp8"):
     run("export", model, "-o", out / f"{precision}.onnx", "--precision", precision, "--calibrate", data)
