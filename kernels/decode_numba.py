@@ -21,6 +21,10 @@ import numpy as np
 F = TypeVar("F", bound=Callable[..., Any])
 
 DECAY_ONCE, HARD, GAUSSIAN = 0, 1, 2
+NEAREST = 10
+"""Proposals that a density is the mean of."""
+SLACK = 1e-6
+"""Of a grid point: times that are equal but for rounding are equal."""
 
 
 def _kernel(function: F) -> F:
@@ -179,6 +183,112 @@ def _sum_before(x: int, curve: Any, slope: Any, prefix: Any, triangle: Any) -> f
     t = (x - 1) // upscale if x > 0 else 0
     m = x - t * upscale
     return float(prefix[t] + m * curve[t] + slope[t] * triangle[m])
+
+
+@_kernel
+def _join(first: Any, stop: Any, layer: Any, gap: int, shortest: int, rank: Any, coming: Any) -> int:
+    """Make one of runs of a threshold that are at most ``gap`` apart, then drop those below ``shortest``.
+
+    Args:
+        first, stop: (N,) runs; in place.
+        layer: (P·K + 1,) as :func:`propose` gives it; in place.
+        gap, shortest: grid points.
+        rank, coming: what `_runs` noted; in place.
+    Returns:
+        The number of runs that are left.
+    """
+    low, kept = 0, 0
+    # Where each run went: those that are dropped, to the next.
+    place = np.empty(len(first) + 1, np.int64)
+    for k in range(len(layer) - 1):
+        high = layer[k + 1]
+        layer[k] = kept
+        while low < high:
+            begin, end, j = first[low], stop[low], low + 1
+            while j < high and first[j] - end <= gap:
+                end = stop[j]
+                j += 1
+            place[low:j] = kept
+            if end - begin >= shortest:
+                first[kept], stop[kept] = begin, end
+                kept += 1
+            low = j
+    layer[len(layer) - 1] = kept
+    place[len(first)] = kept
+    rows, length = rank.shape
+    for p in range(rows):
+        for i in range(rank[p, length - 1] + 1):
+            for k in range(coming.shape[2]):
+                coming[p, i, k] = place[coming[p, i, k]]
+    return kept
+
+
+@_inlined
+def _offer(longest: Any, length: int) -> bool:
+    """Insert ``length`` into the ``longest``, in descending order; false if it is not one of them."""
+    i = len(longest) - 1
+    if length <= longest[i]:
+        return False
+    while i > 0 and longest[i - 1] < length:
+        longest[i] = longest[i - 1]
+        i -= 1
+    longest[i] = length
+    return True
+
+
+@_kernel
+def _add_density(first: Any, stop: Any, layer: Any, weight: float, score: Any) -> None:
+    """Add ``weight`` times each proposal's mean tIoU with its nearest ones to its score, in place.
+
+    Two proposals of a class are apart, or one holds the other, and their tIoU is the ratio of their lengths.
+    So the nearest are among those that hold a proposal, shortest first, and the longest within it.
+
+    Args:
+        first, stop: (N,) grid points of all proposals.
+        layer: (K + 1,) one class's.
+        weight: of the density.
+        score: (N,) in place.
+    """
+    begin = layer[0]
+    n = layer[len(layer) - 1] - begin
+    nearest = min(NEAREST, n - 1)
+    if nearest < 1:
+        return
+    length = stop[begin : begin + n] - first[begin : begin + n]
+    parent = np.full(n, -1)
+    for k in range(1, len(layer) - 1):
+        holder = layer[k - 1]
+        for j in range(layer[k], layer[k + 1]):
+            while stop[holder] < stop[j]:
+                holder += 1
+            parent[j - begin] = holder - begin
+    within = np.zeros((n, nearest), np.int64)
+    for j in range(n - 1, -1, -1):
+        if parent[j] >= 0:
+            longest = within[parent[j]]
+            if _offer(longest, length[j]):
+                for i in range(nearest):
+                    if not _offer(longest, within[j, i]):
+                        break
+    for j in range(n):
+        inner, outer = 0, parent[j]
+        total = 0.0
+        for _ in range(nearest):
+            inwards = within[j, inner] / length[j]
+            outwards = length[j] / length[outer] if outer >= 0 else 0.0
+            if inwards >= outwards:
+                total += inwards
+                inner += 1
+            else:
+                total += outwards
+                outer = parent[outer]
+        score[begin + j] += weight * (total / nearest)
+
+
+@_inlined
+def _points(seconds: float, step: float, slack: float) -> float:
+    """Grid points of ``step`` seconds in ``seconds``, at most one more than a grid can have."""
+    return min(2147483647.0, seconds / step + slack)
 
 
 @_inlined
@@ -406,8 +516,9 @@ def _gaussian(
 
 @_kernel
 def propose(
-    curves: Any, bonus: Any, thresholds: Any, upscale: int, outer_ratio: float, seconds: float
-) -> tuple[Any, Any, Any, Any, Any, Any]:
+    curves: Any, bonus: Any, thresholds: Any, upscale: int, outer_ratio: float, seconds: float,
+    merge_gap: float, min_seconds: float, density_weight: float,
+) -> tuple[Any, Any, Any, Any, Any, Any]:  # fmt: skip
     """All proposals of P curves over T segments.
 
     Args:
@@ -417,6 +528,9 @@ def propose(
         upscale: grid points per segment.
         outer_ratio: λ.
         seconds: one grid point's duration.
+        merge_gap: runs of a threshold that are at most so many seconds apart are one.
+        min_seconds: shorter proposals are dropped.
+        density_weight: of the mean tIoU with the nearest proposals of the class.
     Returns:
         (P·K + 1,) layers: the proposals of curve p at threshold k are those from layer[p·K + k] to before the
         next; (N,) starts and ends in seconds; (N,) scores; and what `_runs` notes for NMS.
@@ -442,14 +556,20 @@ def propose(
 
     n = layer[rows * depth]
     first, stop = np.empty(n, np.int64), np.empty(n, np.int64)
+    rank, coming = np.empty((rows, length), np.int32), np.empty((rows, length + 1, depth), np.int32)
+    for p in range(rows):
+        cursor = layer[p * depth : (p + 1) * depth].copy()
+        _runs(curves[p], slope[p], level[p], thresholds, weight, cursor, first, stop, rank[p], coming[p])
+    gap = math.floor(_points(merge_gap, seconds, SLACK))
+    shortest = math.ceil(_points(min_seconds, seconds, -SLACK))
+    if gap > 0 or shortest > 1:
+        n = _join(first, stop, layer, gap, shortest, rank, coming)
+
     start, end, score = np.empty(n), np.empty(n), np.empty(n)
     prefix = np.empty(length)
-    rank, coming = np.empty((rows, length), np.int32), np.empty((rows, length + 1, depth), np.int32)
     points = length * upscale
     for p in range(rows):
         curve = curves[p]
-        cursor = layer[p * depth : (p + 1) * depth].copy()
-        _runs(curve, slope[p], level[p], thresholds, weight, cursor, first, stop, rank[p], coming[p])
         _prefix(curve, slope[p], upscale, prefix)
         for j in range(layer[p * depth], layer[(p + 1) * depth]):
             a, b = first[j], stop[j] - 1
@@ -467,6 +587,8 @@ def propose(
             score[j] = value + bonus[p]
             start[j] = a * seconds
             end[j] = (b + 1) * seconds
+        if density_weight > 0.0:
+            _add_density(first, stop, layer[p * depth : (p + 1) * depth + 1], density_weight, score)
     return layer, start, end, score, rank, coming
 
 
@@ -507,12 +629,14 @@ def best(
 @_kernel
 def decode(
     curves: Any, bonus: Any, thresholds: Any, upscale: int, outer_ratio: float, seconds: float,
+    merge_gap: float, min_seconds: float, density_weight: float,
     mode: int, tiou: float, sigma: float, added: float, floor: float, across: bool, most: int,
 ) -> tuple[Any, Any, Any]:  # fmt: skip
     """Detections of P curves over T segments: :func:`propose`, a compiled mode of NMS, :func:`best`.
 
     Args:
-        curves, bonus, thresholds, upscale, outer_ratio, seconds: as :func:`propose`.
+        curves, bonus, thresholds, upscale, outer_ratio, seconds, merge_gap, min_seconds, density_weight: as
+            :func:`propose`.
         mode: ``DECAY_ONCE``, ``HARD`` or ``GAUSSIAN``.
         tiou: from where the first two suppress.
         sigma: σ of the decay.
@@ -524,7 +648,9 @@ def decode(
         As :func:`best`.
     """
     rows, depth = len(curves), len(thresholds)
-    layer, start, end, score, rank, coming = propose(curves, bonus, thresholds, upscale, outer_ratio, seconds)
+    layer, start, end, score, rank, coming = propose(
+        curves, bonus, thresholds, upscale, outer_ratio, seconds, merge_gap, min_seconds, density_weight
+    )
     n = len(score)
     rate = 1.0 / (upscale * seconds)
     # A link to the next box still in the pool, itself for one that is.

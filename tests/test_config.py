@@ -118,6 +118,9 @@ def test_a_toml_file_lies_between_preset_and_overrides(tmp_path: Path) -> None:
         ("rgb_width=10000000", "from 1 to 65536"),
         ("num_classes=10000000", "from 1 to 100000"),
         ("upscale=100000", "from 1 to 10000"),
+        ("merge_gap=-1", "from 0 to 1e\\+30"),
+        ("min_seconds=nan", "a finite number"),
+        ("density_weight=-0.1", "from 0 to 1e\\+100"),
         ("streams=audio", "both, rgb, flow"),
     ],
 )

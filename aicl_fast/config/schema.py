@@ -191,11 +191,19 @@ class DecodeConfig(Section):
     moment. An odd number."""
     upscale: Annotated[int, Range(1, MAX_UPSCALE)] = 24
     """Grid points a segment that proposal ends are rounded to."""
+    merge_gap: Annotated[float, Range(0, 1e30)] = 0.0
+    """Seconds: runs of a class at one threshold that are no further apart are one proposal. In a stream,
+    detections are final so much later."""
+    min_seconds: Annotated[float, Range(0, 1e30)] = 0.0
+    """Shorter proposals are dropped before they are scored, so they suppress nothing."""
     outer_ratio: Annotated[float, NOT_NEGATIVE] = 0.2
     """λ: the outer part, to each side, as a share of the proposal's length. The paper's lineage says
     0.25; the released program runs with 0.2."""
     video_score_weight: Annotated[float, Range(-1e100, 1e100)] = 0.2
     """How much of the class's video score is added to a proposal's score."""
+    density_weight: Annotated[float, Range(0, 1e100)] = 0.0
+    """How much of a proposal's density is added to its score, before NMS: its mean plain tIoU with the ten
+    proposals of its class that it overlaps most."""
     nms: Annotated[str, OneOf(NMS_MODES)] = "decay_once"
     """``decay_once`` and ``hard``: the released program's two. ``gaussian``: Bodla et al. 2017."""
     nms_tiou: Annotated[float, SHARE] = 0.4

@@ -53,6 +53,7 @@ class NumbaBackend:
         """Rows of ``curves``, scores and segments of the detections."""
         config, mode = self._config, NMS_MODES[self._config.nms]
         outer_ratio = float(config.outer_ratio)
+        options = float(config.merge_gap), float(config.min_seconds), float(config.density_weight)
         if isinstance(mode, int):
             found: tuple[Array, Array, Array] = self._kernels.decode(
                 curves,
@@ -61,6 +62,7 @@ class NumbaBackend:
                 config.upscale,
                 outer_ratio,
                 seconds,
+                *options,
                 mode,
                 float(config.nms_tiou),
                 float(config.nms_sigma),
@@ -71,7 +73,7 @@ class NumbaBackend:
             )
             return found
         layer, start, end, score, *_ = self._kernels.propose(
-            curves, bonus, self._thresholds, config.upscale, outer_ratio, seconds
+            curves, bonus, self._thresholds, config.upscale, outer_ratio, seconds, *options
         )
         keep = np.zeros(len(score), np.bool_)
         ends = layer[[0, -1]] if config.nms_across_classes else layer[:: len(self._thresholds)]

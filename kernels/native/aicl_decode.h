@@ -69,6 +69,9 @@ typedef struct aicl_decode_settings {
   int32_t max_segments;       /* largest T that the plan will be given */
   int32_t max_classes;        /* largest C */
   int32_t max_proposals;      /* 0 for as many as there can be: classes * thresholds * (T/2 + 1) */
+  double merge_gap;           /* seconds; runs of a threshold that are no further apart are one; 0: off */
+  double min_seconds;         /* shorter proposals are dropped, before they are scored; 0: off */
+  double density_weight;      /* of the mean tIoU with the ten nearest proposals of the class, added to a score */
 } aicl_decode_settings;
 
 typedef struct aicl_decode_plan aicl_decode_plan;

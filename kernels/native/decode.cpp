@@ -56,6 +56,11 @@ constexpr int kParts = 4;
 // More would not fit into the vector registers.
 constexpr int kThresholdsAtOnce = 5;
 
+// Proposals that a density is the mean of.
+constexpr std::int32_t kNearest = 10;
+// Of a grid point: times that are equal but for rounding are equal.
+constexpr double kSlack = 1e-6;
+
 // Far above any score, and low enough that no sum over a grid of 2^31 points overflows.
 constexpr double kLargest = 1e38;
 
@@ -80,6 +85,9 @@ const char* Plan::check(const aicl_decode_settings& s) noexcept {
   if (std::isnan(s.class_threshold)) return "class_threshold: expected a number.";
   if (!(s.outer_ratio >= 0)) return "outer_ratio: expected at least 0.";
   if (!within(s.video_score_weight, -1e100, 1e100)) return "video_score_weight: expected a finite number.";
+  if (!within(s.merge_gap, 0, 1e30)) return "merge_gap: expected 0 to 1e30.";
+  if (!within(s.min_seconds, 0, 1e30)) return "min_seconds: expected 0 to 1e30.";
+  if (!within(s.density_weight, 0, 1e100)) return "density_weight: expected 0 to 1e100.";
   if (!within(s.nms_tiou, 0, 1)) return "nms_tiou: expected between 0 and 1.";
   if (!(s.nms_sigma > 0)) return "nms_sigma: expected a positive number.";
   if (!within(s.nms_added_seconds, 0, 1e30)) return "nms_added_seconds: expected 0 to 1e30.";
@@ -164,6 +172,7 @@ std::size_t Plan::lay_out(unsigned char* memory) noexcept {
   give(place_, 2 * n);
   for (double** doubles : {&score_, &overlap_}) give(*doubles, n);
   give(gone_, n);
+  give(within_, settings_.density_weight > 0.0 ? kNearest * n : 0);
   const bool reranks = settings_.nms == AICL_DECODE_GAUSSIAN;
   give(live_, reranks ? n + kBlock : 0);
   give(peak_, reranks ? n / kBlock + kBlock + 1 : 0);
@@ -458,6 +467,42 @@ bool Plan::find_runs(const Scalar* curve, Tree& tree) noexcept {
   return true;
 }
 
+// Makes one of runs of a threshold that are at most `gap` grid points apart, then drops those below `shortest`.
+//
+// Two runs that become one lie in runs of lower thresholds that are no further apart, and what lies in a run is no
+// longer than it. So runs still lie in each other as find_runs says.
+void Plan::join_runs(Tree& tree, std::int32_t gap, std::int32_t shortest) noexcept {
+  Box* const boxes = box_;
+  std::int32_t* const open = open_ + 1;
+  std::fill(open, open + thresholds_.size(), -1);
+  std::int32_t n = tree.begin;
+  for (std::int32_t j = tree.begin; j < tree.end; ++j) {
+    const Box box = boxes[j];
+    const std::int32_t last = open[box.layer];
+    if (last >= 0 && box.ends[0] - boxes[last].ends[1] <= gap) {
+      boxes[last].ends[1] = box.ends[1];
+      boxes[last].sums[1] = box.sums[1];
+    } else {
+      open[box.layer] = n;
+      boxes[n++] = box;
+    }
+  }
+  tree.end = n;
+  n = tree.begin;
+  for (std::int32_t j = tree.begin; j < tree.end; ++j) {
+    Box box = boxes[j];
+    if (box.ends[1] - box.ends[0] < shortest) continue;
+    box.parent = open[box.layer - 1];
+    box.after = n + 1;
+    open[box.layer] = n;
+    boxes[n++] = box;
+  }
+  tree.end = n;
+  for (std::int32_t j = n - 1; j > tree.begin; --j) {
+    if (boxes[j].parent >= 0) boxes[boxes[j].parent].after = std::max(boxes[boxes[j].parent].after, boxes[j].after);
+  }
+}
+
 // Mean inside minus mean outside, and times.
 void Plan::score_runs(const Tree& tree, std::int32_t label, double bonus) noexcept {
   const std::int64_t upscale = settings_.upscale;
@@ -498,6 +543,56 @@ void Plan::score_runs(const Tree& tree, std::int32_t label, double bonus) noexce
   }
   greatest_ = greatest;
   least_ = least;
+}
+
+namespace {
+
+// Inserts `length` into the kNearest `longest`, in descending order; false if it is not one of them.
+inline bool offer(std::int32_t* longest, std::int32_t length) noexcept {
+  int i = kNearest - 1;
+  if (length <= longest[i]) return false;
+  for (; i > 0 && longest[i - 1] < length; --i) longest[i] = longest[i - 1];
+  longest[i] = length;
+  return true;
+}
+
+}  // namespace
+
+// Adds density_weight times the mean tIoU with the nearest proposals of the class.
+//
+// Two of them are apart, or one holds the other, and their tIoU is the ratio of their lengths. So the nearest are
+// among those that hold a proposal, shortest first, and the longest within it.
+void Plan::add_density(const Tree& tree) noexcept {
+  const std::int32_t nearest = std::min(kNearest, tree.end - tree.begin - 1);
+  if (nearest < 1) return;
+  const Box* const boxes = box_;
+  const auto length_of = [=](std::int32_t j) noexcept { return boxes[j].ends[1] - boxes[j].ends[0]; };
+  std::int32_t* const within = within_;
+  const auto longest = [=](std::int32_t j) noexcept { return within + std::int64_t{kNearest} * (j - tree.begin); };
+  std::fill(within, longest(tree.end), 0);
+  for (std::int32_t j = tree.end - 1; j >= tree.begin; --j) {
+    if (boxes[j].parent < 0 || !offer(longest(boxes[j].parent), length_of(j))) continue;
+    for (int i = 0; i < kNearest && offer(longest(boxes[j].parent), longest(j)[i]); ++i) {
+    }
+  }
+  for (std::int32_t j = tree.begin; j < tree.end; ++j) {
+    const std::int32_t* inner = longest(j);
+    std::int32_t outer = boxes[j].parent;
+    const double length = length_of(j);
+    double total = 0.0;
+    for (std::int32_t i = 0; i < nearest; ++i) {
+      const double inwards = *inner / length, outwards = outer >= 0 ? length / length_of(outer) : 0.0;
+      if (inwards >= outwards) {
+        total += inwards;
+        ++inner;
+      } else {
+        total += outwards;
+        outer = boxes[outer].parent;
+      }
+    }
+    score_[j] += settings_.density_weight * (total / nearest);
+    greatest_ = std::max(greatest_, score_[j]);
+  }
 }
 
 // ---- non-maximum suppression -------------------------------------------------------------------------
@@ -774,6 +869,11 @@ aicl_decode_status Plan::run(const Scalar* scores, const Scalar* video_scores, s
   length_ = static_cast<std::int32_t>(length);
   seconds_ = static_cast<double>(settings_.frames_per_segment) * static_cast<double>(num_segments) /
              (static_cast<double>(settings_.upscale * length) * settings_.fps);
+  const auto points = [this](double seconds, double slack) noexcept {
+    return std::min(static_cast<double>(INT32_MAX), seconds / seconds_ + slack);
+  };
+  const auto gap = static_cast<std::int32_t>(std::floor(points(settings_.merge_gap, kSlack)));
+  const auto shortest = static_cast<std::int32_t>(std::ceil(points(settings_.min_seconds, -kSlack)));
   greatest_ = least_ = 0.0;
   std::int32_t n = 0;
   for (std::int32_t p = 0; p < localised; ++p) {
@@ -783,7 +883,9 @@ aicl_decode_status Plan::run(const Scalar* scores, const Scalar* video_scores, s
       return fail(AICL_DECODE_TOO_LARGE, "more proposals than the plan's max_proposals, %lld (%lld thresholds).",
                   max_proposals_, static_cast<long long>(thresholds_.size()));
     }
+    if (gap > 0 || shortest > 1) join_runs(tree_[p], gap, shortest);
     score_runs(tree_[p], c, settings_.video_score_weight * static_cast<double>(video_scores[c]));
+    if (settings_.density_weight > 0.0) add_density(tree_[p]);
     n = tree_[p].end;
   }
 

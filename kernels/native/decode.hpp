@@ -109,7 +109,9 @@ class Plan {
   Scalar* curves() noexcept;
   template <class Scalar>
   bool find_runs(const Scalar* curve, Tree& tree) noexcept;
+  void join_runs(Tree& tree, std::int32_t gap, std::int32_t shortest) noexcept;
   void score_runs(const Tree& tree, std::int32_t label, double bonus) noexcept;
+  void add_density(const Tree& tree) noexcept;
   bool precedes(std::int32_t box, std::int32_t other) const noexcept;
   void sort(std::int32_t* boxes, std::int32_t n) noexcept;
   static double overlap(const Box& x, const Box& y, double added) noexcept;
@@ -154,7 +156,7 @@ class Plan {
   Box* box_;
   double* score_;
   std::uint8_t* gone_;
-  std::int32_t *order_, *scratch_, *range_, *place_, *met_;
+  std::int32_t *order_, *scratch_, *range_, *place_, *met_, *within_;
   double *overlap_, *live_, *peak_;
 };
 

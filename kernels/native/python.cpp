@@ -201,18 +201,21 @@ class Result {
 // A decoder with fixed settings and a plan for every thread that is in it at the moment.
 class Decoder {
  public:
-  explicit Decoder(const std::vector<double>& thresholds, double class_threshold, int upscale,
-                   double outer_ratio, double video_score_weight, int nms, double nms_tiou, double nms_sigma,
-                   double nms_added_seconds, bool nms_across_classes, double min_score, int max_detections,
-                   const py::object& classes, py::type result)
+  explicit Decoder(const std::vector<double>& thresholds, double class_threshold, int upscale, double merge_gap,
+                   double min_seconds, double outer_ratio, double video_score_weight, double density_weight,
+                   int nms, double nms_tiou, double nms_sigma, double nms_added_seconds, bool nms_across_classes,
+                   double min_score, int max_detections, const py::object& classes, py::type result)
       : result_(std::move(result)), names_(classes), thresholds_(thresholds) {
     aicl_decode_settings_init(&settings_);
     settings_.thresholds = thresholds_.data();
     settings_.num_thresholds = static_cast<std::int32_t>(thresholds_.size());
     settings_.class_threshold = class_threshold;
     settings_.upscale = upscale;
+    settings_.merge_gap = merge_gap;
+    settings_.min_seconds = min_seconds;
     settings_.outer_ratio = outer_ratio;
     settings_.video_score_weight = video_score_weight;
+    settings_.density_weight = density_weight;
     settings_.nms = nms;
     settings_.nms_tiou = nms_tiou;
     settings_.nms_sigma = nms_sigma;
@@ -468,12 +471,13 @@ PYBIND11_MODULE(_native, module) {
   module.doc() = "Native decoding for aicl_fast.";
   module.def("version", &aicl_decode_version);
   py::class_<Decoder, Shared>(module, "Decoder")
-      .def(py::init<const std::vector<double>&, double, int, double, double, int, double, double, double, bool,
-                    double, int, const py::object&, py::type>(),
+      .def(py::init<const std::vector<double>&, double, int, double, double, double, double, double, int, double,
+                    double, double, bool, double, int, const py::object&, py::type>(),
            py::kw_only(), py::arg("thresholds"), py::arg("class_threshold"), py::arg("upscale"),
-           py::arg("outer_ratio"), py::arg("video_score_weight"), py::arg("nms"), py::arg("nms_tiou"),
-           py::arg("nms_sigma"), py::arg("nms_added_seconds"), py::arg("nms_across_classes"),
-           py::arg("min_score"), py::arg("max_detections"), py::arg("classes"), py::arg("result"))
+           py::arg("merge_gap"), py::arg("min_seconds"), py::arg("outer_ratio"), py::arg("video_score_weight"),
+           py::arg("density_weight"), py::arg("nms"), py::arg("nms_tiou"), py::arg("nms_sigma"),
+           py::arg("nms_added_seconds"), py::arg("nms_across_classes"), py::arg("min_score"),
+           py::arg("max_detections"), py::arg("classes"), py::arg("result"))
       .def_property_readonly("decode", &decode_of)
       .def("decode_batch", &Decoder::decode_batch,
            "The same for tuples of these six, on so many threads.");

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
 #include <limits>
 #include <new>
 #include <random>
@@ -97,11 +98,19 @@ std::vector<Detection> propose(const Video& video, const aicl_decode_settings& s
       for (int r = 0; r < s.upscale; ++r) grid.push_back(at(t) + slope * (static_cast<double>(r) / s.upscale));
     }
     const std::int64_t n = static_cast<std::int64_t>(grid.size());
+    std::vector<std::array<std::int64_t, 2>> spans;
     for (const double threshold : thresholds) {
       for (std::int64_t a = 0; a < n; ++a) {
         if (grid[a] < threshold) continue;
         std::int64_t b = a;
-        while (b + 1 < n && grid[b + 1] >= threshold) ++b;
+        for (std::int64_t j = a + 1; j < n && static_cast<double>(j - b - 1) <= s.merge_gap / seconds + 1e-6; ++j) {
+          if (grid[j] >= threshold) b = j;
+        }
+        if (static_cast<double>(b - a + 1) < s.min_seconds / seconds - 1e-6) {
+          a = b;
+          continue;
+        }
+        spans.push_back({a, b});
         const double reach = s.outer_ratio * static_cast<double>(b - a + 1);
         const auto low = static_cast<std::int64_t>(std::max(0.0, static_cast<double>(a) - reach));
         const auto high =
@@ -117,6 +126,24 @@ std::vector<Detection> propose(const Video& video, const aicl_decode_settings& s
         found.push_back({static_cast<int>(c), score, static_cast<double>(a) * seconds,
                          static_cast<double>(b + 1) * seconds});
         a = b;
+      }
+    }
+    for (std::size_t i = 0; i < spans.size() && s.density_weight > 0; ++i) {
+      std::vector<double> overlaps;
+      for (std::size_t j = 0; j < spans.size(); ++j) {
+        if (j == i) continue;
+        const auto& x = spans[i];
+        const auto& y = spans[j];
+        const auto shared = std::max<std::int64_t>(0, std::min(x[1], y[1]) - std::max(x[0], y[0]) + 1);
+        overlaps.push_back(static_cast<double>(shared) /
+                           static_cast<double>(x[1] - x[0] + 1 + y[1] - y[0] + 1 - shared));
+      }
+      std::sort(overlaps.begin(), overlaps.end(), std::greater<>());
+      overlaps.resize(std::min<std::size_t>(overlaps.size(), 10));
+      double total = 0.0;
+      for (const double overlap : overlaps) total += overlap;
+      if (!overlaps.empty()) {
+        found[found.size() - spans.size() + i].score += s.density_weight * (total / overlaps.size());
       }
     }
   }
@@ -187,6 +214,9 @@ void check_random(int rounds, unsigned seed) {
     settings.class_threshold = real(0, 0.7);
     settings.outer_ratio = pick(0, 3) * 0.2;
     settings.upscale = std::array<int, 5>{1, 2, 8, 24, 25}[pick(0, 4)];
+    settings.merge_gap = std::array<double, 4>{0, 0, real(0, 5), 1e30}[pick(0, 3)];
+    settings.min_seconds = std::array<double, 4>{0, 0, real(0, 5), 1e30}[pick(0, 3)];
+    settings.density_weight = video.rows <= 60 && pick(0, 1) ? real(0, 2) : 0.0;
     settings.max_segments = static_cast<std::int32_t>(video.rows);
     settings.max_classes = static_cast<std::int32_t>(video.classes);
 
@@ -211,11 +241,13 @@ void check_random(int rounds, unsigned seed) {
       if (!same) break;
     }
 
+    // Runs that are joined or dropped take room, too.
+    const bool all_runs = settings.merge_gap == 0 && settings.min_seconds == 0;
     settings.max_proposals = static_cast<std::int32_t>(wanted.size());
-    if (!wanted.empty()) {
+    if (all_runs && !wanted.empty()) {
       expect(decode(video, settings, pick(0, 1) == 0, round).size() == wanted.size(), "just enough room", round);
     }
-    if (--settings.max_proposals > 0) {
+    if (all_runs && --settings.max_proposals > 0) {
       const Plan small(settings);
       std::int64_t count = 0;
       expect(aicl_decode_f64(small.handle, video.scores.data(), video.video_scores.data(), video.rows,
@@ -285,6 +317,15 @@ void check_refusals() {
   expect(aicl_decode_plan_create(&settings, &plan, nullptr, 0) == AICL_DECODE_BAD_SETTINGS, "no room to say", -1);
   expect(aicl_decode_plan_create(nullptr, &plan, why, 4) == AICL_DECODE_BAD_ARGUMENT, "no settings", -1);
   aicl_decode_plan_destroy(nullptr);
+  for (double aicl_decode_settings::* const option :
+       {&aicl_decode_settings::merge_gap, &aicl_decode_settings::min_seconds, &aicl_decode_settings::density_weight}) {
+    for (const double value : {-1.0, 1e101, std::nan("")}) {
+      aicl_decode_settings_init(&settings);
+      expect(settings.*option == 0.0, "an option that is on", -1);
+      settings.*option = value;
+      expect(aicl_decode_plan_create(&settings, &plan, why, sizeof why) == AICL_DECODE_BAD_SETTINGS, why, -1);
+    }
+  }
 
   aicl_decode_settings_init(&settings);
   settings.max_segments = 4;

@@ -15,6 +15,8 @@ import numpy.typing as npt
 from aicl_fast.config import DataConfig, DecodeConfig
 
 Floats = npt.NDArray[np.float64]
+SLACK = 1e-6
+"""Of a grid point."""
 
 
 @dataclass
@@ -46,6 +48,17 @@ def runs(inside: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
     return [(int(a), int(b) - 1) for a, b in zip(change[::2], change[1::2], strict=True)]
 
 
+def joined(found: list[tuple[int, int]], gap: float, shortest: float) -> list[tuple[int, int]]:
+    """Runs at most ``gap`` grid points apart as one, and of these the ones of at least ``shortest``."""
+    joined: list[tuple[int, int]] = []
+    for a, b in found:
+        if joined and a - joined[-1][1] - 1 <= gap + SLACK:
+            joined[-1] = (joined[-1][0], b)
+        else:
+            joined.append((a, b))
+    return [(a, b) for a, b in joined if b - a + 1 >= shortest - SLACK]
+
+
 def predicted(video_scores: npt.ArrayLike, threshold: float) -> list[int]:
     """Classes at or above the threshold, or the best one."""
     v = np.asarray(video_scores, dtype=np.float64)
@@ -62,22 +75,43 @@ def proposals(
     config: DecodeConfig,
     data: DataConfig,
 ) -> list[Proposal]:
-    """Steps 1 to 5."""
+    """Steps 1 to 6."""
     a_score = np.asarray(scores, dtype=np.float64)
     v = np.asarray(video_scores, dtype=np.float64)
     seconds = data.frames_per_segment * num_segments / (config.upscale * len(a_score) * data.fps)
     found = []
     for label in predicted(v, config.class_threshold):
         s = grid(a_score[:, label], config.upscale)
+        own = []
+        gap, shortest = config.merge_gap / seconds, config.min_seconds / seconds
         for threshold in sorted(set(config.thresholds)):
-            for a, b in runs(s >= threshold):
+            for a, b in joined(runs(s >= threshold), gap, shortest):
                 length = b - a + 1
                 low = int(max(0.0, a - config.outer_ratio * length))
                 high = int(min(len(s) - 1.0, b + config.outer_ratio * length))
                 outer = np.concatenate((s[low:a], s[b + 1 : high + 1]))
                 score = s[a : b + 1].mean() - (outer.mean() if len(outer) else 0.0)
                 score += config.video_score_weight * v[label]
-                found.append(Proposal(label, a, b, float(score), a * seconds, (b + 1) * seconds))
+                own.append(Proposal(label, a, b, float(score), a * seconds, (b + 1) * seconds))
+        if config.density_weight:
+            for box, density in zip(own, densities(own), strict=True):
+                box.score += config.density_weight * density
+        found += own
+    return found
+
+
+def densities(pool: list[Proposal]) -> list[float]:
+    """Of each proposal, the mean of its ten highest tIoUs with the others, in grid points."""
+    first, last = (np.array([getattr(box, name) for box in pool], np.int64) for name in ("first", "last"))
+    found = []
+    for i, box in enumerate(pool):
+        shared = np.maximum(0, np.minimum(last, box.last) - np.maximum(first, box.first) + 1)
+        total = (last - first + 1) + (box.last - box.first + 1) - shared
+        nearest = sorted(np.delete(shared / total, i).tolist(), reverse=True)[:10]
+        mean = 0.0
+        for overlap in nearest:
+            mean += overlap
+        found.append(mean / len(nearest) if nearest else 0.0)
     return found
 
 
@@ -89,7 +123,7 @@ def tiou(one: Proposal, other: Proposal, added: float) -> float:
 
 
 def suppress(pool: list[Proposal], config: DecodeConfig) -> list[tuple[Proposal, float]]:
-    """Step 6 on one pool: the survivors with their final scores, in the pool's order."""
+    """Step 7 on one pool: the survivors with their final scores, in the pool's order."""
     score = {index: box.score for index, box in enumerate(pool)}
     final: dict[int, float] = {}
     left = list(range(len(pool)))

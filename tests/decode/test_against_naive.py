@@ -104,6 +104,9 @@ def configs(draw: st.DrawFn) -> DecodeConfig:
         thresholds=tuple(thresholds),
         class_threshold=draw(st.sampled_from([0.0, 0.1, 0.25, 0.9])),
         upscale=draw(st.sampled_from([24, 24, 1, 2, 3, 8, 25])),
+        merge_gap=draw(st.sampled_from([0.0, 0.0, 0.2, 3.0, 1e30])),
+        min_seconds=draw(st.sampled_from([0.0, 0.0, 0.5, 4.0, 1e30])),
+        density_weight=draw(st.sampled_from([0.0, 0.0, 0.5, 2.0])),
         outer_ratio=draw(st.sampled_from([0.2, 0.25, 0.0, 1.0, 7.3])),
         video_score_weight=draw(st.sampled_from([0.2, 0.0, -1.5])),
         nms=draw(st.sampled_from(["decay_once", "hard", "gaussian"])),
@@ -141,7 +144,14 @@ class Case(NamedTuple):
 datas = st.builds(
     DataConfig, frames_per_segment=st.sampled_from([16, 1]), fps=st.sampled_from([25.0, 29.97, 50.0])
 )
-cases = st.builds(Case, videos(), st.integers(1, 5000), configs(), datas)
+
+
+def _short_enough(case: Case) -> Case:
+    """The naive density compares every pair."""
+    return case._replace(video=(case.video[0][:300], case.video[1])) if case.config.density_weight else case
+
+
+cases = st.builds(Case, videos(), st.integers(1, 5000), configs(), datas).map(_short_enough)
 
 
 def rows(found: Detections) -> list[tuple[int, float, float, float]]:
@@ -166,6 +176,28 @@ def test_proposals_are_the_grids(naive: ModuleType, backend: Backend, case: Case
     assert [row[3] for row in right] == pytest.approx(
         [row[3] for row in left], rel=0, abs=1e-8 * scale_of(case.video)
     )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(case=cases, weight=st.sampled_from([0.3, 1.0, 1e9, 1e-9]))
+@SETTINGS
+def test_densities_are_the_naive_ones(naive: ModuleType, backend: Backend, case: Case, weight: float) -> None:
+    case = _short_enough(case._replace(config=replace(case.config, density_weight=weight))).undecayed()
+    without = case._replace(config=replace(case.config, density_weight=0.0))
+    boxes = without.proposals(naive)
+    names = sorted({box.label for box in boxes})
+    # Proposals of equal times have equal scores, too.
+    density = {
+        (box.label, box.start, box.end): value
+        for pool in ([box for box in boxes if box.label == label] for label in names)
+        for box, value in zip(pool, naive.densities(pool), strict=True)
+    }
+    wanted = sorted(
+        (label, start, end, score + weight * density[label, start, end])
+        for label, score, start, end in rows(without.run(backend))
+    )
+    found = rows(case.run(backend))
+    assert sorted((label, start, end, score) for label, score, start, end in found) == wanted
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -11,6 +11,7 @@ import sys
 import sysconfig
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +182,57 @@ def test_a_wheel_without_native_code(tmp_path: Path) -> None:
     told = run([sys.executable, "-c", script])
     assert told.split(maxsplit=1)[0].startswith(str(tmp_path))
     assert told.split(maxsplit=1)[1].strip() == "numba ('numba',)"
+
+
+class _DecodeSettings(ctypes.Structure):
+    _fields_ = (
+        ("struct_size", ctypes.c_uint32), ("num_thresholds", ctypes.c_int32),
+        ("thresholds", ctypes.POINTER(ctypes.c_double)),
+        *((name, ctypes.c_double) for name in (
+            "class_threshold", "outer_ratio", "video_score_weight", "nms_tiou", "nms_sigma",
+            "nms_added_seconds", "min_score", "fps",
+        )),
+        *((name, ctypes.c_int32) for name in (
+            "frames_per_segment", "upscale", "nms", "nms_across_classes", "max_detections", "max_segments",
+            "max_classes", "max_proposals",
+        )),
+        *((name, ctypes.c_double) for name in ("merge_gap", "min_seconds", "density_weight")),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("option", [{}, {"merge_gap": 3.0}, {"min_seconds": 2.0}, {"density_weight": 0.5}])
+def test_options_of_decoding_in_c(library: ctypes.CDLL, option: dict[str, float]) -> None:
+    rng = np.random.default_rng(0)
+    scores, v = rng.random((120, 20)), rng.random(20)
+    settings, plan = _DecodeSettings(), ctypes.c_void_p()
+    library.aicl_decode_settings_init(ctypes.byref(settings))
+    assert settings.struct_size == ctypes.sizeof(settings)
+    assert (settings.merge_gap, settings.min_seconds, settings.density_weight) == (0, 0, 0)
+    for name, value in option.items():
+        setattr(settings, name, value)
+    assert library.aicl_decode_plan_create(ctypes.byref(settings), ctypes.byref(plan), None, 0) == 0
+    room, count = 20_000, ctypes.c_int64()
+    labels, values, segments = np.empty(room, np.int32), np.empty(room), np.empty((room, 2))
+    sizes = (ctypes.c_int64(size) for size in (120, 20, 431))
+    buffers = (_at(labels), _at(values), _at(segments), ctypes.c_int64(room), ctypes.byref(count))
+    assert library.aicl_decode_f64(plan, _at(scores), _at(v), *sizes, *buffers) == 0
+    library.aicl_decode_plan_destroy(plan)
+    decoder = Decoder(replace(PRESET.decode, **option), PRESET.classes)  # type: ignore[arg-type]
+    found = decoder.decode(scores, v, 431, PRESET.data.fps, PRESET.data.frames_per_segment)
+    n = count.value
+    assert n == len(found) > 50
+    assert [PRESET.classes[label] for label in labels[:n]] == found.labels.tolist()
+    assert segments[:n].tolist() == found.segments.tolist()
+    np.testing.assert_allclose(values[:n], found.scores, rtol=1e-13)
+
+
+def test_settings_of_another_layout_are_refused(library: ctypes.CDLL) -> None:
+    settings, plan, why = _DecodeSettings(), ctypes.c_void_p(), ctypes.create_string_buffer(256)
+    library.aicl_decode_settings_init(ctypes.byref(settings))
+    settings.struct_size -= 24  # as before there were options
+    arguments = (ctypes.byref(settings), ctypes.byref(plan), why, ctypes.c_size_t(256))
+    assert library.aicl_decode_plan_create(*arguments) == 2
+    assert why.value.startswith(b"struct_size: ")
 
 
 class _BlendSettings(ctypes.Structure):

@@ -55,8 +55,9 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("thumos14", {}),
         ("thumos14", {"nms": "hard", "nms_across_classes": True, "max_detections": 50, "upscale": 3}),
         ("demo", {"thresholds": [0.15, 0.4, 0.55], "video_score_weight": 0.5, "nms_sigma": 0.7}),
+        ("own", {"merge_gap": 1.0, "min_seconds": 2.0, "density_weight": 0.5}),
     ],
-    ids=["thumos14", "hard", "demo"],
+    ids=["thumos14", "hard", "demo", "options"],
 )
 def test_the_example_finds_what_python_finds(
     program: Path, tmp_path: Path, preset: str, decoding: dict[str, object]
@@ -73,6 +74,8 @@ def test_the_example_finds_what_python_finds(
     plan = np.concatenate([[classes], scores.ravel(), video, [0.25]]).astype(np.float32)
     path = tmp_path / "m.engine"
     write_container(path, "tensorrt-rtx", ModelInfo(config, weights="x"), {}, {"plan": plan.tobytes()})
+    if not decoding:  # a file of 0.1.0 does not name the options
+        path.write_bytes(path.read_bytes().replace(b'"density_weight"', b'"another_weight"'))
     lengths = (900, 333)
     done = subprocess.run([program, path, *map(str, lengths)], capture_output=True, text=True, check=True)
     for n, lines in zip(lengths, done.stdout.rstrip("\n").split("\n\n"), strict=True):
