@@ -74,7 +74,8 @@ class Stream:
         config, samples = detector.config, detector.segments
         self._detector, self._fps, self._data = detector, fps, config.data
         self._second = fps / config.data.frames_per_segment
-        self._wait = _seconds(wait, "wait")
+        # What comes within the gap would still be joined to a detection.
+        self._wait = _seconds(wait, "wait") + detector.decode_config.merge_gap
         self._retract, self._skip = bool(retract), bool(skip_damaged)
         windows = Windows.of(config, detector.windows_config, fps, samples)
         if windows is None:

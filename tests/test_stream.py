@@ -223,6 +223,23 @@ def test_memory_is_flat(short: Detector) -> None:
     assert len(stream.state()["features"]) < 100
 
 
+def test_what_may_still_be_joined_is_not_final(short: Detector) -> None:
+    config = replace(short.decode_config, merge_gap=2.0, min_seconds=1.0, density_weight=0.5)
+    found = Detector(short.path, threads=1, windows=short.windows_config, decode=config)
+    features = _features(120)
+    stream = found.stream(wait=1.0)
+    events = [event for row in features for event in stream.push(row)]
+    late = [event.time - event.end for event in events if event.kind == "final"]
+    assert min(late) >= 1.0 + 2.0 + (config.class_span // 2 + 1) * SEGMENT - 1e-9
+    events += stream.finish()
+    detections = final_detections(events)
+    assert len(detections) > 0
+    assert np.diff(detections.segments).min() >= 1.0 - 1e-9
+    whole = _features(30)  # fits a window
+    stream = found.stream(retract=True)
+    assert final_detections(_run(stream, whole)) == stream.detections == found(whole)
+
+
 def test_long_actions_keep_their_start(short: Detector) -> None:
     """Longer than a window: its beginning is not forgotten with the curve."""
     low = short.decode_config.thresholds
