@@ -30,7 +30,11 @@ def run(
     ] = None,
     preset: Annotated[
         str | None,
-        Option("--preset", "-p", help="thumos14, activitynet12, activitynet13; demo without --data."),
+        Option(
+            "--preset",
+            "-p",
+            help="thumos14, activitynet12, activitynet13 or own; own by default, and demo without --data.",
+        ),
     ] = None,
     out: Annotated[
         Path | None, Option("--out", "-o", help="Folder for every run; runs/ablate-EXPERIMENT by default.")
@@ -52,6 +56,7 @@ def run(
       aicl-fast ablate losses --data THUMOS14 --preset thumos14 --seeds 3
     """
     from aicl_fast.config import load_config
+    from aicl_fast.data.own_settings import chosen_config
     from aicl_fast.devices import torch_device
     from aicl_fast.plot.canvas import load_matplotlib
     from aicl_fast.train.ablate import find_experiment
@@ -60,13 +65,13 @@ def run(
     wanted = find_experiment(experiment)
     load_matplotlib()  # missed before the training, not after it
     folder = Path(f"runs/ablate-{wanted.name}") if out is None else out
-    if data is not None and preset is None and config is None:
-        raise ConfigError(
-            "--preset: say which settings fit --data (thumos14, activitynet12, …), or --config."
-        )
-    # A settings file may name its preset itself.
-    usual = "demo" if config is None else "thumos14"
-    settings = load_config(preset or usual, file=config, overrides=set_ or [])
+    if data is None:
+        usual = "demo" if config is None else None
+        settings = load_config(preset or usual, file=config, overrides=set_ or [])
+    else:
+        settings, origin = chosen_config(data, preset, config, set_ or [])
+        if origin:
+            show(origin)
     torch_device(device)
     if data is None and settings.preset != "demo":
         raise ConfigError(f"--data: the preset {settings.preset} needs its data set's folder.")

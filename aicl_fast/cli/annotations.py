@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Argument, Option
 
 from aicl_fast.cli.console import note, show
 from aicl_fast.files import video_name, visible
 from aicl_fast.locks import locked_folder
-
-if TYPE_CHECKING:
-    from aicl_fast.data.feature_file import Recipe
 
 
 def run(
@@ -51,7 +48,7 @@ def run(
             labels,
             out,
             duration=duration,
-            streams=_streams_of([recipe for _, recipe in extracted.values()]),
+            measure=functools.partial(_measured, out),
             test_share=test_share,
             seed=seed,
             overwrite=overwrite,
@@ -71,22 +68,35 @@ def run(
     show(f"settings: {out / SETTINGS}")
 
 
-def _extracted(folder: Path) -> dict[str, tuple[float, Recipe]]:
-    """Length in seconds and recipe of every video that has features in the data set."""
+def _measured(folder: Path, videos: Sequence[str]) -> dict[str, str | int]:
+    """Settings that the features say; a note where they leave it open."""
+    from aicl_fast.data.own_settings import measure_features
+
+    measured = measure_features(folder, videos)
+    if measured is None:
+        note("no training video has features yet, so the settings hold the classes alone")
+        return {}
+    if measured.undivided:
+        note(
+            f"the features have {measured.undivided} values a segment, which the settings take for one "
+            "stream. If they are two side by side, set streams, rgb_width and flow_width there."
+        )
+    return measured.settings()
+
+
+def _extracted(folder: Path) -> dict[str, float]:
+    """Length in seconds of every video whose features say it."""
     from aicl_fast.data.dataset import EXTRACTED, SPLITS, features_folder
     from aicl_fast.data.feature_file import read_header
 
     extracted = {}
     for features in {features_folder(folder, split) for split in SPLITS}:
         for path in visible(features.glob(f"*{EXTRACTED}")):
-            header = read_header(path)
-            extracted[path.stem] = header.duration, header.recipe
+            extracted[path.stem] = read_header(path).duration
     return extracted
 
 
-def _durations(
-    extracted: dict[str, tuple[float, Recipe]], videos: Path | None
-) -> Callable[[str], float | None]:
+def _durations(extracted: dict[str, float], videos: Path | None) -> Callable[[str], float | None]:
     files: dict[str, Path] = {}
     if videos is not None:
         from aicl_fast.data.recordings import videos_in
@@ -95,7 +105,7 @@ def _durations(
 
     def duration(video: str) -> float | None:
         if video in extracted:
-            return extracted[video][0]
+            return extracted[video]
         if video in files:
             from aicl_fast.video import probe
 
@@ -103,10 +113,3 @@ def _durations(
         return None
 
     return duration
-
-
-def _streams_of(recipes: list[Recipe]) -> str:
-    """Which streams all the features have."""
-    rgb = all(recipe.rgb_weights for recipe in recipes)
-    flow = all(recipe.flow_weights for recipe in recipes)
-    return "rgb" if rgb and not flow else "flow" if flow and not rgb else "both"

@@ -11,7 +11,7 @@ from typer import Option
 
 from aicl_fast.cli.console import note_missing, progress, remark, result_table, show
 from aicl_fast.cli.ending import resumed_by
-from aicl_fast.cli.options import AllowMissing, Device, Preset, Settings, SettingsFile
+from aicl_fast.cli.options import AllowMissing, Device, Settings, SettingsFile
 from aicl_fast.files import write_json
 from aicl_fast.locks import locked_folder
 
@@ -24,7 +24,15 @@ if TYPE_CHECKING:
 @resumed_by("run the same command with --resume to resume from the last checkpoint")
 def run(
     data: Annotated[Path, Option("--data", "-d", help="Data set folder (features/, gt.json, split_*.txt).")],
-    preset: Preset = "thumos14",
+    preset: Annotated[
+        str | None,
+        Option(
+            "--preset",
+            "-p",
+            help="thumos14, activitynet12, activitynet13, demo or own; own by default, with what --data's "
+            "features say.",
+        ),
+    ] = None,
     out: Annotated[Path, Option("--out", "-o", help="Folder for the model and the logs.")] = Path(
         "runs/train"
     ),
@@ -43,17 +51,21 @@ def run(
 
       aicl-fast train --preset thumos14 --data THUMOS14 --out runs/thumos14
 
+      aicl-fast train --data DATA --out runs/own
+
       aicl-fast train -p demo -d runs/demo/data --set steps=300 --set lr=3e-4
     """
-    from aicl_fast.config import load_config
     from aicl_fast.data.dataset import Dataset
+    from aicl_fast.data.own_settings import chosen_config
     from aicl_fast.devices import torch_device
 
-    settings = load_config(preset, file=config, overrides=set_ or [])
     torch_device(device)
+    settings, origin = chosen_config(data, preset, config, set_ or [])
     dataset = Dataset.open(data, settings, allow_missing=allow_missing)
     main = os.environ.get("RANK", "0") == "0"
     if main:
+        if origin:
+            show(origin)
         counts = ", ".join(f"{len(videos)} {split}" for split, videos in dataset.videos.items())
         show(f"{data}: {counts} videos, {len(dataset.config.classes)} classes")
         note_missing(dataset.missing, out / "metrics.json")

@@ -30,7 +30,7 @@ _TOML_DEEP = re.compile(rf"(?:\.[ \t]*[\w-]+[ \t]*){{{_TOML_DEPTH}}}")
 
 
 def load_config(
-    preset: str = "thumos14",
+    preset: str | None = None,
     *,
     file: str | os.PathLike[str] | None = None,
     overrides: Iterable[str] = (),
@@ -38,7 +38,7 @@ def load_config(
     """A preset with a TOML file's values over it, and ``name=value`` overrides over both.
 
     Args:
-        preset: one of :data:`PRESETS`. A ``preset`` key in the file is used when this is the default.
+        preset: one of :data:`PRESETS`. None: the file's ``preset``, or else thumos14.
         file: TOML; fields at the top level or in a table named after their section.
         overrides: strings ``field=value`` or ``section.field=value``; tuples are comma-separated.
     Raises:
@@ -49,8 +49,9 @@ def load_config(
     if file is not None:
         values = _read_toml(file)
         named = values.pop("preset", None)
-        if named is not None and preset == "thumos14":
+        if named is not None and preset is None:
             preset = str(named)
+    preset = preset or "thumos14"
     if preset not in PRESETS:
         raise ConfigError(f"preset: there is no '{preset}'.{near(preset, PRESETS)} ({', '.join(PRESETS)})")
     config = PRESETS[preset]

@@ -85,11 +85,7 @@ class Dataset:
                 :meth:`GroundTruth.remarks` finds.
         """
         folder = Path(root)
-        if not os.path.isdir(folder):
-            raise DataError(
-                f"{folder}: the data set folder does not exist. Expected a folder with gt.json, "
-                "split_train.txt, split_test.txt and features/."
-            )
+        require_folder(folder)
         truth = GroundTruth.load(folder / "gt.json")
         subsets = {"train": config.data.train_subset, "test": config.data.test_subset}
         videos = {split: split_videos(folder, split, truth, subsets[split]) for split in splits}
@@ -275,6 +271,15 @@ class Dataset:
         made = recipe.text(data.streams)
         data = replace(data, fps=recipe.fps, frames_per_segment=recipe.stride, recipe=made)
         return replace(self, config=replace(self.config, data=data))
+
+
+def require_folder(root: Path) -> None:
+    """Refuse a data set that is not there."""
+    if not os.path.isdir(root):
+        raise DataError(
+            f"{root}: the data set folder does not exist. Expected a folder with gt.json, "
+            "split_train.txt, split_test.txt and features/."
+        )
 
 
 def split_videos(root: Path, split: str, truth: GroundTruth, subset: str) -> tuple[str, ...]:

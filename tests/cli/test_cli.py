@@ -179,9 +179,10 @@ def test_ways_to_name_recordings(run: Run, tiny_model: Path, tiny_dataset: Path,
         (["detect", "MODEL", "x.npy", "--set", "nms"], "name=value"),
         (["train", "-d", "nowhere"], "nowhere: the data set folder does not exist"),
         (["train", "-d", ".", "-p", "thumos"], "Did you mean thumos14"),
-        (["train", "-d", ".", "--set", "train.step=3"], "train.steps"),
-        (["train", "-d", ".", "--set", "keep=val"], "Set eval_every to a number from 1 to 11700"),
-        (["train", "-d", ".", "--set", "seed=99999999999999999999999"], "seed: expected a whole number"),
+        (["train", "-d", ".", "-p", "own", "--set", "train.step=3"], "train.steps"),
+        (["train", "-d", ".", "-p", "thumos14", "--set", "keep=val"], "eval_every to a number from 1 to 11700"),
+        (["train", "-d", ".", "-c", "own.toml", "--set", f"seed={'9' * 23}"], "seed: expected a whole number"),
+        (["train", "-d", ".", "--set", "train.step=3"], "gt.json: the annotation file does not exist"),
         (["evaluate", "gt.json", "d.json"], "gt.json: the annotation file does not exist"),
         (["evaluate", "bad.json", "bad.json"], "not valid JSON"),
         (["evaluate", "bad.json", "bad.json", "--tiou", "a"], "--tiou: expected numbers"),
@@ -197,6 +198,7 @@ def test_errors_exit_with_2_and_write_nothing(
     run: Run, arguments: list[str], words: str, tiny_model: Path, tiny_dataset: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "bad.json").write_text("{oops")
+    (tmp_path / "own.toml").write_text('preset = "own"')
     (tmp_path / "empty").mkdir()
     before = sorted(tmp_path.iterdir())
     names = {"MODEL": str(tiny_model.with_suffix(".onnx")), "DATA": "data"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,9 +143,18 @@ def test_what_is_written(tmp_path: Path) -> None:
     config = load_config(file=tmp_path / "data/settings.toml")
     assert config.classes == ("jump", "run")
     assert config.data.streams == "both"
-    again = write_annotations(rows, tmp_path / "data", test_share=0.4, seed=3, streams="rgb", overwrite=True)
+    seen = []
+
+    def measure(videos: Sequence[str]) -> dict[str, str | int]:
+        seen.append(tuple(videos))
+        return {"streams": "rgb", "rgb_width": 96}
+
+    again = write_annotations(
+        rows, tmp_path / "data", test_share=0.4, seed=3, measure=measure, overwrite=True
+    )
     assert again.test == summary.test
-    assert load_config(file=tmp_path / "data/settings.toml").data.streams == "rgb"
+    data = load_config(file=tmp_path / "data/settings.toml").data
+    assert (data.streams, data.rgb_width, seen) == ("rgb", 96, [again.train])
     others = {
         write_annotations(rows, tmp_path / "data", test_share=0.4, seed=seed, overwrite=True).test
         for seed in range(8)

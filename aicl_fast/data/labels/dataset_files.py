@@ -18,7 +18,7 @@ from aicl_fast.errors import AiclWarning, DataError
 from aicl_fast.files import write_json, write_text
 
 SETTINGS = "settings.toml"
-"""Settings for ``aicl-fast train --config``: the classes, and which streams there are."""
+"""Settings for ``aicl-fast train``: the classes, and what the features say."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def write_annotations(
     folder: str | os.PathLike[str],
     *,
     duration: Callable[[str], float | None] = lambda video: None,
-    streams: str = "both",
+    measure: Callable[[Sequence[str]], Mapping[str, str | int]] = lambda videos: {},
     test_share: float = 0.2,
     seed: int = 0,
     overwrite: bool = False,
@@ -60,7 +60,7 @@ def write_annotations(
         labels: from :func:`read_labels`.
         folder: of the data set; made if it is missing.
         duration: a video's length in seconds, or None where it is not known.
-        streams: which streams the settings say the features have.
+        measure: what the features of these training videos say of the settings, by name.
         test_share: of the videos whose rows do not say their split, this share becomes test videos, drawn
             from those with times.
         seed: of that draw.
@@ -92,12 +92,11 @@ def write_annotations(
     for split, path in zip(("train", "test"), names[1:3], strict=True):
         write_text(path, "\n".join(by_split[split]) + "\n")
     lines = [
-        "# For aicl-fast train --config. `aicl-fast info --preset own` lists the settings.",
+        "# For aicl-fast train. `aicl-fast info --preset own` lists the settings.",
         'preset = "own"',
         "classes = " + json.dumps(classes, ensure_ascii=False),
     ]
-    if streams != "both":
-        lines.append(f'streams = "{streams}"')
+    lines += [f"{name} = {json.dumps(value)}" for name, value in measure(by_split["train"]).items()]
     write_text(names[3], "\n".join(lines) + "\n")
     trained = {label.label for label in labels if splits[label.video] == "train"}
     return Summary(
