@@ -21,6 +21,7 @@ SUITES = {
     "long": "recordings far longer than those of training: mAP in windows and without; a day of segments",
     "stream": "streams: mAP against waiting, microseconds a segment, memory over a day",
     "own": "the preset for one's own data against the decoding of THUMOS14",
+    "proposals": "raw proposals of another model: NMS, density and shortest proposal",
     "quantisation": "int8 and fp8 quantisers against float32",
     "ablation": "what `aicl-fast ablate` measured, as a record",
 }

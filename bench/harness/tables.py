@@ -333,6 +333,20 @@ def _spread(runs: Sequence[Row]) -> str:
     return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "")
 
 
+def proposals(result: Row) -> list[str]:
+    """Raw proposals: average mAP by NMS mode, shortest proposal and weight of the density."""
+    rows = []
+    weights = sorted({row["density_weight"] for row in result["rows"]})
+    for (nms, shortest), group in _grouped(result["rows"], "nms", "min_seconds").items():
+        average = {row["density_weight"]: row["average_mAP"] for row in group}
+        values = [100 * average[weight] for weight in weights]
+        rows.append({"nms": nms, "min_seconds": shortest, "values": values})
+    columns = {"`nms`": "`{nms}`", "`min_seconds`": "{min_seconds:g}"}
+    columns |= {f"weight {weight:g}": f"{{values[{i}]:.1f}}" for i, weight in enumerate(weights)}
+    title = f"Average mAP in percent of {result['proposals']} proposals, by `density_weight`:"
+    return _table(title, columns, rows)
+
+
 TABLES: Mapping[str, Callable[[Row], list[str]]] = {
     "ablation": ablation,
     "accuracy": accuracy,
@@ -346,6 +360,7 @@ TABLES: Mapping[str, Callable[[Row], list[str]]] = {
     "load": load,
     "long": long,
     "long-gates": long_gates,
+    "proposals": proposals,
     "quantisation": quantisation,
     "stream": stream,
     "stream-cost": stream_cost,
