@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -100,6 +101,14 @@ def _poison_empty(monkeypatch: pytest.MonkeyPatch, torch: Any) -> None:
         return out.fill_(True if out.dtype == torch.bool else -1)
 
     monkeypatch.setattr(torch, "empty", poisoned)
+
+
+@pytest.fixture
+def outside(tmp_path: Path, fork_python: Callable[..., Any]) -> Callable[..., Any]:
+    """``outside("-m", …)``: Python in a process of its own; this one has Triton in its interpreter."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    # The folder of a checkout would shadow the installed package.
+    return lambda *arguments: fork_python(*arguments, env=environment, cwd=tmp_path)
 
 
 @pytest.fixture

@@ -4,29 +4,14 @@ from __future__ import annotations
 
 import ast
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("triton")
-
-
-def _outside(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Python in a process of its own: this one has Triton in its interpreter."""
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    # The folder of a checkout would shadow the installed package.
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 _SPECIALISED = """
@@ -59,8 +44,8 @@ print({name: len(keys) for name, keys in found.items()})
 """
 
 
-def test_one_compilation_serves_any_batch_and_any_k(tmp_path: Path) -> None:
-    done = _outside(tmp_path, "-c", _SPECIALISED)
+def test_one_compilation_serves_any_batch_and_any_k(outside: Callable[..., Any]) -> None:
+    done = outside("-c", _SPECIALISED)
     assert done.returncode == 0, done.stderr
     names = (
         "mining_kernel",
@@ -74,10 +59,10 @@ def test_one_compilation_serves_any_batch_and_any_k(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", [80, 90, 100, 120])
-def test_no_kernel_spills(target: int, tmp_path: Path) -> None:
+def test_no_kernel_spills(target: int, tmp_path: Path, outside: Callable[..., Any]) -> None:
     table = tmp_path / "table.json"
     module = "aicl_fast.kernels.aot"
-    done = _outside(tmp_path, "-m", module, "--targets", str(target), "--json", str(table))
+    done = outside("-m", module, "--targets", str(target), "--json", str(table))
     assert done.returncode == 0, done.stdout + done.stderr
     kernels = {row["kernel"] for row in json.loads(table.read_text())["kernels"]}
     # Float8 exists from 8.9 on.

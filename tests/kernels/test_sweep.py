@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -109,27 +107,18 @@ print(len(jobs))
 """
 
 
-def _outside(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Python in a process of its own: this one has Triton in its interpreter."""
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    return subprocess.run(
-        [sys.executable, "-P", *arguments],
-        env=environment, cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-
-def test_every_candidate_launches_something_of_its_own(tmp_path: Path) -> None:
+def test_every_candidate_launches_something_of_its_own(outside: Callable[..., Any]) -> None:
     pytest.importorskip("triton")
-    done = _outside(tmp_path, "-c", _RECORDED)
+    done = outside("-c", _RECORDED)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 100
 
 
 @pytest.mark.slow
-def test_candidates_are_compiled_for_a_gpu_that_is_not_here(tmp_path: Path) -> None:
+def test_candidates_are_compiled_for_a_gpu_that_is_not_here(outside: Callable[..., Any]) -> None:
     """Those of one family; all take minutes: ``python -m aicl_fast.bench sweep --compile 90``."""
     pytest.importorskip("triton")
-    done = _outside(tmp_path, "-m", "aicl_fast.bench", "sweep", "--compile", "90", "--only", "mining")
+    done = outside("-m", "aicl_fast.bench", "sweep", "--compile", "90", "--only", "mining")
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line for line in done.stdout.splitlines() if "mining_kernel" in line]
     assert len(lines) == 3
@@ -323,11 +312,11 @@ def test_a_process_ends_where_the_device_is_lost(
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
-def test_a_kernel_that_hangs_ends_its_process(tmp_path: Path) -> None:
+def test_a_kernel_that_hangs_ends_its_process(outside: Callable[..., Any]) -> None:
     code = (
         "import time; from aicl_fast.bench.suites import attempts; attempts._PATIENCE = 0.2; "
         "attempts.attempt([1, 2], lambda number: time.sleep(30))"
     )
-    done = _outside(tmp_path, "-c", code)
+    done = outside("-c", code)
     assert done.returncode == -signal.SIGALRM
     assert done.stdout.split() == ["attempt:", '{"job":', "1}"]
