@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import json
@@ -9,7 +10,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,7 @@ import pytest
 from aicl_fast.config import Config, load_config
 
 if TYPE_CHECKING:
-    from aicl_fast.metadata import ModelInfo
-    from aicl_fast.model import TwoBranchNet
+    from aicl_fast.metadata import ModelInfo, SegmentInfo
     from aicl_fast.video.i3d import I3D
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -76,37 +75,42 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _graphs_are_built_once(shared_folder: Path) -> Iterator[None]:
     """torch's exporter takes seconds; the same weights, precision and sizes give the same graph.
 
-    So exports take their graphs from the first process that builds one. The exporter's own tests call
-    ``build_onnx`` itself, which always builds. A third of an export is parsing the exporter's own operators;
-    a process does that once.
+    So all processes take a graph from the first that builds it. ``build_onnx.__wrapped__`` always builds.
+    A third of an export is reading the exporter's own operators, which a process does once.
     """
     if "torch" not in sys.modules or importlib.util.find_spec("onnx") is None:
         yield
         return
-    from aicl_fast.export import export, onnx
-
-    build = onnx.build_onnx
-
-    def remember(net: TwoBranchNet, info: ModelInfo, **options: object) -> Any:
-        from onnx import load_from_string
-
-        given = sorted((name, value) for name, value in options.items() if value)
-        name = hashlib.sha256(repr((info.to_json(), given)).encode()).hexdigest()
-        path = shared_folder / f"{name}.graph"
-        if not path.exists():
-            new = path.with_suffix(f".{os.getpid()}")
-            new.write_bytes(build(net, info, **options).SerializeToString())
-            new.replace(path)
-        return load_from_string(path.read_bytes())
-
     from torch.onnx._internal.exporter import _registration
+
+    from aicl_fast.export import i3d, onnx
+
+    def remembering(build: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(build)
+        def remember(net: object, info: ModelInfo | SegmentInfo, **options: object) -> Any:
+            from onnx import load_from_string
+
+            given = sorted((name, value) for name, value in options.items() if value)
+            name = hashlib.sha256(repr((build.__name__, info.to_json(), given)).encode()).hexdigest()
+            path = shared_folder / f"{name}.graph"
+            if not path.exists():
+                new = path.with_suffix(f".{os.getpid()}")
+                new.write_bytes(build(net, info, **options).SerializeToString())
+                new.replace(path)
+            return load_from_string(path.read_bytes())
+
+        return remember
 
     operators = getattr(_registration, "ONNXRegistry", None)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (export, onnx):
-            patch.setattr(module, "build_onnx", remember)
+        for build in (onnx.build_onnx, i3d.build_i3d_onnx):
+            remember = remembering(build)
+            for module in list(sys.modules.values()):
+                if getattr(module, "__dict__", {}).get(build.__name__) is build:
+                    patch.setattr(module, build.__name__, remember)
         if operators is not None:
-            patch.setattr(operators, "from_torchlib", staticmethod(cache(operators.from_torchlib)))
+            once = functools.cache(operators.from_torchlib)
+            patch.setattr(operators, "from_torchlib", staticmethod(once))
         yield
 
 
@@ -130,7 +134,8 @@ def fork_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
             server.stdin.write(json.dumps(command) + "\n")
             server.stdin.flush()
             status = int(server.stdout.readline())
-            return subprocess.CompletedProcess(arguments, status, *(path.read_text() for path in outputs))
+            told = (path.read_text(errors="replace") for path in outputs)
+            return subprocess.CompletedProcess(arguments, status, *told)
 
         yield run
         server.stdin.close()
@@ -184,7 +189,7 @@ def random_i3d() -> Callable[[str], I3D]:
     torch = pytest.importorskip("torch")
     from aicl_fast.video.i3d import I3D
 
-    @cache
+    @functools.cache
     def make(stream: str) -> I3D:
         torch.manual_seed(0)
         net = I3D(stream, classes=7)

@@ -315,9 +315,9 @@ def test_what_no_export_holds(tiny_model: Path, tmp_path: Path, change: Any, wor
     ("segments", "winograd"),
     [
         (None, False),
-        (Range(8, 32, 128), True),
+        (Range(16, 32, 64), True),
         pytest.param(None, True, marks=pytest.mark.long),
-        pytest.param(Range(8, 32, 128), False, marks=pytest.mark.long),
+        pytest.param(Range(16, 32, 64), False, marks=pytest.mark.long),
     ],
 )
 def test_exports_are_far_from_the_limit(

@@ -31,23 +31,6 @@ from aicl_fast.video.networks import SegmentNetwork, open_network  # noqa: E402
 UINT8, FLOAT, FLOAT16 = (getattr(onnx.TensorProto, name) for name in ("UINT8", "FLOAT", "FLOAT16"))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _graphs_are_traced_once():
-    """torch's exporter takes seconds."""
-    traced: dict[str, bytes] = {}
-    build = exporting.build_i3d_onnx
-
-    def remember(net, info, *, opset=None):
-        key = f"{info.to_json()} {opset}"
-        if key not in traced:
-            traced[key] = build(net, info, opset=opset).SerializeToString()
-        return onnx.load_from_string(traced[key])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporting, "build_i3d_onnx", remember)
-        yield
-
-
 @pytest.fixture(scope="module")
 def weights(random_i3d, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with untrained weights of both streams."""

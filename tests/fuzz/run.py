@@ -56,6 +56,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, help="stop after this long")
     parser.add_argument("--seed", type=int, default=1, help="of the changes")
     parser.add_argument("--file", type=Path, help="read this file alone")
+    parser.add_argument("--seeds", type=Path, help="a folder of files to begin with; else they are made")
     parser.add_argument("--keep", type=Path, default=Path("build/fuzz"), help="where faults are kept")
     parser.add_argument("--record", type=Path, help="write what was done as JSON")
     options = parser.parse_args()
@@ -94,7 +95,10 @@ def fuzz(name: str, target: Target, options: argparse.Namespace) -> None:
     kept = options.keep / name
     for folder in (scratch / "seeds", scratch / "new", kept):
         folder.mkdir(parents=True, exist_ok=True)
-    target.seeds(scratch / "seeds")
+    if options.seeds is None:
+        target.seeds(scratch / "seeds")
+    else:
+        shutil.copytree(options.seeds, scratch / "seeds", dirs_exist_ok=True)
     for seed in sorted((scratch / "seeds").iterdir()):
         read_one(target, seed.read_bytes(), scratch)  # imports all that is to be watched
     for function in _functions():

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,12 +19,17 @@ SECONDS = os.environ.get("FUZZ_SECONDS", "10")
 
 
 @pytest.mark.parametrize("target", list(TARGETS))
-def test_a_reader_gives_a_result_or_an_error_of_ours(target: str, tmp_path: Path) -> None:
+def test_a_reader_gives_a_result_or_an_error_of_ours(
+    target: str, tmp_path: Path, fork_python: Callable[..., Any]
+) -> None:
     pytest.importorskip("atheris")
-    # What the large process of the tests starts itself counts its memory as a peak of its own.
-    command = ["sh", "-c", '"$@"; exit $?', "sh"]
-    command += [sys.executable, str(RUN), target, "--seconds", SECONDS, "--keep", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    seeds = tmp_path / "seeds"
+    seeds.mkdir()
+    TARGETS[target].seeds(seeds)
+    code = f"import sys; sys.path.insert(0, {str(RUN.parent)!r}); import run; sys.exit(run.main())"
+    done = fork_python(
+        "-c", code, target, "--seconds", SECONDS, "--seeds", str(seeds), "--keep", str(tmp_path / "kept")
+    )
     assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
     assert "stat::number_of_executed_units" in done.stderr + done.stdout
 
