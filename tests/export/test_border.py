@@ -365,7 +365,7 @@ def test_videos_without_features(
 def test_the_opset_on_the_command_line(run: Any, tiny_model: Path, tmp_path: Path) -> None:
     import onnx as onnx
 
-    run("export", tiny_model, "-o", "m.onnx", "--opset", 15)
+    run("export", tiny_model, "-o", "m.onnx", "--opset", 15, "--convolution", "direct")
     assert [each.version for each in onnx.load(tmp_path / "m.onnx").opset_import] == [15]
 
 

@@ -112,7 +112,8 @@ def test_build(rtx: Any, tiny_model: Path, tmp_path: Path, precision: str, batch
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_the_parsed_network(rtx: Any, tiny_model: Path, precision) -> None:
     net, config = load_model(tiny_model)
-    info = model_info(net, config, precision=precision, segments=Range(8, 32, 64))
+    batch, segments = SHAPES[2]
+    info = model_info(net, config, precision=precision, batch=batch, segments=segments)
     parsed = network_from_onnx("tensorrt-rtx", build_onnx(net, info).SerializeToString())
     assert check_network(parsed, info) == {
         "features": ("FLOAT", (-1, -1, 11)),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,6 +20,48 @@ if TYPE_CHECKING:
 def open_tiny(tiny_dataset: Path, tiny_config: Config) -> Callable[..., Dataset]:
     """``open_tiny(steps=4)`` opens the tiny data set with this setting changed."""
     return lambda **changes: Dataset.open(tiny_dataset, tiny_config.with_values(changes))
+
+
+# What torchrun starts two of, each a fork of a process that has torch.
+_TWO = """
+import os, runpy, sys, traceback
+port, kind, what, *rest = sys.argv[1:]
+children = []
+for rank in range(2):
+    children.append(os.fork())
+    if not children[-1]:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1",
+                       "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        sys.argv = [what, *rest]
+        status = 1
+        try:
+            if kind == "-m":
+                runpy.run_module(what, run_name="__main__", alter_sys=True)
+            else:
+                runpy.run_path(what, run_name="__main__")
+            status = 0
+        except SystemExit as end:
+            status = int(end.code or 0)
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+sys.exit(max(abs(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])) for child in children))
+"""
+
+
+@pytest.fixture
+def fork_two(fork_python: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
+    """``fork_two("-m", module, …)`` or ``fork_two("", script, …)``: two processes that train together."""
+
+    def run(kind: str, what: str, *arguments: str) -> Any:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        return fork_python("-c", _TWO, str(port), kind, what, *arguments, cwd=tmp_path)
+
+    return run
 
 
 @pytest.fixture(scope="session")

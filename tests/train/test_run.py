@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +52,7 @@ def test_a_resumed_run_ends_with_the_same_bits(
 RUN = """
 import sys, time
 from pathlib import Path
+from typing import Any
 import torch; torch.set_num_threads(1)
 from aicl_fast.config import Config
 from aicl_fast.data.dataset import Dataset
@@ -74,7 +76,12 @@ trainer.train(Dataset.open(sys.argv[1], config), sys.argv[2], resume=True, train
 
 @pytest.mark.parametrize("moment", ["mid-epoch", "mid-save"])
 def test_a_killed_run_resumes_to_the_same_bits(
-    tiny_dataset: Path, tiny_config: Config, tmp_path: Path, moment: str, same_weights: Callable[..., bool]
+    tiny_dataset: Path,
+    tiny_config: Config,
+    tmp_path: Path,
+    moment: str,
+    same_weights: Callable[..., bool],
+    fork_python: Callable[..., Any],
 ) -> None:
     import json
 
@@ -82,18 +89,12 @@ def test_a_killed_run_resumes_to_the_same_bits(
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
 
     def command(folder: str, when: str) -> list[str]:
-        return [
-            sys.executable,
-            "-c",
-            RUN,
-            str(tiny_dataset),
-            str(tmp_path / folder),
-            str(tmp_path / "config.json"),
-            when,
-        ]
+        paths = tiny_dataset, tmp_path / folder, tmp_path / "config.json"
+        return ["-c", RUN, *map(str, paths), when]
 
-    subprocess.run(command("whole", "never"), check=True)
-    with subprocess.Popen(command("cut", moment), stdout=subprocess.PIPE, text=True) as process:
+    assert fork_python(*command("whole", "never")).returncode == 0
+    cut = [sys.executable, *command("cut", moment)]
+    with subprocess.Popen(cut, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "now\n"
         process.send_signal(signal.SIGKILL)
@@ -101,7 +102,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
     held = latest_checkpoint(tmp_path / "cut" / "checkpoints")
     assert held is not None
     assert held.name == {"mid-epoch": "step_00000016", "mid-save": "step_00000008"}[moment]
-    subprocess.run(command("cut", "never"), check=True)
+    assert fork_python(*command("cut", "never")).returncode == 0
     assert not list((tmp_path / "cut" / "checkpoints").glob(".*"))
     whole, _ = load_model(tmp_path / "whole" / "model.safetensors")
     again, _ = load_model(tmp_path / "cut" / "model.safetensors")
@@ -136,11 +137,16 @@ ACTION_ALONE = [f"weight_{term}=0" for term in ("agnostic", "contrast", "modalit
     ("batch", "changes"), [(4, []), (5, []), (5, ACTION_ALONE)], ids=["4", "5", "action alone"]
 )
 def test_two_processes_train_as_one(
-    tiny_dataset: Path, tiny_config: Config, tmp_path: Path, batch: int, changes: list[str]
+    tiny_dataset: Path,
+    tmp_path: Path,
+    batch: int,
+    changes: list[str],
+    fork_python: Callable[..., Any],
+    fork_two: Callable[..., Any],
 ) -> None:
     """The same global batches, an odd one and a short last one among them: the same losses and weights.
 
-    L_a alone leaves most of the network without a gradient.
+    L_a alone leaves most of the network without a gradient. torchrun starts the processes once.
     """
     settings = [
         "segments=32",
@@ -154,12 +160,15 @@ def test_two_processes_train_as_one(
     options = ["-p", "demo", "-d", str(tiny_dataset)] + [
         part for item in settings for part in ("--set", item)
     ]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    alone = [sys.executable, "-m", "aicl_fast.train", *options, "-o", str(tmp_path / "one")]
-    # Outside the source tree, whose aicl_fast/ would be imported instead of the installed package.
-    subprocess.run(alone, check=True, cwd=tmp_path, env=env, capture_output=True)
-    launcher = [*_torchrun(), "-m", "aicl_fast.train", *options, "-o", str(tmp_path / "two")]
-    done = subprocess.run(launcher, cwd=tmp_path, env=env, capture_output=True, text=True)
+    command = ["-m", "aicl_fast.train", *options, "-o"]
+    assert fork_python(*command, str(tmp_path / "one")).returncode == 0
+    if batch == 4:
+        # Outside the source tree, whose aicl_fast/ would be imported instead of the installed package.
+        launcher = [*_torchrun(), *command, str(tmp_path / "two")]
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(launcher, cwd=tmp_path, env=env, capture_output=True, text=True)
+    else:
+        done = fork_two(*command, str(tmp_path / "two"))
     assert done.returncode == 0, done.stderr
     one, _ = load_model(tmp_path / "one" / "model.safetensors")
     two, _ = load_model(tmp_path / "two" / "model.safetensors")
@@ -178,8 +187,11 @@ def test_two_processes_train_as_one(
 
 
 GROUP = """
-import os, sys
+import contextlib, os, sys
 import torch
+with contextlib.suppress(ImportError):
+    import tqdm
+    tqdm.tqdm.monitor_interval = 0  # torch's compiler shows bars where tqdm is installed, which keep a thread
 from torch import nn
 from aicl_fast.train.distributed import joined_ranks
 
@@ -213,14 +225,14 @@ os.write(1, f"{before} {inside} {threads()}\\n".encode())
 
 @pytest.mark.parametrize("how", [[], ["fail"], ["compiled"]], ids=str)
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
-def test_the_group_s_threads_end_with_it(tmp_path: Path, how: list[str]) -> None:
+def test_the_group_s_threads_end_with_it(
+    tmp_path: Path, how: list[str], fork_two: Callable[..., Any]
+) -> None:
     """One that outlives the run can abort the interpreter at its end."""
     script = tmp_path / "group.py"
     script.write_text(GROUP)
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*_torchrun(), str(script), *how], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
-    )
+    done = fork_two("", str(script), *how)
+    assert done.returncode == 0, done.stderr
     rows = [[int(count) for count in line.split()] for line in done.stdout.splitlines()]
     assert len(rows) == 2, done
     for before, inside, after in rows:
