@@ -24,6 +24,7 @@ EXTRAS = {
     "av": "video",
     "cv2": "video",
     "triton": "triton",
+    "optuna": "tune",
     "seglearn": "demo",
     "pandas": "demo",
 }

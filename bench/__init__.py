@@ -22,6 +22,7 @@ SUITES = {
     "stream": "streams: mAP against waiting, microseconds a segment, memory over a day",
     "own": "the preset for one's own data against the decoding of THUMOS14",
     "proposals": "raw proposals of another model: NMS, density and shortest proposal",
+    "tune": "settings tuned on a fifth of the training recordings: mAP on the test recordings",
     "quantisation": "int8 and fp8 quantisers against float32",
     "ablation": "what `aicl-fast ablate` measured, as a record",
 }

@@ -9,6 +9,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from aicl_fast.extras import needs
@@ -17,11 +18,12 @@ with needs("export"):
     import torch
     from torch import Tensor, nn
 
-from aicl_fast.config import Config
+from aicl_fast.config import Config, DecodeConfig
 from aicl_fast.engines import checksum
+from aicl_fast.engines.onnx_file import read_onnx
 from aicl_fast.errors import ConfigError
 from aicl_fast.export.options import check_range
-from aicl_fast.files import atomic_path
+from aicl_fast.files import atomic_path, require_file
 from aicl_fast.metadata import (
     BATCH,
     METADATA_KEY,
@@ -29,6 +31,7 @@ from aicl_fast.metadata import (
     Precision,
     Range,
     SegmentInfo,
+    parse_info,
     require_sizes,
 )
 from aicl_fast.model import LocalizationNet, TwoBranchNet
@@ -268,6 +271,22 @@ def save_onnx(model: Any, path: str | os.PathLike[str]) -> None:
     with atomic_path(path) as temporary:
         require_onnx().save(model, temporary)
         checksum.write_checksum(temporary)
+
+
+def replace_decoding(
+    path: str | os.PathLike[str], target: str | os.PathLike[str], decode: DecodeConfig
+) -> None:
+    """Write an exported ONNX file with other settings of the decoding; ``target`` may be ``path``.
+
+    Raises:
+        ModelError: it is not a model of ours.
+        DataError: a place that cannot be written to.
+    """
+    source = require_file(path, "model file")
+    info = parse_info(read_onnx(source), source)
+    model = require_onnx().load(source)
+    set_metadata(model, replace(info, config=replace(info.config, decode=decode)))
+    save_onnx(model, target)
 
 
 def require_onnx() -> Any:

@@ -21,6 +21,7 @@ from typing import Any, cast
 COMMANDS = {
     "demo": "aicl_fast.cli.demo",
     "train": "aicl_fast.cli.train",
+    "tune": "aicl_fast.cli.tune",
     "detect": "aicl_fast.cli.detect",
     "watch": "aicl_fast.cli.watch",
     "features": "aicl_fast.cli.features",

@@ -282,6 +282,28 @@ def long_gates(result: Row) -> list[str]:
     return _table(title, {"class scores": "{gate}", "mAP": "{cell}"}, rows)
 
 
+def tune(result: Row) -> list[str]:
+    """mAP on the test recordings before tuning and after, and what was expected of it."""
+    rows = [row for row in result["rows"] if row["draw"]]
+    untuned = [row for row in result["rows"] if not row["draw"]]
+    cells = [
+        {"name": "as trained", "test": _spread(untuned), "expected": "–"},
+        {
+            "name": f"tuned on {rows[0]['videos']} recordings, {rows[0]['instances']} instances",
+            "test": _spread(rows),
+            "expected": f"{100 * np.mean([row['held_out'] - row['before'] for row in rows]):+.1f}",
+        },
+    ]
+    columns: dict[str, Cell] = {
+        "": "{name}",
+        "test mAP": "{test}",
+        "gain on recordings left out": "{expected}",
+    }
+    draws = len({row["draw"] for row in rows})
+    title = f"Average mAP in percent, {len(untuned)} seeds, {draws} draws each, mean and deviation:"
+    return _table(title, columns, cells)
+
+
 def stream(result: Row) -> list[str]:
     """mAP and delay of streams against waiting, with retraction and without."""
     rows = [row for row in result["rows"] if "wait_s" in row and row["engine"] == "onnxruntime, range"]
@@ -366,6 +388,7 @@ TABLES: Mapping[str, Callable[[Row], list[str]]] = {
     "stream-cost": stream_cost,
     "sweep": sweep,
     "train": train,
+    "tune": tune,
     "video": video,
 }
 
