@@ -117,7 +117,7 @@ def _graphs_are_built_once(shared_folder: Path) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def fork_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
     """``fork_python("-c", code, env=…, cwd=…)``: as ``subprocess.run([sys.executable, …])``, output captured,
-    of a process that has torch already and Triton not yet."""
+    of a process that has torch already."""
     pytest.importorskip("torch")
     folder = tmp_path_factory.mktemp("forks")
     before = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

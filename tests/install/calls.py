@@ -63,7 +63,9 @@ CALLS: Mapping[str, Call] = {
         ("ablate", "selection", *TINY, "-d", DATA, "-o", "ablated", "--seeds", "1"), (*TRAIN, "matplotlib")
     ),
     "import-checkpoint": Call(("import-checkpoint", f"{DATA}/authors.pkl", "authors.safetensors"), TORCH),
-    "export": Call(("export", f"{DATA}/model.safetensors", "-o", "e.onnx"), EXPORT),
+    "export": Call(
+        ("export", f"{DATA}/model.safetensors", "-o", "e.onnx", "--convolution", "direct"), EXPORT
+    ),
     "export openvino": Call(
         ("export", f"{DATA}/model.safetensors", "--format", "openvino", "-o", "e.openvino"),
         (*EXPORT, "openvino"),

@@ -13,7 +13,7 @@ import time
 import traceback
 from pathlib import Path
 
-SLOW = ("numpy", "torch", "torch._dynamo", "numba", "matplotlib")
+SLOW = ("numpy", "torch", "torch._dynamo", "onnxscript", "numba", "matplotlib")
 """Neither onnxruntime nor openvino: how they are imported is part of what is tried."""
 
 

@@ -65,14 +65,15 @@ def test_references_on_the_cpu_import_nodispatch() -> None:
     assert _python(code) == "False"
 
 
-def test_withoutdispatch_the_references_run() -> None:
+def test_withoutdispatch_the_references_run(fork_python: Callable[..., Any]) -> None:
     code = (
         "import importlib.util as u; real = u.find_spec;"
         "u.find_spec = lambda name, *a: None if name == 'triton' else real(name, *a);"
         "import torch; from aicl_fast.kernels import dispatch, topk_pool;"
         "print(dispatch.ENABLED, topk_pool(torch.ones(1, 9, 2), torch.rand(1, 9, 2), 3)[0].tolist())"
     )
-    assert _python(code, TRITON_INTERPRET="1") == "False [[1.0, 1.0]]"
+    done = fork_python("-c", code, env=os.environ | {"TRITON_INTERPRET": "1"})
+    assert (done.returncode, done.stdout.strip()) == (0, "False [[1.0, 1.0]]"), done.stderr
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,6 @@ import itertools
 import json
 import math
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -138,14 +136,14 @@ for number, document in enumerate(configs):
 @pytest.mark.slow
 @_COMPILED
 def test_settings_train_in_combination_in_two_processes(
-    tiny_dataset: Path, tiny_config: Config, tmp_path: Path, compiled: bool
+    tiny_dataset: Path, tiny_config: Config, tmp_path: Path, compiled: bool, fork_python: Callable[..., Any]
 ) -> None:
     rows = [row for row in ROWS if row["processes"] == 2 and row["compile"] == compiled]
     configs = [tiny_config.with_values(_settings(row)).to_dict() for row in rows]
     (tmp_path / "configs.json").write_text(json.dumps(configs))
-    command = [sys.executable, "-c", _TWO, str(tiny_dataset), str(tmp_path / "configs.json"), "29600"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    arguments = [str(tiny_dataset), str(tmp_path / "configs.json"), "29600"]
+    done = fork_python("-c", _TWO, *arguments, env=env, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     ended = dict(zip(done.stdout.splitlines(), rows, strict=True))
     failed = {line: row for line, row in ended.items() if not line.endswith(" 0 0")}

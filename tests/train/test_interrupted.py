@@ -90,18 +90,16 @@ else:
 
 
 @pytest.fixture
-def forked(tiny_dataset: Path, tiny_config: Config, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
-    """``forked("kill", 5)`` trains in ``whole`` to the end, and in ``cut0`` on it is killed five times."""
+def forked(tiny_dataset: Path, tiny_config: Config, tmp_path: Path) -> Callable[..., list[str]]:
+    """``forked("kill", 5)``: arguments of a Python that trains in ``whole`` to the end, and in ``cut0`` on is
+    killed five times."""
 
-    def start(what: str, count: int, **options: int) -> subprocess.Popen[str]:
+    def command(what: str, count: int, **options: int) -> list[str]:
         config = tmp_path / "config.json"
         config.write_text(json.dumps(tiny_config.with_values({**OPTIONS, **options}).to_dict()))
-        return subprocess.Popen(
-            [sys.executable, "-c", _FORKED, str(tiny_dataset), str(tmp_path), str(config), what, str(count)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path,
-        )  # fmt: skip
+        return ["-c", _FORKED, str(tiny_dataset), str(tmp_path), str(config), what, str(count)]
 
-    return start
+    return command
 
 
 def _rows(run: Path) -> list[dict[str, str]]:
@@ -135,10 +133,13 @@ def _same_runs(run: Path, whole: Path) -> None:
 
 @pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.long)])
 def test_kills_at_any_moment_lose_nothing(
-    forked: Callable[..., subprocess.Popen[str]], tmp_path: Path, kills: int
+    forked: Callable[..., list[str]], tmp_path: Path, kills: int
 ) -> None:
     whole = tmp_path / "whole"
-    with forked("kill", kills) as process:
+    with subprocess.Popen(
+        [sys.executable, *forked("kill", kills)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path,
+    ) as process:  # fmt: skip
         assert process.stdout is not None
         assert process.stdin is not None
         for line in process.stdout:
@@ -159,14 +160,13 @@ def test_kills_at_any_moment_lose_nothing(
 
 
 def test_a_full_disk_is_a_sentence_and_costs_nothing(
-    forked: Callable[..., subprocess.Popen[str]], tmp_path: Path
+    forked: Callable[..., list[str]], tmp_path: Path, fork_python: Callable[..., Any]
 ) -> None:
     # Files of any kind grow past one of these sizes: curves, weights, the optimizer's state, records.
     largest = 12_000
-    with forked("full", largest, steps=12, eval_every=6) as process:
-        assert process.stdout is not None
-        text = process.stdout.read()
-    assert process.returncode == 0
+    done = fork_python(*forked("full", largest, steps=12, eval_every=6), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    text = done.stdout
     refused = [line for line in text.splitlines() if line.startswith("refused: ")]
     ended = [line.split()[:2] for line in text.splitlines() if line.startswith("ended ")]
     assert ["ended", "2"] in ended
