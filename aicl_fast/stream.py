@@ -49,7 +49,8 @@ class Stream:
         every: seconds from one look to the next. None looks at every segment if the model file takes a few
             segments (exported with a range of ``--segments``), else 32 times in the time of a window.
     Raises:
-        ConfigError: a time that is negative or no number, or a window or hop that makes no sense.
+        ConfigError: a time that is negative or no number, a flag that is no bool, or a window or hop that
+            makes no sense.
 
     Attributes:
         num_segments: pushed so far.
@@ -76,7 +77,7 @@ class Stream:
         self._second = fps / config.data.frames_per_segment
         # What comes within the gap would still be joined to a detection.
         self._wait = _seconds(wait, "wait") + detector.decode_config.merge_gap
-        self._retract, self._skip = bool(retract), bool(skip_damaged)
+        self._retract, self._skip = _flag(retract, "retract"), _flag(skip_damaged, "skip_damaged")
         windows = Windows.of(config, detector.windows_config, fps, samples)
         if windows is None:
             windows = Windows(max(3, samples), max(1, samples // 2), _WITHOUT_WINDOWS * samples, samples)
@@ -236,6 +237,11 @@ class Stream:
         Raises:
             DataError: it is of a stream of another model, frame rate or arguments, or damaged.
         """
+        if not isinstance(state, Mapping):
+            raise DataError(
+                f"stream: expected the arrays of state(), got {type(state).__name__}. Of a file: "
+                "with numpy.load(path, allow_pickle=False) as state: stream.restore(state)."
+            )
         own = self.state()
         given = {name: np.asarray(state[name]) for name in own if name in state}
         if len(given) < len(own):
@@ -356,6 +362,12 @@ def _rows(given: Any, name: str, width: int) -> npt.NDArray[Any]:
         return rows
     check_rows(rows.shape, bool(np.issubdtype(rows.dtype, np.floating)), str(rows.dtype), name, width=width)
     return rows
+
+
+def _flag(value: Any, name: str) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise ConfigError(f"{name}: expected True or False, got {value!r}.")
+    return bool(value)
 
 
 def _seconds(value: Any, name: str) -> float:

@@ -341,6 +341,11 @@ def test_settings_without_a_meaning_are_refused(short: Detector) -> None:
         for value in (-1, np.nan, "2", True, None if name == "wait" else np.inf):
             with pytest.raises(ConfigError, match=f"{name}: expected seconds"):
                 short.stream(**{name: value})
+    for name in ("retract", "skip_damaged"):
+        with pytest.raises(ConfigError, match=f"{name}: expected True or False, got 'yes'"):
+            short.stream(**{name: "yes"})
+    with pytest.raises(DataError, match="expected the arrays of state"):
+        short.stream().restore("stream.npz")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="more than half a window"):
         short.stream(every=WINDOW)
     assert len(_run(short.stream(every=4 * SEGMENT), _features(90))) > 0

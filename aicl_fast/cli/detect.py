@@ -110,6 +110,8 @@ def run(
     targets = [target for target in (out, scores, render) if target is not None]
     _check_targets(targets)
     detector = Detector(model, engine=engine, device=device, threads=threads, trust=trust)
+    if window == "off" and hop is not None:
+        raise ConfigError("--hop: there are no windows with --window off. Leave one of the two out.")
     chosen = {"windows.window": window, "windows.hop": hop}
     overrides = [*(set_ or ()), *(f"{name}={value}" for name, value in chosen.items() if value is not None)]
     if overrides:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 from rich.box import SIMPLE_HEAD
 from typer import Argument, Option
 
@@ -62,6 +61,8 @@ def run(
 
       aicl-fast tune model.onnx --data DATA --share 0.2 --picture tune.png --dry-run
     """
+    import numpy as np
+
     from aicl_fast.data.dataset import SPLITS, Dataset
     from aicl_fast.tune import collect_curves, timed_videos, tune
 
@@ -176,6 +177,8 @@ def _settings_table(tuned: Tuned) -> Table:
 
 
 def _result_lines(tuned: Tuned) -> str:
+    import numpy as np
+
     before, held_out = 100 * np.array(tuned.before), 100 * np.array(tuned.held_out)
     gains = held_out - before
     return (

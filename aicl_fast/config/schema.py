@@ -247,6 +247,14 @@ class WindowsConfig(Section):
     """Seconds from one window's start to the next one's. ``auto`` is half a window, or seven eighths of one
     that has T segments, since such windows agree where they overlap."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.window, float) and isinstance(self.hop, float) and self.hop > self.window:
+            raise ConfigError(
+                f"windows.hop: {self.hop:g} s is longer than the window, {self.window:g} s: segments in "
+                "between would never be seen. Give at most the window's length; half of it is usual."
+            )
+
 
 @dataclass(frozen=True)
 class EvaluateConfig(Section):

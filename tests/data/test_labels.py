@@ -87,6 +87,9 @@ c,jump,3,9,train
     [
         ("", "holds no rows"),
         ("video,label\n", "a header and no rows"),
+        ("file,class\na,jump\n", r"line 1: looks like a header with other names \(file, class\). Name the columns"),
+        ("video_id,action,t_start,t_end\na,jump,1,2\n", "looks like a header with other names"),
+        ("Video,Class,Start,End,Split\na,jump,1,2,test\n", "looks like a header with other names"),
         ("a\n", "has 1 columns"),
         ("video,label,begin,end\n", "the header is video, label, begin, end"),
         ("video,label,start\n", "the header is"),

@@ -19,6 +19,35 @@ _BY_COUNT = {
     4: COLUMNS[:4],
     5: COLUMNS,
 }
+_USUAL = frozenset(
+    [
+        "file",
+        "filename",
+        "file_name",
+        "name",
+        "path",
+        "clip",
+        "id",
+        "video_name",
+        "video_id",
+        "class",
+        "class_name",
+        "action",
+        "activity",
+        "category",
+        "annotation",
+        "begin",
+        "stop",
+        "stop_time",
+        "start_time",
+        "end_time",
+        "t_start",
+        "t_end",
+        "subset",
+        "set",
+    ]
+)
+"""Other names of columns. A first row of two of these is a header, not a video and its label."""
 _EXPECTED = "expected video,label[,start,end][,split]"
 
 
@@ -60,6 +89,11 @@ def _columns(line: int, first: list[str], source: str) -> tuple[tuple[str, ...],
                 "where there are any start and end, and split, each once."
             )
         return header, True
+    if len([name for name in header if name in COLUMNS or name in _USUAL]) > 1:
+        raise DataError(
+            f"{source}, line {line}: looks like a header with other names ({', '.join(first)}). Name the "
+            "columns video and label and, where there are any, start and end, and split."
+        )
     if len(first) not in _BY_COUNT:
         raise DataError(f"{source}, line {line}: has {len(first)} columns; {_EXPECTED}.")
     return _BY_COUNT[len(first)], False
