@@ -87,7 +87,7 @@ c,jump,3,9,train
     [
         ("", "holds no rows"),
         ("video,label\n", "a header and no rows"),
-        ("file,class\na,jump\n", r"line 1: looks like a header with other names \(file, class\). Name the columns"),
+        ("file,class\na,jump\n", r"line 1: looks like a header with other names \(file, class\)"),
         ("video_id,action,t_start,t_end\na,jump,1,2\n", "looks like a header with other names"),
         ("Video,Class,Start,End,Split\na,jump,1,2,test\n", "looks like a header with other names"),
         ("a\n", "has 1 columns"),
