@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from typer import Option
 from aicl_fast.cli.console import note_missing, progress, remark, result_table, show
 from aicl_fast.cli.ending import resumed_by
 from aicl_fast.cli.options import AllowMissing, Device, Settings, SettingsFile
+from aicl_fast.errors import DataError
 from aicl_fast.files import write_json
 from aicl_fast.locks import locked_folder
 
@@ -42,6 +44,9 @@ def run(
     resume: Annotated[bool, Option("--resume", help="Resume from the newest checkpoint in --out.")] = False,
     overwrite: Annotated[bool, Option("--overwrite", help="Throw away the run that --out holds.")] = False,
     allow_missing: AllowMissing = False,
+    seeds: Annotated[
+        int, Option(min=1, help="Train so many, from train.seed on, and merge them into one model.")
+    ] = 1,
 ) -> None:
     """Train a model on a data set's video-level labels.
 
@@ -51,7 +56,7 @@ def run(
 
       aicl-fast train --preset thumos14 --data THUMOS14 --out runs/thumos14
 
-      aicl-fast train --data DATA --out runs/own
+      aicl-fast train --data DATA --out runs/own --seeds 3
 
       aicl-fast train -p demo -d runs/demo/data --set steps=300 --set lr=3e-4
     """
@@ -72,7 +77,12 @@ def run(
 
     # Until the metrics are written, too.
     with locked_folder(out) if main else nullcontext():
-        result = _train(dataset, out, device, resume=resume, overwrite=overwrite, main=main)
+        if seeds == 1:
+            result = _train(dataset, out, device, resume=resume, overwrite=overwrite, main=main)
+        else:
+            result = _train_ensemble(
+                dataset, out, device, seeds, resume=resume, overwrite=overwrite, main=main
+            )
         if main:
             _write_metrics(out / "metrics.json", dataset, result)
     if main:
@@ -108,6 +118,39 @@ def _train(
             starting=starting,
             training=lambda step, steps, loss: bar(step, steps, f"loss {loss:.3f}"),
         )
+
+
+def _train_ensemble(
+    dataset: Dataset, folder: Path, device: str, seeds: int, *, resume: bool, overwrite: bool, main: bool
+) -> TrainResult:
+    """Train one model a seed, each in a folder of its own, and merge them."""
+    from aicl_fast.ensemble import merge_networks
+    from aicl_fast.train.sampling import Videos
+    from aicl_fast.train.trainer import TrainResult, evaluate
+    from aicl_fast.weights import save_model
+
+    target = folder / "model.safetensors"
+    if target.exists() and not (resume or overwrite):
+        raise DataError(f"{folder}: holds a run. Give --resume, --overwrite, or another --out.")
+    first = dataset.config.train.seed
+    members = []
+    for seed in range(first, first + seeds):
+        config = replace(dataset.config, train=replace(dataset.config.train, seed=seed))
+        each = replace(dataset, config=config)
+        place = folder / f"seed-{seed}"
+        result = _train(each, place, device, resume=resume, overwrite=overwrite, main=main)
+        members.append((place, result))
+        if main:
+            remark(f"{place}: average mAP {result.result.average:.1%}")
+    net, config = merge_networks(
+        [(result.net, result.config) for _, result in members], [str(place) for place, _ in members]
+    )
+    if not main:
+        return members[-1][1]
+    save_model(target, net, config)
+    measured = replace(dataset, config=config)
+    found, accuracy = evaluate(net, Videos(measured, "test"), measured)
+    return TrainResult(net, config, members[-1][1].step, found, accuracy, [], 0)
 
 
 def _write_metrics(file: Path, dataset: Dataset, result: TrainResult) -> None:

@@ -14,7 +14,10 @@ from aicl_fast.data.annotations import GroundTruth
 from aicl_fast.data.detections import Detections
 from aicl_fast.decode.decoder import Decoder
 from aicl_fast.errors import AiclWarning, ConfigError, DataError
-from aicl_fast.evaluate import mean_average_precision
+from aicl_fast.evaluate.average_precision import Judged
+from aicl_fast.evaluate.matching import Floats
+from aicl_fast.evaluate.protocol import Protocol
+from aicl_fast.evaluate.table import build_table
 from aicl_fast.extras import needs
 from aicl_fast.tune.curves import Curves
 
@@ -45,6 +48,8 @@ SPACE: Mapping[str, tuple[Any, ...]] = {
 """What is chosen, and between what: two ends, or names. ``of the shortest`` is a share of the tenth
 percentile of the instances' lengths."""
 _DIGITS = 4
+_PARTS = 10
+"""Parts of the recordings that are left out in turn, for the standard error of a gain."""
 _OPTIONAL = ("decode.density_weight", "decode.min_seconds", "decode.merge_gap")
 """Settings that are off in every second trial."""
 
@@ -124,9 +129,17 @@ class Recordings:
 
     def average(self, found: Mapping[str, Detections]) -> float:
         """mAP, the average over the thresholds; 0 where nothing was found."""
+        return float(self.averages(found, np.ones((1, len(self.curves))))[0])
+
+    def averages(self, found: Mapping[str, Detections], weights: Floats) -> Floats:
+        """The same with recordings counted as often as (K, V) weights say, in their names' order: (K,)."""
         if not any(map(len, found.values())):
-            return 0.0
-        return float(mean_average_precision(self.truth, found, self.config.evaluate.tious).average)
+            return np.zeros(len(weights))
+        protocol = Protocol.of(None, {}, self.config.evaluate.tious, "tious")
+        judged = Judged.of(build_table(self.truth, found, protocol))
+        place = {name: column for column, name in enumerate(self.curves)}
+        columns = [place[name] for name in judged.table.videos]
+        return np.array([np.nanmean(judged.class_precisions(each[columns])) for each in weights])
 
 
 def tune(
@@ -248,8 +261,43 @@ def _search(recordings: Recordings, gamma: bool, trials: int, seed: int, steps: 
         study = optuna.create_study(direction="maximize", sampler=sampler)
         study.optimize(value, n_trials=trials)
         importances = _importances(optuna, study)
-    best, measured = max(made, key=lambda each: each[1])
+    best, _ = max(made, key=lambda each: each[1])
+    best = _kept(recordings, best, gamma, seed)
+    measured = recordings.average(recordings.detections(_applied(config, best)))
     return _Search(best, measured, tuple(made), importances)
+
+
+def _kept(recordings: Recordings, best: Values, gamma: bool, seed: int) -> Values:
+    """The best values without those that gain nothing certain.
+
+    One after the other, the setting goes back to what it was whose change gains least, as long as that is
+    less than the gain's standard error, by the jackknife over ten parts of the recordings.
+    """
+    config = recordings.config
+    before = _start(config, config, gamma)
+    values = {**before, **best}
+    number = len(recordings.curves)
+    parts = np.random.default_rng(seed).permutation(number) % min(_PARTS, number)
+    weights = np.array([np.ones(number), *(parts != part for part in range(parts.max() + 1))], np.float64)
+
+    def measured(chosen: Values) -> Floats:
+        return recordings.averages(recordings.detections(_applied(config, chosen)), weights)
+
+    now = measured(values)
+    while changed := [name for name in before if values[name] != before[name]]:
+        gains = {}
+        for name in changed:
+            without = measured({**values, name: before[name]})
+            gain, *jackknifed = now - without
+            spread = np.square(np.array(jackknifed) - np.mean(jackknifed)).sum()
+            error = np.sqrt(spread * (len(jackknifed) - 1) / len(jackknifed))
+            gains[name] = float(gain - error), without
+        least = min(gains, key=lambda name: gains[name][0])
+        certain, without = gains[least]
+        if certain > 0:
+            break
+        values[least], now = before[least], without
+    return values
 
 
 def _importances(optuna: Any, study: Any) -> Mapping[str, float]:

@@ -39,7 +39,7 @@ IDENTITY = {
     "kernels": ("family", "case"),
     "accuracy": ("name", "seed"),
     "long": ("subject", "seed", "joined", "window", "gate"),
-    "tune": ("seed", "draw"),
+    "tune": ("name", "seed", "draw"),
     "stream": ("engine", "retract", "wait_s", "segments", "pushed"),
 }
 COMPILED = "-compiled"

@@ -29,12 +29,10 @@ def accuracy(result: Row) -> list[str]:
     """The demo's mAP by loss setting, mean over seeds and their standard deviation."""
     rows = []
     for (name,), runs in _grouped(result["rows"], "name").items():
-        averages = 100 * np.array([run["average_mAP"] for run in runs])
         means = 100 * np.mean([run["mAP"] for run in runs], axis=0)
-        spread = f"{averages.mean():.1f} ± {averages.std(ddof=1):.1f}"
-        rows.append({"name": name, "mAP": means, "average": spread})
+        rows.append({"name": name, "mAP": means, "average": _spread(runs), "seeds": len(runs)})
     columns = {f"{tiou:g}": f"{{mAP[{number}]:.1f}}" for number, tiou in enumerate(result["tious"])}
-    title = f"mAP in percent at tIoU, mean of {len(result['rows']) // len(rows)} seeds:"
+    title = f"mAP in percent at tIoU, mean of {max(row['seeds'] for row in rows)} seeds:"
     return _table(title, {"": "{name}", **columns, "average": "{average}"}, rows)
 
 
@@ -284,23 +282,25 @@ def long_gates(result: Row) -> list[str]:
 
 def tune(result: Row) -> list[str]:
     """mAP on the test recordings before tuning and after, and what was expected of it."""
-    rows = [row for row in result["rows"] if row["draw"]]
-    untuned = [row for row in result["rows"] if not row["draw"]]
-    cells = [
-        {"name": "as trained", "test": _spread(untuned), "expected": "–"},
-        {
-            "name": f"tuned on {rows[0]['videos']} recordings, {rows[0]['instances']} instances",
-            "test": _spread(rows),
-            "expected": f"{100 * np.mean([row['held_out'] - row['before'] for row in rows]):+.1f}",
-        },
-    ]
+    cells = []
+    for (name,), runs in _grouped(result["rows"], "name").items():
+        tuned = [row for row in runs if row["draw"]]
+        gain = 100 * np.mean([row["held_out"] - row["before"] for row in tuned])
+        untuned = _spread([row for row in runs if not row["draw"]])
+        cells.append({"name": name, "before": untuned, "after": _spread(tuned), "gain": f"{gain:+.1f}"})
     columns: dict[str, Cell] = {
         "": "{name}",
-        "test mAP": "{test}",
-        "gain on recordings left out": "{expected}",
+        "as trained": "{before}",
+        "tuned": "{after}",
+        "gain on recordings left out": "{gain}",
     }
-    draws = len({row["draw"] for row in rows})
-    title = f"Average mAP in percent, {len(untuned)} seeds, {draws} draws each, mean and deviation:"
+    first = next(row for row in result["rows"] if row["draw"])
+    seeds = len({row["seed"] for row in result["rows"] if row["seed"]})
+    draws = len({row["draw"] for row in result["rows"] if row["draw"]})
+    title = (
+        f"Average mAP on the test recordings in percent, {seeds} seeds, {draws} draws of {first['videos']} "
+        "recordings with times, mean and deviation:"
+    )
     return _table(title, columns, cells)
 
 

@@ -5,7 +5,8 @@
 
 For each seed a model is trained with the settings that `aicl-fast train` chooses by itself. For each draw the
 times of a share of the training recordings tune it. Nothing of the test recordings is used before they are
-measured. Without ``--data`` the data set is the demo's.
+measured. The models of all seeds are merged into an ensemble, which is tuned likewise. Without ``--data`` the
+data set is the demo's.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from aicl_fast.bench.harness.suite import parser, record, show
 from aicl_fast.data.dataset import Dataset
 from aicl_fast.data.own_settings import chosen_config
 from aicl_fast.detector import Detector
+from aicl_fast.ensemble import merge_networks
 from aicl_fast.evaluate import mean_average_precision
 from aicl_fast.train.trainer import train
 from aicl_fast.train.watch import prepare_watch
 from aicl_fast.tune import collect_curves, timed_videos, tune
 from aicl_fast.tune.search import TRIALS, Recordings
-from aicl_fast.weights import load_model
+from aicl_fast.weights import load_model, save_model
 
 DEMO = ("fps=50",)
 TIOUS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -49,21 +51,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder, settings = options.folder / "watch", [*DEMO, *settings]
         prepare_watch(folder)
     rows: list[dict[str, Any]] = []
+    members, names = [], []
     for seed in range(1, options.seeds + 1):
         config, _ = chosen_config(folder, None, None, [*settings, f"train.seed={seed}"])
         config = replace(config, evaluate=replace(config.evaluate, tious=TIOUS))
         dataset = Dataset.open(folder, config)
         out = options.folder / f"{folder.name}-{seed}"
         train(dataset, out, overwrite=True)
-        new = _tuned_rows(dataset, out / "model.safetensors", seed, options)
-        rows += new
-        print(*new, sep="\n", flush=True)
+        weights = out / "model.safetensors"
+        members.append(load_model(weights))
+        names.append(str(weights))
+        rows += _tuned_rows(dataset, weights, "one model", seed, options)
+    if len(members) > 1:
+        merged = options.folder / f"{folder.name}-merged.safetensors"
+        save_model(merged, *merge_networks(members, names))
+        rows += _tuned_rows(dataset, merged, f"ensemble of {len(members)}", 0, options)
     show("tune", rows)
     record(options.json, "tune", rows, data=folder.name, share=options.share, trials=options.trials,
            settings=settings)  # fmt: skip
 
 
-def _tuned_rows(dataset: Dataset, weights: Path, seed: int, options: Any) -> list[dict[str, Any]]:
+def _tuned_rows(dataset: Dataset, weights: Path, name: str, seed: int, options: Any) -> list[dict[str, Any]]:
     truth = dataset.truth("train")
     timed = timed_videos(truth)
     net, config = load_model(weights)
@@ -72,7 +80,9 @@ def _tuned_rows(dataset: Dataset, weights: Path, seed: int, options: Any) -> lis
         test_curves = collect_curves(detector, dataset, "test", dataset.videos["test"], net=net)
     test = Recordings(test_curves, dataset.truth("test"), config)
     untuned = mean_average_precision(test.truth, test.detections(config), TIOUS)
-    rows = [{"seed": seed, "draw": 0, "mAP": untuned.mAP.tolist(), "average_mAP": untuned.average}]
+    rows = [
+        {"name": name, "seed": seed, "draw": 0, "mAP": untuned.mAP.tolist(), "average_mAP": untuned.average}
+    ]
     for draw in range(1, options.draws + 1):
         drawn = np.random.default_rng(draw).permutation(len(timed))[: round(options.share * len(timed))]
         curves = {timed[i]: train_curves[timed[i]] for i in drawn.tolist()}
@@ -81,10 +91,11 @@ def _tuned_rows(dataset: Dataset, weights: Path, seed: int, options: Any) -> lis
             tuned = tune(curves, truth, config, trials=options.trials, seed=draw)
         measured = mean_average_precision(test.truth, test.detections(tuned.config), TIOUS)
         rows.append({
-            "seed": seed, "draw": draw, "videos": tuned.videos, "instances": tuned.instances,
+            "name": name, "seed": seed, "draw": draw, "videos": tuned.videos, "instances": tuned.instances,
             "mAP": measured.mAP.tolist(), "average_mAP": measured.average,
             "before": float(np.mean(tuned.before)), "held_out": float(np.mean(tuned.held_out)),
             "searched": tuned.searched,
             "chosen": {choice.name: choice.after for choice in tuned.choices},
         })  # fmt: skip
+    print(*rows, sep="\n", flush=True)
     return rows

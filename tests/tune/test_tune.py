@@ -117,7 +117,7 @@ def test_what_matters_is_found_and_holds_on_recordings_left_out(two_classes: Any
     assert tuned.searched > 0.9
     assert tuned.gain > 0.5
     assert len(tuned.before) == len(tuned.held_out) == 3
-    assert tuned.searched == max(value for _, value in tuned.trials)
+    assert tuned.searched <= max(value for _, value in tuned.trials)
     assert (tuned.videos, tuned.instances) == (60, 120)
     assert calls == [(done, 100) for done in range(1, 101)]
     assert {choice.name for choice in tuned.choices} == set(SPACE)
@@ -148,6 +148,28 @@ def test_the_settings_as_they_were_are_the_first_trial(two_classes: Any) -> None
     assert values["decode.class_threshold"] == two_classes.decode.class_threshold
     assert measured == recordings.average(recordings.detections(two_classes))
     assert tuned.searched >= measured
+
+
+def test_what_gains_nothing_certain_stays_as_it_was(two_classes: Any) -> None:
+    """γ alone helps: the recordings have no short gaps, no dense proposals, and one class."""
+    curves, truth = made(60)
+    tuned = tune(curves, truth, two_classes, trials=25, folds=2)
+    changed = {choice.name for choice in tuned.choices if choice.before != choice.after}
+    assert "model.fusion_gamma" in changed
+    assert len(changed) <= 4
+
+
+def test_averages_of_weighted_recordings_are_those_of_the_recordings_alone(two_classes: Any) -> None:
+    curves, truth = made(12)
+    config = replace(two_classes, model=replace(two_classes.model, fusion_gamma=0.15))
+    every = Recordings(curves, truth, config)
+    found = every.detections(config)
+    weights = np.zeros((1, 12))
+    weights[0, [1, 4, 7]] = 1
+    some = every.of(["v1", "v4", "v7"])
+    alone = some.average({name: found[name] for name in ("v1", "v4", "v7")})
+    assert every.averages(found, weights)[0] == pytest.approx(alone)
+    assert 0 < alone < 1
 
 
 def test_too_few_are_refused_and_few_warned_of(two_classes: Any) -> None:
@@ -195,8 +217,17 @@ def timed_dataset(tiny_dataset: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".onnx"])
 def test_the_command_writes_the_settings(
-    run: Run, tiny_model: Path, timed_dataset: Path, tmp_path: Path, suffix: str
+    run: Run,
+    tiny_model: Path,
+    timed_dataset: Path,
+    tmp_path: Path,
+    suffix: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    from aicl_fast.tune import search
+
+    # Of an untrained network no change gains anything certain.
+    monkeypatch.setattr(search, "_kept", lambda recordings, best, *_: best)
     model = tmp_path / f"model{suffix}"
     shutil.copyfile(tiny_model.with_suffix(suffix), model)
     before = model.read_bytes()
