@@ -21,7 +21,7 @@ def run(
     It is a model like any other, and takes as long as its members together. The first model's decoding is
     kept; tune the ensemble afterwards.
 
-    Example:
+    Examples:
 
       aicl-fast ensemble runs/a/model.safetensors runs/b/model.safetensors -o all.safetensors
     """

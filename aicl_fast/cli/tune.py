@@ -15,6 +15,7 @@ from typer import Argument, Option
 from aicl_fast.cli.console import note, note_missing, progress, show, titled_table
 from aicl_fast.cli.options import AllowMissing
 from aicl_fast.errors import ConfigError
+from aicl_fast.extras import needs
 from aicl_fast.files import require_file, require_place
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def run(
 
       aicl-fast tune model.onnx --data DATA --share 0.2 --picture tune.png --dry-run
     """
+    with needs("tune", "tuning"):
+        import optuna  # noqa: F401  before the recordings are scored
     import numpy as np
 
     from aicl_fast.data.dataset import SPLITS, Dataset

@@ -59,6 +59,11 @@ CALLS: Mapping[str, Call] = {
     "plot": Call(("plot", DATA, "--video", "test_1", "--gt", TRUTH[0], "-o", "one.svg"), ("matplotlib",)),
     "report": Call(("report", DATA, "--gt", TRUTH[0], "--subset", "test", "-o", "page.html")),
     "train": Call(("train", *TINY, "-d", DATA, "-o", "trained"), TRAIN),
+    "tune": Call(
+        ("tune", f"{DATA}/model.onnx", "-d", f"{DATA}/timed", "--trials", "3", "--folds", "2", "--dry-run"),
+        ("optuna",),
+    ),
+    "ensemble": Call(("ensemble", *[f"{DATA}/model.safetensors"] * 2, "-o", "e.safetensors"), TORCH),
     "ablate": Call(
         ("ablate", "selection", *TINY, "-d", DATA, "-o", "ablated", "--seeds", "1"), (*TRAIN, "matplotlib")
     ),

@@ -31,6 +31,7 @@ def inputs(
     tiny_model: Path,
     make_tiny_dataset: Callable[[Path, Config], Path],
     random_i3d: Callable[[str], I3D],
+    add_times: Callable[[Path], Path],
 ) -> Path:
     """A folder with all that the calls read: a data set, models, a run, a clip, weights of I3D."""
     av = pytest.importorskip("av")
@@ -42,6 +43,7 @@ def inputs(
     from aicl_fast.train.import_checkpoint import NAMES
 
     folder = make_tiny_dataset(tmp_path_factory.mktemp("inputs") / "data", tiny_config)
+    add_times(make_tiny_dataset(folder / "timed", tiny_config))
     for name in ("model.safetensors", "model.onnx"):
         shutil.copy(tiny_model.with_name(name), folder)
     script = Path(sys.executable).with_name("aicl-fast")

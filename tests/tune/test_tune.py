@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -201,18 +200,9 @@ def test_labels_without_times_are_no_times() -> None:
 
 
 @pytest.fixture
-def timed_dataset(tiny_dataset: Path, tmp_path: Path) -> Path:
+def timed_dataset(tiny_dataset: Path, add_times: Callable[[Path], Path]) -> Path:
     """The tiny data set with enough instances."""
-    folder = tmp_path / "timed"
-    shutil.copytree(tiny_dataset, folder)
-    truth = json.loads((folder / "gt.json").read_text())
-    for video in truth["database"].values():
-        label = video["annotations"][0]["label"]
-        video["annotations"] = [
-            {"label": label, "segment": [place + 0.5, place + 1.5]} for place in range(0, 12, 2)
-        ]
-    (folder / "gt.json").write_text(json.dumps(truth))
-    return folder
+    return add_times(tiny_dataset)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".onnx"])
