@@ -102,7 +102,7 @@ def test_an_array_that_may_be_two_streams_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("count", "videos", "segments", "steps"),
-    [(5, 3, 32, 1200), (128, 800, 128, 2400), (5000, 25_000, 750, 11_700)],
+    [(5, 3, 32, 1200), (128, 800, 128, 1500), (5000, 25_000, 750, 11_700)],
 )
 def test_lengths_and_numbers(count: int, videos: int, segments: int, steps: int) -> None:
     from aicl_fast.data.own_settings import Measured
