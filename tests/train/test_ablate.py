@@ -371,5 +371,7 @@ def test_the_command(run: Callable[..., str], tiny_dataset: Path, tmp_path: Path
     assert "L_a + L_ca + L_c + L_mc" in text
     assert (tmp_path / "out" / "losses.png").is_file()
     assert not list((tmp_path / "out" / "runs").rglob("checkpoints"))
-    assert "--preset: say which settings fit --data" in run(*command, expect=2)
+    own = [*options, "--set", "batch_size=4", "--set", "warmup_steps=1"]
+    text = run(*command, "--seeds", 1, "-o", "own", *own)
+    assert "settings: " in text.partition("L_a")[0], text
     assert "--data: the preset thumos14 needs" in run("ablate", "losses", "-p", "thumos14", expect=2)
