@@ -25,7 +25,7 @@ def run(
 
       aicl-fast ensemble runs/a/model.safetensors runs/b/model.safetensors -o all.safetensors
     """
-    from aicl_fast.ensemble import merge_networks
+    from aicl_fast.train.ensemble import merge_networks
     from aicl_fast.weights import load_model, save_model
 
     if out.suffix.lower() != ".safetensors":

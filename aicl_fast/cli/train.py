@@ -124,7 +124,7 @@ def _train_ensemble(
     dataset: Dataset, folder: Path, device: str, seeds: int, *, resume: bool, overwrite: bool, main: bool
 ) -> TrainResult:
     """Train one model a seed, each in a folder of its own, and merge them."""
-    from aicl_fast.ensemble import merge_networks
+    from aicl_fast.train.ensemble import merge_networks
     from aicl_fast.train.sampling import Videos
     from aicl_fast.train.trainer import TrainResult, evaluate
     from aicl_fast.weights import save_model

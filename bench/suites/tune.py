@@ -24,8 +24,8 @@ from aicl_fast.bench.harness.suite import parser, record, show
 from aicl_fast.data.dataset import Dataset
 from aicl_fast.data.own_settings import chosen_config
 from aicl_fast.detector import Detector
-from aicl_fast.ensemble import merge_networks
 from aicl_fast.evaluate import mean_average_precision
+from aicl_fast.train.ensemble import merge_networks
 from aicl_fast.train.trainer import train
 from aicl_fast.train.watch import prepare_watch
 from aicl_fast.tune import collect_curves, timed_videos, tune

@@ -15,9 +15,9 @@ torch = pytest.importorskip("torch")
 
 from aicl_fast import Detector  # noqa: E402
 from aicl_fast.config import Config  # noqa: E402
-from aicl_fast.ensemble import merge_networks  # noqa: E402
 from aicl_fast.errors import ModelError  # noqa: E402
 from aicl_fast.model import TwoBranchNet  # noqa: E402
+from aicl_fast.train.ensemble import merge_networks  # noqa: E402
 from aicl_fast.weights import load_model, save_model  # noqa: E402
 
 Run = Callable[..., str]
