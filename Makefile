@@ -58,7 +58,8 @@ check: $(STAMP)
 
 test: lint types check
 
-# What takes minutes for each test: 50 kills, settings in combination compiled and in two processes, sanitizers.
+# What takes minutes: 50 kills, settings in combination compiled and in two processes, the decoder with every pair of
+# compiler and sanitizer, every size of the kernels in every dtype of the interpreter.
 long: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m long
 

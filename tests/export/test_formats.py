@@ -53,7 +53,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
     folder = tmp_path_factory.mktemp("recordings")
     prepare_watch(folder)
-    return Dataset.open(folder, load_config("demo").with_values({"steps": 500}))
+    return Dataset.open(folder, load_config("demo").with_values({"steps": 300, "lr": 2e-4}))
 
 
 class Trained(NamedTuple):

@@ -151,8 +151,12 @@ def test_settings_train_in_combination_in_two_processes(
 
 
 @pytest.mark.slow
-def test_l_a_alone_trains_compiled(open_tiny: Callable[..., Dataset]) -> None:
-    """With code generated: its total is L_a itself, and once compiled the two were one without a gradient."""
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.long)])
+def test_l_a_alone_trains_compiled(
+    open_tiny: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    """Its total is L_a itself, and once compiled the two were one without a gradient."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     options = {**LOSSES["L_a"], "steps": 2, "batch_size": 3, "warmup_steps": 0}
     plain = train(open_tiny(**options))
     compiled = train(open_tiny(compile=True, **options))
