@@ -344,6 +344,13 @@ def _values(raw: Array, kind: str) -> Array:
     return E4M3[raw]
 
 
+@cache
+def _tile_offsets(rows: int, row_bytes: int, stride: int, pitch: int) -> Array:
+    row = np.arange(rows)[:, None]
+    offsets: Array = (row // 8 * stride + row % 8 * pitch + np.arange(row_bytes)).reshape(-1)
+    return offsets
+
+
 def _tile_places(block: Block, descriptor: int, rows: int, row_bytes: int) -> Array:
     """(rows, bytes) places of a K-major operand: "Matrix Descriptor", and "Strides" for what lies where."""
     start, stride = (descriptor & 0x3FFF) << 4, (descriptor >> 32 & 0x3FFF) << 4
@@ -351,10 +358,8 @@ def _tile_places(block: Block, descriptor: int, rows: int, row_bytes: int) -> Ar
     if mode == 0 or descriptor >> 49 & 7:
         raise UnknownInstruction(f"a matrix descriptor without swizzle or with an offset: {hex(descriptor)}")
     pitch = _MATRIX_SWIZZLE[mode]
-    row = np.arange(rows)[:, None]
-    addresses = start + row // 8 * stride + row % 8 * pitch + np.arange(row_bytes)
     # A KiB aligned pattern: the swizzle looks at the address itself.
-    flat = swizzled(addresses, pitch).reshape(-1)
+    flat = swizzled(start + _tile_offsets(rows, row_bytes, stride, pitch), pitch)
     return block.shared.locate(flat, 1).reshape(rows, row_bytes)
 
 
@@ -471,7 +476,9 @@ def _start_product(
         block.work.products[group].append(product)
         for role, names in (("operand", fragments), ("result", results)):
             for name in names:
-                block.in_flight.setdefault(name, (role, set()))[1].add(group)
+                if name not in block.in_flight:
+                    block.in_flight[name] = role, set()
+                block.in_flight[name][1].add(group)
 
     return step
 

@@ -53,13 +53,16 @@ class Memory:
         Raises:
             OutOfBounds, Misaligned: where the name says.
         """
-        if (addresses % size).any():
+        if size > 1 and (addresses % size).any():
             raise Misaligned(f"{self.name}: expected multiples of {size}, got {_first(addresses, size)}")
-        places = (addresses - self.base)[:, None] + np.arange(size)
+        places = (addresses - self.base)[:, None]
+        if size > 1:
+            places = places + np.arange(size)
         if places.size and (places.min() < 0 or places.max() >= self.data.size):
             raise OutOfBounds(f"{self.name}: {hex(int(addresses.min()))} to {hex(int(addresses.max()))}")
-        outside = ~self.allocated[places].all(1)
-        if outside.any():
+        there = self.allocated[places]
+        if not there.all():
+            outside = ~there.all(1)
             raise OutOfBounds(f"{self.name}: {size} bytes at {hex(int(addresses[outside][0]))}")
         return places
 
@@ -75,8 +78,9 @@ class Memory:
 
     def note_read(self, places: Array, warps: Array | int) -> None:
         """Check a read of any shape and remember it."""
-        missing = ~self.initialised[places]
-        if missing.any():
+        there = self.initialised[places]
+        if not there.all():
+            missing = ~there
             where = hex(self.base + int(places[missing][0]))
             raise Uninitialised(f"{self.name}: {int(missing.sum())} bytes from {where} were never written")
         written = self._written[places]
@@ -84,7 +88,7 @@ class Memory:
         if foreign.any() or self._by_another_block(written).any():
             raise Race(f"{self.name}: read of what another warp or block wrote, no barrier between")
         several = (self._read[places] == self.now) & (self._reader[places] != warps)
-        self._reader[places] = np.where(several, _SEVERAL, warps)
+        self._reader[places] = np.where(several, _SEVERAL, warps) if several.any() else warps
         self._read[places] = self.now
 
     def check_overwrite(self, places: Array, warps: Array | int) -> None:
