@@ -28,10 +28,12 @@ help:
 
 install: $(STAMP)
 
-# Editable: a changed Python file needs no reinstall, a changed native source or setting does.
+# Editable: a changed Python file needs no reinstall, a changed native source or setting does. Pip compiles modules on
+# one core, compileall on all; files that are not meant for this Python are left out.
 $(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/native/*)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --upgrade-strategy only-if-needed -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $(STAMP)
 
 demo: $(STAMP)
