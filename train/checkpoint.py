@@ -33,6 +33,8 @@ from aicl_fast.train.sampling import BatchOrder
 from aicl_fast.train.schedules import learning_rate, selection_gamma
 from aicl_fast.weights import load_model, load_tensors, save_model, save_tensors
 
+_WEIGHTS = ("average", "teacher", "labelled_by", "best")
+"""Attributes of :class:`State` that are the network's weights at other times."""
 KEPT = 2
 """Checkpoints kept; older ones are removed."""
 _ADVICE = "Remove the folder; the one before it is used then."
@@ -53,6 +55,10 @@ class State:
     step: int = 0
     average: dict[str, Tensor] | None = None
     """Moving average of the weights, if there is one."""
+    teacher: dict[str, Tensor] | None = None
+    """The teacher's moving average, if there is one (``train.self_training``, ``train.supervision``)."""
+    labelled_by: dict[str, Tensor] | None = None
+    """The teacher's weights when it last labelled the videos."""
     best: dict[str, Tensor] | None = None
     """Weights of the best evaluation so far, if the best are kept."""
     best_step: int = 0
@@ -69,8 +75,8 @@ class State:
 def save_checkpoint(folder: Path, state: State, config: Config) -> None:
     """Write ``folder/step_NNNNNNNN`` whole, then remove all but the newest :data:`KEPT`."""
     tensors = dict(_optimizer_tensors(state.optimizer))
-    for name, group in (("average", state.average), ("best", state.best)):
-        tensors.update({f"{name}.{key}": value for key, value in (group or {}).items()})
+    for name in _WEIGHTS:
+        tensors.update({f"{name}.{key}": value for key, value in (getattr(state, name) or {}).items()})
     target = folder / f"step_{state.step:08d}"
     with atomic_folder(target) as whole:
         save_model(whole / "model.safetensors", state.net, config)
@@ -125,6 +131,8 @@ def fingerprint(
         "held-out videos": list(held_out),
         "test videos": list(dataset.videos["test"]),
     }
+    if dataset.config.train.supervision != "videos":
+        parts["their times"] = [dataset.ground_truth.videos[name].segments.tolist() for name in train]
     return {
         name: hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16] for name, values in parts.items()
     }
@@ -159,7 +167,7 @@ def load_checkpoint(path: Path, state: State, config: Config) -> None:
         state.net.load_state_dict(net.state_dict())
         _restore_optimizer(state.optimizer, tensors)
         _restore_order(state.order, order)
-    for name in ("average", "best"):
+    for name in _WEIGHTS:
         found = {k.partition(".")[2]: v.to(device) for k, v in tensors.items() if k.startswith(f"{name}.")}
         setattr(state, name, found or None)
     state.step, state.history = step, history
@@ -182,7 +190,7 @@ def _complete(folder: Path) -> list[Path]:
 def _check_tensors(tensors: dict[str, Tensor], state: State) -> None:
     """Refuse tensors that are not of this network's weights, each by its name, shape and type."""
     weights = state.net.state_dict()
-    expected = {f"{kind}.{name}": value for kind in ("average", "best") for name, value in weights.items()}
+    expected = {f"{kind}.{name}": value for kind in _WEIGHTS for name, value in weights.items()}
     moments = {"exp_avg", "exp_avg_sq", "step"}
     parameters = [each for group in state.optimizer.param_groups for each in group["params"]]
     for number, value in enumerate(parameters):
@@ -193,7 +201,7 @@ def _check_tensors(tensors: dict[str, Tensor], state: State) -> None:
         if wanted is None or (value.shape, value.dtype) != (wanted.shape, wanted.dtype):
             raise ValueError(f"{name}: {value.dtype} of shape {tuple(value.shape)} is not of this network")
     # All of a kind, or none: a weight that no loss trains has no moments.
-    groups = [{f"{kind}.{name}" for name in weights} for kind in ("average", "best")]
+    groups = [{f"{kind}.{name}" for name in weights} for kind in _WEIGHTS]
     groups += [{f"optimizer.{number}.{name}" for name in moments} for number in range(len(parameters))]
     for group in groups:
         missing = group - tensors.keys()

@@ -20,6 +20,8 @@ from aicl_fast.model import TwoBranchOutputs
 _EPS = 1e-7
 Losses = dict[str, Tensor]
 """Scalars by name, as :func:`loss_names` lists them."""
+SegmentTargets = tuple[Tensor, Tensor]
+"""(B, T, C), 1 where a segment shows the class, and (B, T) weights; background has a weight and no class."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Batch:
         labels: (B, C), 1 where the video contains the class, else 0.
         logits: (B, C) video logits: mean CAS of each class's top-k segments.
         selected: (B, T, C) bool, the top-k segments of each class.
+        segments: targets and weights of single segments, or None where nothing is known of them.
         config: weights and constants are in its ``loss`` section.
     """
 
@@ -38,6 +41,7 @@ class Batch:
     labels: Tensor
     logits: Tensor
     selected: Tensor
+    segments: SegmentTargets | None
     config: Config
 
     @property
@@ -71,6 +75,7 @@ def aicl_loss(
     config: Config,
     *,
     selection_gamma: float | Tensor | None = None,
+    segments: SegmentTargets | None = None,
 ) -> Losses:
     """All losses of one batch.
 
@@ -80,6 +85,7 @@ def aicl_loss(
         config: weights and constants of its ``loss`` section; k and K follow from T.
         selection_gamma: γ of the scores that select the top-k segments; None selects by A_score, as in the
             authors' code. 1 selects by softmax(CAS) alone, which is the warm-up.
+        segments: targets and weights of single segments for L_s, which the paper does not have.
     Returns:
         Scalars by the names of :func:`loss_names`: every part of every term, unweighted, and ``total``, their
         weighted sum. A part is 0 if its term is switched off, or needs a stream that the model does not read.
@@ -92,7 +98,7 @@ def aicl_loss(
     labels = labels.to(outputs.CAS.dtype)
     selection = outputs.A_score if selection_gamma is None else _selection_scores(outputs, selection_gamma)
     logits, selected = topk_pool(outputs.CAS, selection, config.model.topk(outputs.CAS.shape[1]))
-    batch = Batch(outputs, labels, logits, selected, config)
+    batch = Batch(outputs, labels, logits, selected, segments, config)
     zero = total = outputs.CAS.new_zeros(())
     losses: Losses = {}
     for term in TERMS.values():
@@ -151,6 +157,28 @@ def _consistency(batch: Batch) -> Losses:
     return {"consistency": _agreement(batch.outputs.A, batch.outputs.A_ca, batch.config)}
 
 
+def _segments(batch: Batch) -> Losses:
+    """Cross entropy of the classes on action, and of the actionness on action and background."""
+    if batch.segments is None:
+        return {}
+    target, weight = batch.segments
+    action = target.amax(dim=2)
+    on_action, on_background = weight * action, weight * (1 - action)
+    share = target / target.sum(dim=2, keepdim=True).clamp_min(1)
+    classes = -(share * functional.log_softmax(batch.outputs.CAS, dim=2)).sum(dim=2)
+    actionness = batch.outputs.CAS.new_zeros(())
+    for stream in batch.streams:
+        value = getattr(batch.outputs, f"A_{stream}")
+        actionness = actionness + _weighted_mean(-(value + _EPS).log(), on_action)
+        actionness = actionness + _weighted_mean(-(1 - value + _EPS).log(), on_background)
+    return {"segment_class": _weighted_mean(classes, on_action), "segment_actionness": actionness}
+
+
+def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Over each video's segments, then over the videos. (B, T) each; a video without weights counts as 0."""
+    return ((values * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(_EPS)).mean()
+
+
 TERMS: dict[str, Term] = {
     "L_a": Term(("action",), 1.0, _action),  # eq. 5
     "L_ca": Term(("agnostic_rgb", "agnostic_flow"), "weight_agnostic", _agnostic),  # eq. 9, 10
@@ -158,8 +186,10 @@ TERMS: dict[str, Term] = {
     "L_c": Term(("contrast_fused", "contrast_rgb", "contrast_flow"), "weight_contrast", _contrast),
     "L_mc": Term(("modality",), "weight_modality", _modality),  # eq. 11
     "L_ac": Term(("consistency",), "weight_consistency", _consistency),  # eq. 15
+    # Of points, times and a teacher's detections (docs/accuracy.md); the paper has labels of videos alone.
+    "L_s": Term(("segment_class", "segment_actionness"), "weight_segments", _segments),
 }
-"""The terms of eq. 16 by the paper's names. Another package adds its own here before it trains."""
+"""The terms of eq. 16 by the paper's names, and L_s. Another package adds its own here before it trains."""
 
 
 def pseudo_labels(selected: Tensor, labels: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -22,17 +22,11 @@ with needs("train"):
 
 from aicl_fast.config import Config, TrainConfig
 from aicl_fast.data.dataset import Dataset
-from aicl_fast.data.detections import Detections
-from aicl_fast.data.sampling import sample_indices
-from aicl_fast.data.scores import Scores
-from aicl_fast.decode.decoder import Decoder
 from aicl_fast.devices import torch_device
 from aicl_fast.errors import AiclError, DataError
 from aicl_fast.evaluate import MapResult, SegmentAccuracy, mean_average_precision, segment_accuracy
 from aicl_fast.files import remove_temporary
 from aicl_fast.kernels.mining import above_median
-from aicl_fast.kernels.outputs import NetworkOutputs
-from aicl_fast.kernels.pooling import topk_pool
 from aicl_fast.locks import locked_folder
 from aicl_fast.model import TwoBranchNet, TwoBranchOutputs
 from aicl_fast.train.checkpoint import (
@@ -45,15 +39,16 @@ from aicl_fast.train.checkpoint import (
     step_of,
 )
 from aicl_fast.train.distributed import Ranks, joined_ranks
+from aicl_fast.train.localize import localize
 from aicl_fast.train.logs import LOG_EVERY, RunLog
-from aicl_fast.train.losses import TERMS, Losses, aicl_loss
+from aicl_fast.train.losses import TERMS, Losses, SegmentTargets, aicl_loss
 from aicl_fast.train.sampling import BatchOrder, Progress, Videos
 from aicl_fast.train.schedules import learning_rate, selection_gamma
+from aicl_fast.train.targets import Targets
 from aicl_fast.weights import save_model
-from aicl_fast.windows import Windows, score_by_windows, warn_if_long, weighted
 
-Loss = Callable[[Tensor, Tensor, Tensor | None], tuple[TwoBranchOutputs, Losses]]
-"""(features, labels, γ of the selection) -> outputs and losses."""
+Loss = Callable[[Tensor, Tensor, Tensor | None, SegmentTargets | None], tuple[TwoBranchOutputs, Losses]]
+"""(features, labels, γ of the selection, targets of segments) -> outputs and losses."""
 MakeNet = Callable[[Config], TwoBranchNet]
 _RECORDS = ("model.safetensors", "log.csv", "tensorboard")
 """What a run leaves in its folder beside checkpoints."""
@@ -148,6 +143,7 @@ def _run(
     videos = Videos(dataset, "train", names, device=device, progress=reading)
     model_config = _with_lengths(config, videos.counts)
     dataset = Dataset(dataset.root, dataset.ground_truth, dataset.videos, model_config)
+    targets = Targets(dataset, videos)
     # The main process alone evaluates, so it alone reads what is evaluated on, out of the same budget.
     choosing = test = None
     if ranks.is_main:
@@ -174,6 +170,10 @@ def _run(
     checkpoint = latest_checkpoint(folder / "checkpoints") if folder is not None and resume else None
     if checkpoint is not None:
         load_checkpoint(checkpoint, state, config)
+    if targets.needs_teacher and state.teacher is None:
+        state.teacher = _copy(net.state_dict())
+    if state.labelled_by is not None:
+        targets.label(_net_with(state.labelled_by, config, make_net, device))
     if settings.compile:
         # Else what earlier runs of this process compiled counts against torch's limit for one function.
         torch.compiler.reset()
@@ -192,6 +192,9 @@ def _run(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings)
         gamma = selection_gamma(step, config)
+        if state.teacher is not None and targets.due(step):
+            state.labelled_by = _copy(state.teacher)
+            targets.label(_net_with(state.labelled_by, config, make_net, device))
 
         # Every process draws the whole batch, so all agree on it, and takes its share.
         batch = state.order.next()
@@ -204,7 +207,7 @@ def _run(
         labels = videos.labels_of(indices)
 
         selection = None if gamma is None else torch.full((), gamma, device=device)
-        outputs, terms = loss(features, labels, selection)
+        outputs, terms = loss(features, labels, selection, targets.of(indices, drawn))
         optimizer.zero_grad(set_to_none=True)
         # Weighted so, the processes' losses add up to the whole batch's mean. Their gradients are averaged.
         weight = len(mine) / len(batch)
@@ -213,7 +216,9 @@ def _run(
             nn.utils.clip_grad_norm_(net.parameters(), settings.clip_norm)
         optimizer.step()
         if settings.ema_decay:
-            _average(state, settings.ema_decay)
+            state.average = _averaged(state.average, net, settings.ema_decay)
+        if state.teacher is not None:
+            state.teacher = _averaged(state.teacher, net, settings.teacher_decay)
 
         if logged or evaluated or saved:
             measured = torch.stack([*terms.values(), _consistent(outputs)]).detach() * weight
@@ -237,7 +242,7 @@ def _run(
             if score > state.best_score:
                 state.best_score, state.best_step = score, step
                 if settings.keep != "last":
-                    state.best = {k: v.detach().clone() for k, v in _weights(state).items()}
+                    state.best = _copy(_weights(state))
         log.flush()
         if folder is not None and ranks.is_main and (saved or _out_of_patience(state, settings)):
             log.sync()
@@ -266,13 +271,13 @@ class _Step(nn.Module):
         self.mixed = config.train.precision == "bf16"
 
     def forward(
-        self, features: Tensor, labels: Tensor, gamma: Tensor | None
+        self, features: Tensor, labels: Tensor, gamma: Tensor | None, segments: SegmentTargets | None = None
     ) -> tuple[TwoBranchOutputs, Losses]:
         with torch.autocast(self.device_type, torch.bfloat16, enabled=self.mixed):
             outputs = self.net(features)
         if self.mixed:
             outputs = TwoBranchOutputs(*(value.float() for value in outputs))
-        terms = aicl_loss(outputs, labels, self.config, selection_gamma=gamma)
+        terms = aicl_loss(outputs, labels, self.config, selection_gamma=gamma, segments=segments)
         # The total alone keeps its gradient. Copied, since of L_a alone it is L_a itself: compiled, the two
         # would be one tensor, and that without a gradient.
         shown = dict(zip(terms, torch.stack([*terms.values()]).detach().unbind(), strict=True))
@@ -298,65 +303,6 @@ def make_loss(net: TwoBranchNet, config: Config, ranks: Ranks | None = None) -> 
     if config.train.compile:
         return cast(Loss, torch.compile(step, fullgraph=alone))
     return step
-
-
-@torch.no_grad()
-def localize(
-    net: TwoBranchNet, videos: Videos, config: Config
-) -> tuple[dict[str, Scores], dict[str, Detections]]:
-    """Curves and detections of every video by the network in torch, one video at a time.
-
-    Videos longer than those of training are scored in windows, as :class:`aicl_fast.Detector` does.
-    """
-    was_training = net.training
-    net.eval()
-    data = config.data
-    windows = Windows.of(config, config.windows, data.fps, data.segments)
-    scores: dict[str, Scores] = {}
-    for index, name in enumerate(videos.names):
-        count = int(videos.counts[index])
-        if windows is not None and count > windows.limit:
-            outputs = _windowed(net, videos, index, windows, config)
-        else:
-            rows = _outputs(net(videos.gather([index], [videos.sample(index)])), config)
-            outputs = NetworkOutputs(*(value[0] for value in rows))
-            outputs = weighted(outputs, config, config.decode)
-            warn_if_long(count, data, data.segments, name)
-        scores[name] = Scores(
-            fused=outputs.scores,
-            video_scores=outputs.video_scores,
-            actionness=outputs.actionness,
-            actionness_agnostic=outputs.actionness_agnostic,
-            num_segments=count,
-            fps=data.fps,
-            frames_per_segment=data.frames_per_segment,
-            classes=config.classes,
-            name=name,
-        )
-    net.train(was_training)
-    found = Decoder(config.decode, config.classes).batch(list(scores.values()))
-    return scores, dict(zip(videos.names, found, strict=True))
-
-
-def _windowed(
-    net: TwoBranchNet, videos: Videos, index: int, windows: Windows, config: Config
-) -> NetworkOutputs:
-    sampled = sample_indices(windows.length, windows.samples)
-
-    def run(starts: Sequence[int]) -> NetworkOutputs:
-        return _outputs(
-            net(videos.gather([index] * len(starts), [start + sampled for start in starts])), config
-        )
-
-    count = int(videos.counts[index])
-    return score_by_windows(count, windows, config, config.decode, run, lambda done, every: None)
-
-
-def _outputs(outputs: TwoBranchOutputs, config: Config) -> NetworkOutputs:
-    """What an exported network gives, from what the network in torch gives."""
-    logits, _ = topk_pool(outputs.CAS, outputs.A_score, config.topk)
-    values = (outputs.A_score, logits.softmax(-1), outputs.A, outputs.A_ca)
-    return NetworkOutputs(*(value.float().cpu().numpy() for value in values))
 
 
 def _with_lengths(config: Config, counts: npt.NDArray[np.int64]) -> Config:
@@ -436,13 +382,18 @@ def _check_finite(net: TwoBranchNet, loss: float, step: int, settings: TrainConf
     )
 
 
-def _average(state: State, decay: float) -> None:
-    weights = state.net.state_dict()
-    if state.average is None:
-        state.average = {name: value.detach().clone() for name, value in weights.items()}
-        return
+def _averaged(average: dict[str, Tensor] | None, net: TwoBranchNet, decay: float) -> dict[str, Tensor]:
+    """The moving average after a step; the first step's weights begin it."""
+    weights = net.state_dict()
+    if average is None:
+        return _copy(weights)
     for name, value in weights.items():
-        state.average[name].lerp_(value.detach(), 1 - decay)
+        average[name].lerp_(value.detach(), 1 - decay)
+    return average
+
+
+def _copy(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in weights.items()}
 
 
 def _weights(state: State) -> dict[str, Tensor]:
@@ -453,9 +404,15 @@ def _weights(state: State) -> dict[str, Tensor]:
 def _candidate(state: State, config: Config, make_net: MakeNet) -> TwoBranchNet:
     if state.average is None:
         return state.net
+    return _net_with(state.average, config, make_net, next(state.net.parameters()).device)
+
+
+def _net_with(
+    weights: dict[str, Tensor], config: Config, make_net: MakeNet, device: torch.device
+) -> TwoBranchNet:
     net = make_net(config)
-    net.load_state_dict(state.average)
-    return net.to(next(state.net.parameters()).device)
+    net.load_state_dict(weights)
+    return net.to(device)
 
 
 def _consistent(outputs: TwoBranchOutputs) -> Tensor:
@@ -480,4 +437,4 @@ def _determinism(on: bool) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-__all__ = ["TrainResult", "evaluate", "localize", "make_loss", "train"]
+__all__ = ["TrainResult", "evaluate", "make_loss", "train"]

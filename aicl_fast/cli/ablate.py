@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 @resumed_by("the same command resumes with the runs that are not finished")
 def run(
-    experiment: Annotated[str, Argument(help="losses, fusion, accuracy, consistency or selection.")],
+    experiment: Annotated[
+        str, Argument(help="losses, fusion, accuracy, consistency, selection or supervision.")
+    ],
     data: Annotated[
         Path | None, Option("--data", "-d", help="Data set folder; the demo's recordings by default.")
     ] = None,
@@ -51,7 +53,7 @@ def run(
 
     Examples:
 
-      aicl-fast ablate selection
+      aicl-fast ablate supervision
 
       aicl-fast ablate losses --data THUMOS14 --preset thumos14 --seeds 3
     """

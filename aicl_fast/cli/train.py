@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from aicl_fast.cli.console import note_missing, progress, remark, result_table, show
+from aicl_fast.cli.console import note, note_missing, progress, remark, result_table, show
 from aicl_fast.cli.ending import resumed_by
 from aicl_fast.cli.options import AllowMissing, Device, Settings, SettingsFile
 from aicl_fast.errors import DataError
@@ -74,6 +74,7 @@ def run(
         counts = ", ".join(f"{len(videos)} {split}" for split, videos in dataset.videos.items())
         show(f"{data}: {counts} videos, {len(dataset.config.classes)} classes")
         note_missing(dataset.missing, out / "metrics.json")
+        _show_points(dataset)
 
     # Until the metrics are written, too.
     with locked_folder(out) if main else nullcontext():
@@ -89,6 +90,18 @@ def run(
         leak = leak_note(result.config, result.history)
         show(result_table(f"Step {result.step}{leak}", "test videos", result.result))
         show(f"model: {out / 'model.safetensors'}")
+
+
+def _show_points(dataset: Dataset) -> None:
+    """How many of the training annotations are points, and whether they are used."""
+    counts = [int(dataset.ground_truth.videos[name].points.sum()) for name in dataset.videos["train"]]
+    if not any(counts):
+        return
+    text = f"{sum(counts)} points in {sum(count > 0 for count in counts)} training videos"
+    if dataset.config.train.supervision == "videos":
+        note(f"{text} are not used; --set supervision=points uses them")
+    else:
+        show(text)
 
 
 def _train(

@@ -47,7 +47,7 @@ PRESETS: Mapping[str, Config] = types.MappingProxyType(
             preset="own",
             data=DataConfig(segments=256),
             model=ModelConfig(embedding_width=128, standardize_input=True),
-            train=TrainConfig(steps=1200, ramp_steps="all"),
+            train=TrainConfig(steps=1200, ramp_steps="all", supervision="points"),
             # Chosen on training recordings alone, see docs/training.md.
             decode=DecodeConfig(
                 class_threshold=0.02,

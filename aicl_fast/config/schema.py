@@ -21,6 +21,7 @@ Streams = Literal["both", "rgb", "flow"]
 Schedule = Literal["constant", "cosine"]
 Precision = Literal["fp32", "bf16"]
 Convolution = Literal["direct", "winograd"]
+Supervision = Literal["videos", "points", "times"]
 
 # Far above any use, and far below what only fails when memory for it is asked for.
 MAX_SEGMENTS = 100_000
@@ -95,6 +96,8 @@ class LossConfig(Section):
     """γ2"""
     weight_consistency: Annotated[float, NOT_NEGATIVE] = 0.1
     """γ3"""
+    weight_segments: Annotated[float, NOT_NEGATIVE] = 1.0
+    """Of L_s, which the paper does not have: what is known of single segments, see ``supervision``."""
     gce_q: Annotated[float, Range(0, 1, open_low=True)] = 0.7
     """Noise tolerance q of the generalised cross entropy."""
     mining_divisor: Annotated[int, COUNT] = 20
@@ -129,6 +132,17 @@ class TrainConfig(Section):
     ramp_steps: Annotated[int, NOT_NEGATIVE] | Literal["all"] = 0
     """Steps after the warm-up in which the selection's γ falls linearly from 1 to ``selection_gamma``.
     ``all`` is every step after it, however many ``steps`` there are."""
+    supervision: Supervision = "videos"
+    """What is used of the training annotations: labels of ``videos`` alone, as in the paper; also ``points``,
+    one time in each instance, where there are any; or also ``times``, the instances' start and end."""
+    self_training: bool = False
+    """A teacher, the moving average of the network, labels the segments of videos without points or times."""
+    teacher_start: Annotated[float, SHARE] = 0.25
+    """The share of the steps after which the teacher labels videos, and lets points grow into spans."""
+    teacher_every: Annotated[int, COUNT] = 100
+    """Steps after which it does so again."""
+    teacher_decay: Annotated[float, Range(0, 1, open_high=True)] = 0.99
+    """Decay of the teacher's moving average."""
     eval_every: Annotated[int, NOT_NEGATIVE] = 0
     """Steps between evaluations; 0 evaluates after the last step only, which chooses nothing."""
     save_every: Annotated[int, NOT_NEGATIVE] = 500

@@ -20,6 +20,8 @@ AMBIGUOUS = "Ambiguous"
 
 LATE_SECONDS = 1.0
 """An annotation may end this long after its video's end: durations are rounded."""
+_END = 0.01
+"""A label without times is annotated from 0 to the video's end; so many seconds may lack."""
 _SHOWN = 3
 _LONGEST = 1e9
 """Seconds: times beyond are no times in a video, and differences of a millisecond are lost in them."""
@@ -32,7 +34,8 @@ class VideoAnnotation:
     Attributes:
         subset: the subset's name in the file (``validation``, ``test``, ``training`` …).
         labels: N class names, in the file's order; ``Ambiguous`` is none.
-        segments: (N, 2) float64 start and end in seconds.
+        segments: (N, 2) float64 start and end in seconds. A point, one time in an instance, starts and ends
+            there. A label without times goes from 0 to the video's end, or to 0.
         duration: seconds, or None where the file does not say.
         fps: frames a second of the video, the same.
     """
@@ -47,6 +50,21 @@ class VideoAnnotation:
     def classes(self) -> tuple[str, ...]:
         """The classes that it contains, each once."""
         return tuple(dict.fromkeys(label for label in self.labels if label != AMBIGUOUS))
+
+    @property
+    def points(self) -> npt.NDArray[np.bool_]:
+        """(N,) which annotations are points."""
+        starts, ends = self.segments[:, 0], self.segments[:, 1]
+        found: npt.NDArray[np.bool_] = (starts == ends) & (ends > 0)
+        return found
+
+    @property
+    def timed(self) -> npt.NDArray[np.bool_]:
+        """(N,) which annotations have a start and an end. One that covers the whole video counts as none."""
+        starts, ends = self.segments[:, 0], self.segments[:, 1]
+        whole = np.inf if self.duration is None else self.duration
+        found: npt.NDArray[np.bool_] = (starts < ends) & ~((starts == 0) & (ends >= whole - _END))
+        return found
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aicl_fast.config import DecodeConfig
-from aicl_fast.data.annotations import GroundTruth, VideoAnnotation
+from aicl_fast.data.annotations import GroundTruth
 from aicl_fast.data.dataset import Dataset, Split
 from aicl_fast.data.detections import Detections
 from aicl_fast.data.features import Floats
@@ -21,9 +21,6 @@ from aicl_fast.windows import Windows, smoothed
 
 if TYPE_CHECKING:
     from aicl_fast.model import TwoBranchNet
-
-_END = 0.01
-"""A label without times is annotated from 0 to the video's end; so many seconds may lack."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,12 +135,5 @@ def _cas(net: TwoBranchNet, features: Floats, segments: int) -> Floats:
 
 
 def timed_videos(truth: GroundTruth) -> list[str]:
-    """The videos whose annotations have times: those that do not all cover the whole video."""
-    return [name for name, video in truth.videos.items() if len(video.labels) and not _only_labels(video)]
-
-
-def _only_labels(video: VideoAnnotation) -> bool:
-    starts, ends = video.segments[:, 0], video.segments[:, 1]
-    whole = ends.max() if video.duration is None else video.duration
-    covers = ends >= whole - _END if video.duration is not None else ends == 0
-    return bool(((starts == 0) & covers).all())
+    """The videos whose annotations have times: no points, and not all of them cover the whole video."""
+    return [name for name, video in truth.videos.items() if video.timed.any() and not video.points.any()]

@@ -74,7 +74,7 @@ def _step(
         if changes is None:
             total = reference_train.total_loss(net, features, labels, config)
         else:
-            total = loss(features, labels, None)[1]["total"]
+            total = loss(features, labels, None, None)[1]["total"]
         optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

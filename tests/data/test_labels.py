@@ -98,6 +98,13 @@ c,jump,3,9,train
         # A quote that is left open in a long table.
         ('a,"jump,1,2\n' + "b,run,1,2\n" * 20_000,
          r"labels\.csv, line 1\d+: cannot be read.*a quote that is not closed"),
+        # Points.
+        ("video,label,time\na,jump,x\n", "line 2: time is 'x', expected seconds"),
+        ("video,label,time\na,jump,-1\n", "line 2: has the time -1 s, expected 0 or more"),
+        ("video,label,time\na,jump,nan\n", "line 2: has the time nan s"),
+        ("video,label,time,start,end\na,jump,1,1,2\n", "line 2: has a time beside start and end"),
+        ("video,label,time\na,jump,1\na,jump,1.0\n", "line 3: repeats line 2"),
+        ("video,label,time,split\na,jump,1,test\n", "line 2: 'a' is a test video, whose rows need start"),
         # Control characters.
         ("a,ju\x07mp,1,2\n", r"line 1: the label '.*' has a control character"),
         ("a,ju\x7fmp,1,2\n", r"line 1: the label '.*' has a control character"),
@@ -165,6 +172,31 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert len(others) > 1
 
 
+def test_points_are_one_time(tmp_path: Path) -> None:
+    """Beside labels without times and instances with start and end, in a table and read back from gt.json."""
+    text = "video,label,start,end,time,split\na,jump,,,3.5,train\na,jump,,,0,train\na,run,,,,train\n"
+    rows = read_labels(table(tmp_path, text + "b,jump,1,2,,train\nc,jump,1,2,,test\n"))
+    assert [row.segment for row in rows] == [(3.5, 3.5), (0.001, 0.001), None, (1, 2), (1, 2)]
+    assert [row.timed for row in rows] == [False, False, False, True, True]
+    write_annotations(rows, tmp_path / "data", duration=SECONDS.get)
+    video = GroundTruth.load(tmp_path / "data/gt.json").videos["a"]
+    assert video.segments.tolist() == [[3.5, 3.5], [0.001, 0.001], [0, 10]]
+    assert (video.points.tolist(), video.timed.tolist()) == ([True, True, False], [False, False, False])
+    again = read_labels(tmp_path / "data/gt.json")
+    assert [row.segment for row in again] == [(3.5, 3.5), (0.001, 0.001), (0, 10), (1, 2), (1, 2)]
+    unknown = write_annotations(rows, tmp_path / "other").without_duration
+    assert "a" in unknown
+    assert [row.segment for row in read_labels(tmp_path / "other/gt.json")][:3] == [
+        (3.5, 3.5), (0.001, 0.001), None,
+    ]  # fmt: skip
+
+
+def test_videos_with_points_are_not_drawn_for_testing(tmp_path: Path) -> None:
+    text = "video,label,time,start,end\na,jump,3,,\nb,jump,,1,2\nc,jump,4,,\n"
+    rows = read_labels(table(tmp_path, text))
+    assert write_annotations(rows, tmp_path, test_share=0.9).test == ("b",)
+
+
 def test_labels_with_quotes_survive_the_settings(tmp_path: Path) -> None:
     rows = read_labels(table(tmp_path, 'a,"say ""hi"" \\ é 🏃",1,2,test\nb,x,1,2,train\n'))
     summary = write_annotations(rows, tmp_path)
@@ -178,6 +210,7 @@ def test_labels_with_quotes_survive_the_settings(tmp_path: Path) -> None:
         ("a,jump,1,20,train\n", "line 1: ends at 20 s, and 'a' is 10.0 s long"),
         ("a,jump,10.5,10.9,train\n", "line 1: starts at 10.5 s, and 'a' is 10.0 s long"),
         ("a,jump,10,10.5,train\n", "line 1: starts at 10 s, and 'a' is 10.0 s long"),
+        ("video,label,time\na,jump,10.5\n", "line 2: starts at 10.5 s, and 'a' is 10.0 s long"),
         ("a,jump,1,2,train\n", "leaves no test video"),
         ("a,jump\nb,jump\n", "leaves no test video.*start and end"),
         ("a,jump,1,2,test\n", "leaves no train video"),

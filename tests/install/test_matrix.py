@@ -45,7 +45,8 @@ def install(home: Path, *arguments: str) -> Path:
     """Make an environment, install there, and return its interpreter."""
     venv.create(home, with_pip=True)
     python = home / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", *arguments], cwd=ROOT, check=True)
+    pip = [python, "-m", "pip", "install", "--quiet", "--no-compile"]
+    subprocess.run([*pip, *arguments], cwd=ROOT, check=True)
     return python
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,21 @@ if TYPE_CHECKING:
 def open_tiny(tiny_dataset: Path, tiny_config: Config) -> Callable[..., Dataset]:
     """``open_tiny(steps=4)`` opens the tiny data set with this setting changed."""
     return lambda **changes: Dataset.open(tiny_dataset, tiny_config.with_values(changes))
+
+
+@pytest.fixture
+def add_points(tiny_dataset: Path) -> Callable[[int], None]:
+    """``add_points(2)`` makes three points of the annotations of the first two training videos."""
+
+    def add(videos: int) -> None:
+        truth = json.loads((tiny_dataset / "gt.json").read_text())
+        for number in range(videos):
+            video = truth["database"][f"train_{number}"]
+            label = video["annotations"][0]["label"]
+            video["annotations"] = [{"label": label, "segment": [time, time]} for time in (2.0, 6.0, 9.5)]
+        (tiny_dataset / "gt.json").write_text(json.dumps(truth))
+
+    return add
 
 
 # What torchrun starts two of, each a fork of a process that has torch.

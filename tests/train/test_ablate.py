@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,10 +29,13 @@ from aicl_fast.train.ablate import (  # noqa: E402
     run_ablation,
 )
 from aicl_fast.train.ablate.picture import plot_ablation  # noqa: E402
+from aicl_fast.train.ablate.supervision import with_points  # noqa: E402
 from aicl_fast.train.losses import aicl_loss  # noqa: E402
 from aicl_fast.train.schedules import selection_gamma  # noqa: E402
 from aicl_fast.train.trainer import train  # noqa: E402
+from aicl_fast.weights import load_model  # noqa: E402
 
+AddTimes = Callable[[Path], Path]
 _VARIANTS: tuple[Callable[[Config], fusion.FusionNet], ...] = (
     fusion.early_early,
     fusion.late_early,
@@ -375,3 +379,45 @@ def test_the_command(run: Callable[..., str], tiny_dataset: Path, tmp_path: Path
     text = run(*command, "--seeds", 1, "-o", "own", *own)
     assert "settings: " in text.partition("L_a")[0], text
     assert "--data: the preset thumos14 needs" in run("ablate", "losses", "-p", "thumos14", expect=2)
+
+
+def test_points_are_simulated_from_times(
+    tiny_dataset: Path, tiny_config: Config, add_times: AddTimes
+) -> None:
+    data = Dataset.open(add_times(tiny_dataset), tiny_config)
+    before = dict(data.ground_truth.videos)
+    half = with_points(0.5)(data, 3)
+    counts = {name: int(half.ground_truth.videos[name].points.sum()) for name in data.videos["train"]}
+    assert sorted(counts.values()) == [0, 0, 0, 6, 6, 6]
+    for name, count in counts.items():
+        video = half.ground_truth.videos[name]
+        assert video.classes == before[name].classes
+        if count:
+            times = video.segments[:, 0]
+            assert ((before[name].segments[:, 0] <= times) & (times <= before[name].segments[:, 1])).all()
+        else:
+            assert not video.timed.any()
+    for name in data.videos["test"]:
+        assert half.ground_truth.videos[name] is before[name]
+    again = with_points(0.5)(data, 3).ground_truth.videos
+    assert all(
+        np.array_equal(again[name].segments, half.ground_truth.videos[name].segments) for name in again
+    )
+    with pytest.raises(DataError, match="nothing to simulate points from"):
+        with_points(0.5)(with_points(1.0)(data, 3), 3)
+
+
+def test_each_row_of_the_supervision_knows_something_else(
+    tiny_dataset: Path,
+    tiny_config: Config,
+    add_times: AddTimes,
+    tmp_path: Path,
+    same_weights: Callable[..., bool],
+) -> None:
+    changes = {"steps": 4, "teacher_start": 0.25, "teacher_every": 2}
+    data = Dataset.open(add_times(tiny_dataset), tiny_config.with_values(changes))
+    ablation = run_ablation(data, EXPERIMENTS["supervision"], tmp_path / "out", seeds=1)
+    assert len(ablation.runs) == len(ablation.arms) == 6
+    nets = [load_model(path)[0] for path in sorted((tmp_path / "out/runs").glob("*/model.safetensors"))]
+    assert len(nets) == 6
+    assert not any(same_weights(*pair) for pair in itertools.combinations(nets, 2))

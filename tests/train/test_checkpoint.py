@@ -252,7 +252,7 @@ def test_a_checkpoint_is_loaded_to_the_network_s_device(
         for key, value in found.items():
             assert value.device == expected[key].device
             assert torch.equal(value, expected[key])
-    trainer._average(after, 0.9)
+    trainer._averaged(after.average, after.net, 0.9)
     for kept in after.optimizer.state.values():
         assert kept["exp_avg"].device.type == device
 

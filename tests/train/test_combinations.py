@@ -42,6 +42,8 @@ OPTIONS: Mapping[str, Sequence[Any]] = {
     "schedule": ["released", "ramp", "cosine"],
     "keep": ["last", "test", "val"],
     "ema_decay": [0.0, 0.9],
+    "supervision": ["videos", "points", "times"],
+    "self_training": [False, True],
     "processes": [1, 2],
 }
 _SCHEDULES: Mapping[str, dict[str, Any]] = {
@@ -49,6 +51,7 @@ _SCHEDULES: Mapping[str, dict[str, Any]] = {
     "ramp": {"warmup_steps": 1, "ramp_steps": 1},
     "cosine": {"lr_schedule": "cosine", "warmup_steps": 0, "ramp_steps": "all"},
 }
+_PLAIN = ("streams", "compile", "precision", "convolution", "ema_decay", "supervision", "self_training")
 Row = dict[str, Any]
 Pair = tuple[tuple[str, Any], tuple[str, Any]]
 
@@ -72,9 +75,9 @@ ROWS = list(_rows())
 
 
 def _settings(row: Row) -> dict[str, Any]:
-    chosen = {name: row[name] for name in ("streams", "compile", "precision", "convolution", "ema_decay")}
+    chosen = {name: row[name] for name in _PLAIN}
     # Five videos or six in batches of four: a short last batch, which one of two processes sits out.
-    common = {"steps": 2, "batch_size": 4, "keep": row["keep"], "val_share": 0.2}
+    common = {"steps": 2, "batch_size": 4, "keep": row["keep"], "val_share": 0.2, "teacher_start": 0.5}
     if row["keep"] != "last":
         common["eval_every"] = 2
     return {**LOSSES[row["losses"]], **_SCHEDULES[row["schedule"]], **chosen, **common}
@@ -92,9 +95,13 @@ _COMPILED = pytest.mark.parametrize("compiled", [False, pytest.param(True, marks
 
 @_COMPILED
 def test_settings_train_in_combination(
-    open_tiny: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch, compiled: bool
+    open_tiny: Callable[..., Dataset],
+    add_points: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    compiled: bool,
 ) -> None:
     """Compiled without code being generated, which takes most of the time."""
+    add_points(2)
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     for row in ROWS:
         if row["processes"] == 1 and row["compile"] == compiled:
@@ -136,8 +143,14 @@ for number, document in enumerate(configs):
 @pytest.mark.slow
 @_COMPILED
 def test_settings_train_in_combination_in_two_processes(
-    tiny_dataset: Path, tiny_config: Config, tmp_path: Path, compiled: bool, fork_python: Callable[..., Any]
+    tiny_dataset: Path,
+    add_points: Callable[[int], None],
+    tiny_config: Config,
+    tmp_path: Path,
+    compiled: bool,
+    fork_python: Callable[..., Any],
 ) -> None:
+    add_points(2)
     rows = [row for row in ROWS if row["processes"] == 2 and row["compile"] == compiled]
     configs = [tiny_config.with_values(_settings(row)).to_dict() for row in rows]
     (tmp_path / "configs.json").write_text(json.dumps(configs))

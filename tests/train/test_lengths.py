@@ -10,8 +10,9 @@ import numpy as np
 
 from aicl_fast import Detector
 from aicl_fast.data.dataset import Dataset
+from aicl_fast.train.localize import localize
 from aicl_fast.train.sampling import Videos
-from aicl_fast.train.trainer import localize, train
+from aicl_fast.train.trainer import train
 from aicl_fast.weights import save_model
 
 

@@ -15,8 +15,9 @@ torch = pytest.importorskip("torch")
 from aicl_fast.config import Config  # noqa: E402
 from aicl_fast.data.dataset import Dataset  # noqa: E402
 from aicl_fast.errors import AiclError, DataError, ModelError, UnavailableError  # noqa: E402
+from aicl_fast.train.localize import localize  # noqa: E402
 from aicl_fast.train.sampling import BatchOrder, Videos  # noqa: E402
-from aicl_fast.train.trainer import localize, train  # noqa: E402
+from aicl_fast.train.trainer import train  # noqa: E402
 from aicl_fast.weights import load_model, save_model  # noqa: E402
 
 

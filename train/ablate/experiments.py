@@ -10,6 +10,7 @@ from typing import Any
 from aicl_fast.config import Config
 from aicl_fast.errors import ConfigError
 from aicl_fast.train.ablate import fusion
+from aicl_fast.train.ablate.supervision import Annotate, with_points
 from aicl_fast.train.losses import only
 from aicl_fast.train.trainer import MakeNet
 
@@ -24,12 +25,14 @@ class Arm:
         name: as the table names it.
         changes: settings that differ from the base's.
         make_net: another network than the method's.
+        annotate: other annotations of the training videos than the data set's.
         paper: what the paper measures on THUMOS14, by the result's field, as fractions.
     """
 
     name: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     make_net: MakeNet | None = None
+    annotate: Annotate | None = None
     paper: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -118,6 +121,20 @@ def _selection(config: Config) -> Arms:
     )
 
 
+def _supervision(config: Config) -> Arms:
+    videos = {"train.supervision": "videos", "train.self_training": False}
+    points = {**videos, "train.supervision": "points"}
+    return (
+        Arm("labels of videos", videos),
+        Arm("labels of videos, self-training", {**videos, "train.self_training": True}),
+        *(
+            Arm(f"points in {share} % of the videos", points, annotate=with_points(share / 100))
+            for share in (10, 50, 100)
+        ),
+        Arm("start and end of every instance", {**videos, "train.supervision": "times"}),
+    )
+
+
 _ALL = (
     Experiment("losses", "The losses (Table 4 of the paper)", ("average_mAP",), _losses),
     Experiment(
@@ -147,6 +164,7 @@ _ALL = (
         curve="average_mAP",
         evaluations=8,
     ),
+    Experiment("supervision", "What is known of the training recordings", ("average_mAP",), _supervision),
 )
 EXPERIMENTS: Mapping[str, Experiment] = {experiment.name: experiment for experiment in _ALL}
 

@@ -191,6 +191,8 @@ def _run(
                     progress(number + 1, len(plan), f"{name}, seed {seed}", step, steps, loss)
 
             variant = replace(dataset, config=settings[number])
+            if arm.annotate is not None:
+                variant = arm.annotate(variant, seed)
             found = _train(variant, arm, seed, experiment, files[number], device, training, data_id)
         runs.append(found)
 

@@ -22,7 +22,12 @@ def _rows(text: str, source: str) -> Iterator[Row]:
         split = splits.get(video.subset.lower(), video.subset)
         for label, (start, end) in zip(video.labels, video.segments.tolist(), strict=True):
             number += 1
-            yield Row(number, name, label, str(start), str(end), split, video.duration)
+            if start < end:
+                yield Row(number, name, label, str(start), str(end), split, video.duration)
+            else:
+                # A point; at 0 a label without times.
+                time = str(start) if start else ""
+                yield Row(number, name, label, split=split, duration=video.duration, time=time)
 
 
 READER = Reader(lambda text: re.match(r"\s*\{\s*[\"}]", text) is not None, _rows, "annotation")

@@ -1,6 +1,7 @@
 """Labels as a table: comma, semicolon or tab between columns.
 
 video,label[,start,end][,split]     one row per instance; a header may give the columns in any order
+video,label,time[,split]            with a header: one time in each instance
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from collections.abc import Iterator
 from aicl_fast.data.labels.label import Reader, Row
 from aicl_fast.errors import DataError
 
-COLUMNS = ("video", "label", "start", "end", "split")
+COLUMNS = ("video", "label", "start", "end", "split", "time")
 _BY_COUNT = {
     2: COLUMNS[:2],
     3: ("video", "label", "split"),
     4: COLUMNS[:4],
-    5: COLUMNS,
+    5: COLUMNS[:5],
 }
 _USUAL = frozenset(
     [
@@ -73,8 +74,8 @@ def _rows(text: str, source: str) -> Iterator[Row]:
         if len(cells) != len(columns):
             fault = f"has {len(cells)} columns, expected {len(columns)} ({', '.join(columns)})"
         row = dict(zip(columns, cells, strict=False))
-        video, label, start, end, split = (row.get(name, "") for name in COLUMNS)
-        yield Row(line, video, label, start, end, split, fault=fault)
+        video, label, start, end, split, time = (row.get(name, "") for name in COLUMNS)
+        yield Row(line, video, label, start, end, split, time=time, fault=fault)
 
 
 def _columns(line: int, first: list[str], source: str) -> tuple[tuple[str, ...], bool]:
@@ -86,13 +87,13 @@ def _columns(line: int, first: list[str], source: str) -> tuple[tuple[str, ...],
         if unknown or twice or ("start" in header) != ("end" in header):
             raise DataError(
                 f"{source}, line {line}: the header is {', '.join(first)}; expected video and label, and "
-                "where there are any start and end, and split, each once."
+                "where there are any start and end, time, and split, each once."
             )
         return header, True
     if len([name for name in header if name in COLUMNS or name in _USUAL]) > 1:
         raise DataError(
             f"{source}, line {line}: looks like a header with other names ({', '.join(first)}). Name the "
-            "columns video and label and, where there are any, start and end, and split."
+            "columns video and label and, where there are any, start and end, time, and split."
         )
     if len(first) not in _BY_COUNT:
         raise DataError(f"{source}, line {line}: has {len(first)} columns; {_EXPECTED}.")

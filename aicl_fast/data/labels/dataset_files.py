@@ -54,7 +54,7 @@ def write_annotations(
     """Write ``gt.json``, ``split_train.txt``, ``split_test.txt`` and ``settings.toml`` of a data set.
 
     A video that only has labels, and no times, is annotated from 0 to its end, or to 0 if its length is not
-    known: training reads the labels alone. What is tested on must have times.
+    known. A point starts and ends at its time. What is tested on must have start and end.
 
     Args:
         labels: from :func:`read_labels`.
@@ -111,7 +111,7 @@ def write_annotations(
 def _splits(videos: Mapping[str, list[Label]], test_share: float, seed: int, source: str) -> dict[str, Split]:
     if not 0 <= test_share < 1:
         raise DataError(f"test_share: expected a share from 0 to below 1, got {test_share:g}.")
-    timed = {video for video, rows in videos.items() if all(row.segment is not None for row in rows)}
+    timed = {video for video, rows in videos.items() if all(row.timed for row in rows)}
     free = [video for video, rows in videos.items() if rows[0].split is None]
     candidates = [video for video in free if video in timed]
     count = min(len(candidates), math.ceil(test_share * len(free)))

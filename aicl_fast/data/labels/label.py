@@ -17,6 +17,8 @@ from aicl_fast.text import clean_text, require_name
 Split = Literal["train", "test"]
 Bad = list[tuple[int, str]]
 """Rows that cannot be used: number and reason."""
+FIRST_POINT = 0.001
+"""Seconds: where a point at the very start is written, since 0 to 0 is a label without times."""
 _SHOWN = 10
 _LATE = 1.0
 """Seconds that an annotation may end after its video's end: it is cut there."""
@@ -33,6 +35,7 @@ class Row(NamedTuple):
         split: empty where the file does not say.
         duration: seconds of the video, where the file says.
         fault: why this is no row, empty for one that is.
+        time: seconds of a point, one time in the instance; empty where there is none.
     """
 
     line: int
@@ -43,6 +46,7 @@ class Row(NamedTuple):
     split: str = ""
     duration: float | None = None
     fault: str = ""
+    time: str = ""
 
 
 class Reader(NamedTuple):
@@ -67,7 +71,8 @@ class Label:
         line: its number in the file, from 1.
         video: the video's name, without folder and ending.
         label: the class.
-        segment: start and end in seconds, or None where only the video is labelled.
+        segment: start and end in seconds, which are the same for a point, or None where only the video is
+            labelled.
         split: None where the row does not say.
         duration: seconds of the video, where the file says.
         unit: what the file's rows are called.
@@ -80,6 +85,11 @@ class Label:
     split: Split | None
     duration: float | None = None
     unit: str = "line"
+
+    @property
+    def timed(self) -> bool:
+        """Whether it has a start and an end."""
+        return self.segment is not None and self.segment[0] < self.segment[1]
 
 
 def checked(
@@ -118,14 +128,18 @@ def _label(row: Row, unit: str) -> Label:
         row.line,
         require_name(video_name(row.video.replace("\\", "/")), "the name", "video"),
         require_class(row.label, "the row"),
-        _segment(row.start, row.end),
+        _segment(row.start, row.end, row.time),
         cast(Split, row.split.lower()) if row.split else None,
         row.duration,
         unit,
     )
 
 
-def _segment(start: str, end: str) -> tuple[float, float] | None:
+def _segment(start: str, end: str, time: str) -> tuple[float, float] | None:
+    if time:
+        if start or end:
+            raise ValueError("has a time beside start and end, expected the one or the other")
+        return _point(time)
     if not start and not end:
         return None
     if not start or not end:
@@ -137,6 +151,17 @@ def _segment(start: str, end: str) -> tuple[float, float] | None:
     if not (math.isfinite(times[0]) and 0 <= times[0] < times[1] < math.inf):
         raise ValueError(f"goes from {start} to {end} s, expected 0 <= start < end")
     return times
+
+
+def _point(time: str) -> tuple[float, float]:
+    try:
+        seconds = float(time)
+    except ValueError:
+        raise ValueError(f"time is {time!r}, expected seconds, as 3.8") from None
+    if not 0 <= seconds < math.inf:  # nor NaN
+        raise ValueError(f"has the time {time} s, expected 0 or more")
+    seconds = max(seconds, FIRST_POINT)
+    return seconds, seconds
 
 
 def _other_files(rows: Iterable[Row], unit: str) -> Bad:
@@ -178,12 +203,13 @@ def _contradictions(labels: Iterable[Label], unit: str) -> Bad:
 
 
 def unusable(labels: Iterable[Label], duration: Callable[[str], float | None]) -> Bad:
-    """Rows of test videos without times, and times after their video's end."""
+    """Rows of test videos without start and end, and times after their video's end."""
     bad: Bad = []
     for label in labels:
+        if label.split == "test" and not label.timed:
+            bad.append((label.line, f"{label.video!r} is a test video, whose rows need start and end"))
+            continue
         if label.segment is None:
-            if label.split == "test":
-                bad.append((label.line, f"{label.video!r} is a test video, whose rows need start and end"))
             continue
         seconds = known_duration(label, duration)
         if seconds is None:

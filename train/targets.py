@@ -1,0 +1,132 @@
+"""The targets of L_s in training: of annotated points or times, and of a teacher, the network's average."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from aicl_fast.extras import needs
+
+with needs("train"):
+    import torch
+
+from aicl_fast.data.annotations import AMBIGUOUS
+from aicl_fast.data.dataset import Dataset
+from aicl_fast.errors import AiclWarning, DataError
+from aicl_fast.model import TwoBranchNet
+from aicl_fast.text import listed
+from aicl_fast.train.localize import localize
+from aicl_fast.train.losses import SegmentTargets
+from aicl_fast.train.sampling import Videos
+from aicl_fast.train.segment_labels import (
+    Integers,
+    Points,
+    SegmentLabels,
+    at_segments,
+    of_detections,
+    of_points,
+    of_times,
+    points_of,
+)
+
+
+class Targets:
+    """What is known of the segments of the training videos, and what a teacher says of the rest.
+
+    ``train.supervision`` says which annotations are used, and ``train.self_training`` whether the teacher
+    labels the videos that have none.
+
+    Attributes:
+        needs_teacher: whether there is anything for a teacher to label.
+    """
+
+    def __init__(self, dataset: Dataset, videos: Videos) -> None:
+        """Raises:
+        DataError: the supervision is by times, and no training video has any.
+        Warns:
+            AiclWarning: two points of different classes in one segment.
+        """
+        self.config, self.videos = dataset.config, videos
+        self.seconds = self.config.data.frames_per_segment / self.config.data.fps
+        self._classes = dataset.config.classes
+        self._annotations = [dataset.ground_truth.videos[name] for name in videos.names]
+        self._labels: list[SegmentLabels | None] = [None] * len(videos)
+        self._points: dict[int, Points] = {}
+        supervision = self.config.train.supervision
+        if supervision != "videos":
+            self._points = dict(self._find_points())
+            for index, points in self._points.items():
+                self._labels[index] = of_points(points, None)
+        if supervision == "times":
+            self._read_times(dataset)
+        unlabelled = any(labels is None for labels in self._labels)
+        self.needs_teacher = bool(self._points) or (self.config.train.self_training and unlabelled)
+        self._guessed = [labels is None for labels in self._labels]
+
+    def due(self, step: int) -> bool:
+        """Whether the teacher labels the videos before this step, counted from 1."""
+        settings = self.config.train
+        waited = step - 1 - round(settings.teacher_start * settings.steps)
+        return self.needs_teacher and waited >= 0 and waited % settings.teacher_every == 0
+
+    def label(self, teacher: TwoBranchNet) -> None:
+        """Let a network label what the annotations leave open."""
+        scores, found = localize(teacher, self.videos, self.config)
+        for index, name in enumerate(self.videos.names):
+            if index in self._points:
+                self._labels[index] = of_points(self._points[index], at_segments(scores[name]))
+            elif self.config.train.self_training and self._guessed[index]:
+                self._labels[index] = of_detections(
+                    found[name],
+                    self._annotations[index].classes,
+                    self._classes,
+                    int(self.videos.counts[index]),
+                    self.seconds,
+                )
+
+    def of(self, indices: Sequence[int], samples: Sequence[Integers]) -> SegmentTargets | None:
+        """Targets and weights of these segments of these videos, on the device; None before there are any."""
+        if all(labels is None for labels in self._labels):
+            return None
+        classes = len(self._classes)
+        target = np.zeros((len(indices), self.videos.length, classes), np.float32)
+        weight = np.zeros(target.shape[:2], np.float32)
+        for row, (index, sample) in enumerate(zip(indices, samples, strict=True)):
+            if (labels := self._labels[index]) is not None:
+                target[row], weight[row] = labels.at(sample, classes)
+        device = self.videos.device
+        return torch.from_numpy(target).to(device), torch.from_numpy(weight).to(device)
+
+    def _find_points(self) -> Iterator[tuple[int, Points]]:
+        mixed = []
+        for index, (name, annotation) in enumerate(zip(self.videos.names, self._annotations, strict=True)):
+            points = points_of(annotation, self._classes, int(self.videos.counts[index]), self.seconds)
+            if len(points.places):
+                yield index, points
+            if len(np.unique(points.places)) < len(
+                {*zip(points.places.tolist(), points.classes.tolist(), strict=True)}
+            ):
+                mixed.append(name)
+        if mixed:
+            warnings.warn(
+                f"points of different classes lie in one segment, {self.seconds:g} s, in {listed(mixed)}: "
+                "both count. Move them apart if the classes do not happen together.",
+                AiclWarning,
+                stacklevel=4,
+            )
+
+    def _read_times(self, dataset: Dataset) -> None:
+        found = False
+        for index, annotation in enumerate(self._annotations):
+            own = np.array([label != AMBIGUOUS for label in annotation.labels], bool)
+            if own.any() and annotation.timed[own].all():
+                count = int(self.videos.counts[index])
+                self._labels[index] = of_times(annotation, self._classes, count, self.seconds)
+                found = True
+        if not found:
+            raise DataError(
+                f"{dataset.ground_truth.source}: train.supervision is times, and there is no training video "
+                "whose annotations all have times. Annotate some, or set supervision to points or videos."
+            )
