@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -21,10 +21,18 @@ with needs("train"):
     from torch import Tensor, nn
 
 from aicl_fast.config import Config, TrainConfig
+from aicl_fast.data.annotations import GroundTruth
 from aicl_fast.data.dataset import Dataset
 from aicl_fast.devices import torch_device
 from aicl_fast.errors import AiclError, DataError
-from aicl_fast.evaluate import MapResult, SegmentAccuracy, mean_average_precision, segment_accuracy
+from aicl_fast.evaluate import (
+    Classification,
+    MapResult,
+    SegmentAccuracy,
+    mean_average_precision,
+    segment_accuracy,
+    video_classification,
+)
 from aicl_fast.files import remove_temporary
 from aicl_fast.kernels.mining import above_median
 from aicl_fast.locks import locked_folder
@@ -55,6 +63,21 @@ _RECORDS = ("model.safetensors", "log.csv", "tensorboard")
 
 
 @dataclass(frozen=True)
+class Measured:
+    """How good weights are on some videos.
+
+    Attributes:
+        localization: mAP of the detections; None where no video has times.
+        accuracy: A_bin and A_ca_bin accuracy, the same.
+        classification: of the video scores.
+    """
+
+    localization: MapResult | None
+    accuracy: SegmentAccuracy | None
+    classification: Classification
+
+
+@dataclass(frozen=True)
 class TrainResult:
     """What a run ended with.
 
@@ -62,8 +85,7 @@ class TrainResult:
         net: the kept weights, on the CPU in evaluation mode.
         config: the settings, with the data set's classes.
         step: the step that the weights are of.
-        result: mAP of those weights on the test videos.
-        accuracy: their A_bin and A_ca_bin accuracy on the test videos.
+        measured: how good they are on the test videos; None where there are none.
         history: (step, average mAP) of every evaluation on the videos that choose.
         started_at: the step of the checkpoint that it went on from; 0 where it started from the beginning.
     """
@@ -71,10 +93,27 @@ class TrainResult:
     net: TwoBranchNet
     config: Config
     step: int
-    result: MapResult
-    accuracy: SegmentAccuracy
+    measured: Measured | None
     history: list[tuple[int, float]]
     started_at: int = 0
+
+    @property
+    def localization(self) -> MapResult:
+        """mAP on the test videos.
+
+        Raises:
+            DataError: there are none, or none has times.
+        """
+        if self.measured is None or self.measured.localization is None:
+            raise DataError("no test video has times, so there is no mAP. Annotate some with start and end.")
+        return self.measured.localization
+
+    @property
+    def accuracy(self) -> SegmentAccuracy:
+        """A_bin and A_ca_bin accuracy on the test videos. Raises as :attr:`localization`."""
+        if self.measured is None or self.measured.accuracy is None:
+            raise DataError("no test video has times, so there is no accuracy of segments.")
+        return self.measured.accuracy
 
 
 def train(
@@ -94,7 +133,8 @@ def train(
     Started by torchrun, the processes share each batch, by torch.distributed.
 
     Args:
-        dataset: opened with both splits; its config holds every setting.
+        dataset: opened with both splits; its config holds every setting. It may have no test videos, or some
+            with labels alone, if ``train.keep`` is ``last``.
         out: folder for ``model.safetensors``, ``log.csv``, TensorBoard's logs and checkpoints; None writes
             nothing.
         device: ``cpu``, ``cuda`` or ``cuda:N``; several processes take a GPU each.
@@ -113,6 +153,7 @@ def train(
         DataError: ``out`` cannot be written to, another process trains in it, there is no room, or it holds
             a run and neither ``resume`` nor ``overwrite`` is given.
         ModelError: ``resume`` with other settings or other data than the run was started with.
+        DataError: ``train.keep`` chooses by mAP, and the videos that choose have no times.
         AiclError: a loss or a weight became NaN or infinite; the last checkpoint stays.
     """
     torch_device(device)
@@ -146,11 +187,13 @@ def _run(
     targets = Targets(dataset, videos)
     # The main process alone evaluates, so it alone reads what is evaluated on, out of the same budget.
     choosing = test = None
+    _check_times(dataset, held_out)
     if ranks.is_main:
         left = settings.memory_gb - videos.memory_gb
-        choosing = test = Videos(dataset, "test", device=device, memory_gb=left)
-        if settings.keep == "val":
+        if dataset.truth("test").classes:
+            choosing = test = Videos(dataset, "test", device=device, memory_gb=left)
             left -= test.memory_gb
+        if settings.keep == "val":
             choosing = Videos(dataset, "train", held_out, device=device, memory_gb=left)
 
     torch.manual_seed(settings.seed)
@@ -234,11 +277,12 @@ def _run(
             )
         if evaluated:
             if choosing is not None:
-                result, accuracy = evaluate(_candidate(state, config, make_net), choosing, dataset)
-                log.evaluation(step, result, accuracy)
-                state.history.append((step, result.average))
+                now = evaluate(_candidate(state, config, make_net), choosing, dataset)
+                if now.localization is not None:
+                    log.evaluation(step, now.localization, now.accuracy)
+                    state.history.append((step, now.localization.average))
             state.history = ranks.from_main(state.history)
-            score = state.history[-1][1]
+            score = state.history[-1][1] if state.history else -math.inf
             if score > state.best_score:
                 state.best_score, state.best_step = score, step
                 if settings.keep != "last":
@@ -256,9 +300,9 @@ def _run(
     if folder is not None and ranks.is_main:
         save_model(folder / "model.safetensors", final, model_config)
     found = evaluate(final.to(device), test, dataset) if test is not None else None
-    result, accuracy = cast(tuple[MapResult, SegmentAccuracy], ranks.from_main(found))
+    reached = ranks.from_main(found)
     step = state.best_step if chosen else state.step
-    return TrainResult(final.cpu(), model_config, step, result, accuracy, state.history, started_at)
+    return TrainResult(final.cpu(), model_config, step, reached, state.history, started_at)
 
 
 class _Step(nn.Module):
@@ -312,12 +356,31 @@ def _with_lengths(config: Config, counts: npt.NDArray[np.int64]) -> Config:
     return replace(config, data=data)
 
 
-def evaluate(net: TwoBranchNet, videos: Videos, dataset: Dataset) -> tuple[MapResult, SegmentAccuracy]:
-    """mAP at the preset's tIoU thresholds, and A_bin and A_ca_bin accuracy, on these videos."""
+def evaluate(net: TwoBranchNet, videos: Videos, dataset: Dataset) -> Measured:
+    """How good a network is on these videos, with the preset's tIoU thresholds."""
     scores, detections = localize(net, videos, dataset.config)
     truth = dataset.truth(videos.names)
+    classification = video_classification(scores, truth)
+    if not has_times(truth):
+        return Measured(None, None, classification)
     result = mean_average_precision(truth, detections, dataset.config.evaluate.tious)
-    return result, segment_accuracy(scores, truth)
+    return Measured(result, segment_accuracy(scores, truth), classification)
+
+
+def has_times(truth: GroundTruth) -> bool:
+    """Whether there is anything to measure detections against."""
+    return any(video.timed.any() for video in truth.videos.values())
+
+
+def _check_times(dataset: Dataset, held_out: Sequence[str]) -> None:
+    """Refuse to choose weights by an mAP that cannot be measured."""
+    keep = dataset.config.train.keep
+    chosen = {"val": held_out, "test": dataset.videos["test"]}.get(keep)
+    if chosen is not None and not has_times(dataset.truth(chosen)):
+        raise DataError(
+            f"train.keep: {keep} chooses the weights by mAP, and not one of the {len(chosen)} videos that "
+            "choose has times. Annotate them with start and end, or set keep=last."
+        )
 
 
 def _make_room(folder: Path, resume: bool, overwrite: bool) -> None:
@@ -437,4 +500,4 @@ def _determinism(on: bool) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-__all__ = ["TrainResult", "evaluate", "make_loss", "train"]
+__all__ = ["Measured", "TrainResult", "evaluate", "make_loss", "train"]

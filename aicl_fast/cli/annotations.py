@@ -16,7 +16,11 @@ from aicl_fast.locks import locked_folder
 
 def run(
     table: Annotated[
-        Path, Argument(help="CSV: video,label[,start,end][,split], in seconds; or ActivityNet's JSON.")
+        Path,
+        Argument(
+            help="CSV: video,label[,start,end][,split] or, with a header, video,label,time, in seconds; or "
+            "ActivityNet's JSON."
+        ),
     ],
     out: Annotated[Path, Option("--out", "-o", help="Data set folder.")],
     videos: Annotated[
@@ -30,7 +34,7 @@ def run(
 ) -> None:
     """Turn a table of labels into a data set's gt.json, split files and settings.
 
-    Training needs labels alone; test videos need start and end in every row.
+    Labels alone are enough to train. mAP is measured on test videos, which need start and end in every row.
 
     Examples:
 
@@ -58,6 +62,8 @@ def run(
         f"{out}: {len(summary.train)} train, {len(summary.test)} test videos, "
         f"{len(summary.classes)} classes: {', '.join(summary.classes)}"
     )
+    if not summary.test:
+        note("there are no test videos, so training measures nothing: annotate some with start and end")
     for one, many, text, names in (
         ("video", "videos", "whose length is not known (extract features first, or give --videos)",
          summary.without_duration),

@@ -148,7 +148,7 @@ def _train_variant(dataset: Dataset, name: str, seed: int) -> MapResult:
         return train(
             variant,
             training=lambda step, steps, loss: bar(step, steps, f"{name}, seed {seed}, loss {loss:.3f}"),
-        ).result
+        ).localization
 
 
 def _cells(results: list[MapResult]) -> tuple[list[str], str]:

@@ -20,7 +20,7 @@ from aicl_fast.locks import locked_folder
 if TYPE_CHECKING:
     from aicl_fast.config import Config
     from aicl_fast.data.dataset import Dataset
-    from aicl_fast.train.trainer import TrainResult
+    from aicl_fast.train.trainer import Measured, TrainResult
 
 
 @resumed_by("run the same command with --resume to resume from the last checkpoint")
@@ -66,7 +66,7 @@ def run(
 
     torch_device(device)
     settings, origin = chosen_config(data, preset, config, set_ or [])
-    dataset = Dataset.open(data, settings, allow_missing=allow_missing)
+    dataset = Dataset.open(data, settings, allow_missing=allow_missing, may_lack_test=True)
     main = os.environ.get("RANK", "0") == "0"
     if main:
         if origin:
@@ -87,8 +87,7 @@ def run(
         if main:
             _write_metrics(out / "metrics.json", dataset, result)
     if main:
-        leak = leak_note(result.config, result.history)
-        show(result_table(f"Step {result.step}{leak}", "test videos", result.result))
+        _show_measured(result)
         show(f"model: {out / 'model.safetensors'}")
 
 
@@ -153,8 +152,8 @@ def _train_ensemble(
         place = folder / f"seed-{seed}"
         result = _train(each, place, device, resume=resume, overwrite=overwrite, main=main)
         members.append((place, result))
-        if main:
-            remark(f"{place}: average mAP {result.result.average:.1%}")
+        if main and result.measured is not None:
+            remark(f"{place}: {_summary(result.measured)}")
     net, config = merge_networks(
         [(result.net, result.config) for _, result in members], [str(place) for place, _ in members]
     )
@@ -162,15 +161,43 @@ def _train_ensemble(
         return members[-1][1]
     save_model(target, net, config)
     measured = replace(dataset, config=config)
-    found, accuracy = evaluate(net, Videos(measured, "test"), measured)
-    return TrainResult(net, config, members[-1][1].step, found, accuracy, [], 0)
+    last = members[-1][1]
+    found = None if last.measured is None else evaluate(net, Videos(measured, "test"), measured)
+    return TrainResult(net, config, last.step, found, [], 0)
+
+
+def _show_measured(result: TrainResult) -> None:
+    """A table of what was measured on the test videos, or why there is none."""
+    measured = result.measured
+    if measured is None:
+        show("no test video has a label, so nothing was measured")
+        return
+    if measured.localization is not None:
+        leak = leak_note(result.config, result.history)
+        show(result_table(f"Step {result.step}{leak}", "test videos", measured.localization))
+    else:
+        show("no test video has times, so only the video scores were measured")
+    classification = measured.classification
+    show(
+        f"video scores: mAP {classification.mAP:.1%}, accuracy {classification.accuracy:.1%} of "
+        f"{classification.videos} test videos"
+    )
+
+
+def _summary(measured: Measured) -> str:
+    if measured.localization is not None:
+        return f"average mAP {measured.localization.average:.1%}"
+    return f"mAP of the video scores {measured.classification.mAP:.1%}"
 
 
 def _write_metrics(file: Path, dataset: Dataset, result: TrainResult) -> None:
+    measured = result.measured
+    localization = measured.localization if measured else None
+    accuracy = measured.accuracy if measured else None
     document = {
-        **result.result.to_dict(),
-        "accuracy_A_bin": result.accuracy.aware,
-        "accuracy_A_ca_bin": result.accuracy.agnostic,
+        **(localization.to_dict() if localization else {}),
+        **({"accuracy_A_bin": accuracy.aware, "accuracy_A_ca_bin": accuracy.agnostic} if accuracy else {}),
+        **({"video_scores": measured.classification.to_dict()} if measured else {}),
         "step": result.step,
         "keep": result.config.train.keep,
         "history": [{"step": step, "average_mAP": average} for step, average in result.history],

@@ -65,6 +65,7 @@ class Dataset:
         *,
         splits: Sequence[Split] = SPLITS,
         allow_missing: bool = False,
+        may_lack_test: bool = False,
     ) -> Dataset:
         """Read the lists and annotations and check that every feature file is there.
 
@@ -75,6 +76,7 @@ class Dataset:
             splits: which splits must be complete; another is left out of ``videos``.
             allow_missing: leave out videos without features, and list them in ``missing``, instead of
                 refusing.
+            may_lack_test: accept a data set all of whose videos are training videos.
         Raises:
             DataError: a file is missing (all that are missing are counted, the first hundred listed), a
                 video has no annotation, a label is not among the classes, a training video has no label,
@@ -88,7 +90,13 @@ class Dataset:
         require_folder(folder)
         truth = GroundTruth.load(folder / "gt.json")
         subsets = {"train": config.data.train_subset, "test": config.data.test_subset}
-        videos = {split: split_videos(folder, split, truth, subsets[split]) for split in splits}
+        videos: dict[Split, tuple[str, ...]] = {}
+        for split in splits:
+            # Not where annotations of other videos are left, which another setting may make test videos.
+            if may_lack_test and split == "test" and _all_trained(folder, truth, videos.get("train", ())):
+                videos[split] = ()
+            else:
+                videos[split] = split_videos(folder, split, truth, subsets[split])
         if not config.classes:
             config = config.with_classes(truth.classes)
         dataset = cls(folder, truth, videos, config)
@@ -198,7 +206,7 @@ class Dataset:
             for split, names in self.videos.items()
         }
         for split, names in videos.items():
-            if not names:
+            if self.videos[split] and not names:
                 raise DataError(f"{self.root}: not one video of split_{split} has features.")
         kept = replace(self, videos=videos, missing=tuple(video for _, video in lost))
         return kept._with_recipe(found)
@@ -212,7 +220,7 @@ class Dataset:
         yield from (f"classes: {remark}" for remark in classes if remark not in remarks)
         tests = self.videos.get("test", ())
         if tests and not any(self.ground_truth.videos[video].classes for video in tests):
-            yield f"{self.root}: not one test video has an annotation, so nothing can be measured on them."
+            yield f"{self.root}: not one test video has a label, so nothing can be measured on them."
         if "train" not in self.videos:
             return
         train = set(self.videos["train"])
@@ -280,6 +288,10 @@ def require_folder(root: Path) -> None:
             f"{root}: the data set folder does not exist. Expected a folder with gt.json, "
             "split_train.txt, split_test.txt and features/."
         )
+
+
+def _all_trained(root: Path, truth: GroundTruth, trained: Sequence[str]) -> bool:
+    return not (root / "split_test.txt").exists() and truth.videos.keys() <= set(trained)
 
 
 def split_videos(root: Path, split: str, truth: GroundTruth, subset: str) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from aicl_fast.evaluate.average_precision import (
     precision_by_video,
 )
 from aicl_fast.evaluate.bootstrap import Comparison, Difference, compare
+from aicl_fast.evaluate.classification import Classification, video_classification
 from aicl_fast.evaluate.detad import BUCKETS, ERRORS, Buckets, Diagnosis, Missed, diagnose
 from aicl_fast.evaluate.names import EXCLUSIONS
 from aicl_fast.evaluate.protocol import PROTOCOLS, TIOUS, Protocol
@@ -31,6 +32,7 @@ __all__ = [
     "PROTOCOLS",
     "TIOUS",
     "Buckets",
+    "Classification",
     "Comparison",
     "Diagnosis",
     "Difference",
@@ -46,4 +48,5 @@ __all__ = [
     "mean_average_precision",
     "precision_by_video",
     "segment_accuracy",
+    "video_classification",
 ]

@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             decoded = Dataset(
                 dataset.root, dataset.ground_truth, dataset.videos, replace(trained.config, decode=decode)
             )
-            result, _ = evaluate(trained.net, Videos(decoded, "test"), decoded)
+            result = evaluate(trained.net, Videos(decoded, "test"), decoded).localization
+            assert result is not None
             rows.append({
                 "name": f"decoding of {name}", "seed": seed,
                 "mAP": result.mAP.tolist(), "average_mAP": result.average,

@@ -270,8 +270,25 @@ def test_test_videos_without_annotations_are_said(tiny_dataset: Path, tiny_confi
                 entry["annotations"] = []
 
     _change(tiny_dataset, clear)
-    with pytest.warns(AiclWarning, match="not one test video has an annotation"):
+    with pytest.warns(AiclWarning, match="not one test video has a label"):
         Dataset.open(tiny_dataset, tiny_config)
+
+
+def test_a_data_set_may_lack_test_videos(tiny_dataset: Path, tiny_config: Config) -> None:
+    """Where every annotated video is a training video; others may be meant for testing."""
+    (tiny_dataset / "split_test.txt").unlink()
+    with pytest.raises(DataError, match="no subset 'validation'"):
+        Dataset.open(tiny_dataset, tiny_config.with_values({"test_subset": "validation"}), may_lack_test=True)
+    assert len(Dataset.open(tiny_dataset, tiny_config, may_lack_test=True).videos["test"]) == 3
+
+    def leave(database: dict[str, Any]) -> None:
+        for number in range(3):
+            del database[f"test_{number}"]
+
+    _change(tiny_dataset, leave)
+    with pytest.raises(DataError, match="the split file does not exist"):
+        Dataset.open(tiny_dataset, tiny_config)
+    assert Dataset.open(tiny_dataset, tiny_config, may_lack_test=True).videos["test"] == ()
 
 
 def test_ambiguous_is_no_class(tiny_dataset: Path, tiny_config: Config) -> None:

@@ -104,7 +104,7 @@ c,jump,3,9,train
         ("video,label,time\na,jump,nan\n", "line 2: has the time nan s"),
         ("video,label,time,start,end\na,jump,1,1,2\n", "line 2: has a time beside start and end"),
         ("video,label,time\na,jump,1\na,jump,1.0\n", "line 3: repeats line 2"),
-        ("video,label,time,split\na,jump,1,test\n", "line 2: 'a' is a test video, whose rows need start"),
+        ("video,label,time,split\na,jump,1,test\n", "line 2: 'a' .* need start and end, and not one time"),
         # Control characters.
         ("a,ju\x07mp,1,2\n", r"line 1: the label '.*' has a control character"),
         ("a,ju\x7fmp,1,2\n", r"line 1: the label '.*' has a control character"),
@@ -211,9 +211,7 @@ def test_labels_with_quotes_survive_the_settings(tmp_path: Path) -> None:
         ("a,jump,10.5,10.9,train\n", "line 1: starts at 10.5 s, and 'a' is 10.0 s long"),
         ("a,jump,10,10.5,train\n", "line 1: starts at 10 s, and 'a' is 10.0 s long"),
         ("video,label,time\na,jump,10.5\n", "line 2: starts at 10.5 s, and 'a' is 10.0 s long"),
-        ("a,jump,1,2,train\n", "leaves no test video"),
-        ("a,jump\nb,jump\n", "leaves no test video.*start and end"),
-        ("a,jump,1,2,test\n", "leaves no train video"),
+        ("a,jump,1,2,test\n", "leaves no training video"),
     ],
 )
 def test_what_cannot_become_a_data_set(tmp_path: Path, text: str, words: str) -> None:
@@ -224,10 +222,24 @@ def test_what_cannot_become_a_data_set(tmp_path: Path, text: str, words: str) ->
 
 
 def test_a_test_video_without_times_is_refused_however_its_rows_came(tmp_path: Path) -> None:
-    rows = [labels.Label(1, "a", "jump", None, "test"), labels.Label(2, "b", "jump", (1.0, 2.0), "train")]
-    with pytest.raises(DataError, match="line 1: 'a' is a test video, whose rows need start and end"):
+    rows = [labels.Label(1, "a", "jump", None, "test"), labels.Label(2, "b", "jump", (1.0, 2.0), "test")]
+    with pytest.raises(
+        DataError, match=r"line 1: 'a' is a test video, .* need start and end, as others have"
+    ):
         write_annotations(rows, tmp_path / "data")
     assert not (tmp_path / "data").exists()
+
+
+def test_labels_alone_are_enough(tmp_path: Path) -> None:
+    """No video becomes a test video, and the list of a data set that had some goes with --overwrite."""
+    write_annotations(read_labels(table(tmp_path, "a,jump,1,2,test\nb,jump,1,2,train\n")), tmp_path)
+    rows = read_labels(table(tmp_path, "a,jump\nb,run\n"))
+    summary = write_annotations(rows, tmp_path, overwrite=True)
+    assert (summary.train, summary.test) == (("a", "b"), ())
+    assert not (tmp_path / "split_test.txt").exists()
+    assert {video.subset for video in GroundTruth.load(tmp_path / "gt.json").videos.values()} == {"train"}
+    labelled = read_labels(table(tmp_path, "a,jump,train\nb,run,test\n"))
+    assert write_annotations(labelled, tmp_path, overwrite=True).test == ("b",)
 
 
 def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_an_experiment_from_runs_to_picture(dataset: Dataset, tmp_path: Path) ->
     config = dataset.config.with_values({"train.seed": 2})
     alone = train(Dataset.open(dataset.root, config))
     again = document["arms"][1]["runs"][1]
-    assert again["average_mAP"] == alone.result.average
+    assert again["average_mAP"] == alone.localization.average
     assert again["accuracy_A_ca_bin"] == alone.accuracy.agnostic
     record(["--json", str(tmp_path / "record.json"), str(tmp_path / "out")])
     recorded = json.loads((tmp_path / "record.json").read_text())

@@ -293,7 +293,7 @@ def test_the_main_process_alone_reads_what_is_evaluated_on(
 
         def from_main(self, value: Any) -> Any:
             assert value is None
-            return result.result, result.accuracy
+            return result.measured
 
     @contextmanager
     def joined(device: str) -> Iterator[tuple[Ranks, Any]]:

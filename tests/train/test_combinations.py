@@ -183,4 +183,4 @@ def test_every_loss_trains_with_every_stream(
     open_tiny: Callable[..., Dataset], losses: str, streams: str
 ) -> None:
     result = train(open_tiny(**LOSSES[losses], streams=streams, steps=2))
-    assert math.isfinite(result.result.average)
+    assert math.isfinite(result.localization.average)

@@ -58,8 +58,8 @@ def test_training_learns(open_tiny: Callable[..., Dataset]) -> None:
 def test_keeping_the_best_on_test_is_an_option(open_tiny: Callable[..., Dataset]) -> None:
     result = train(open_tiny(keep="test", eval_every=3, lr=0.05))
     assert [step for step, _ in result.history] == [3, 6, 9, 12]
-    assert result.result.average == max(average for _, average in result.history)
-    assert dict(result.history)[result.step] == result.result.average
+    assert result.localization.average == max(average for _, average in result.history)
+    assert dict(result.history)[result.step] == result.localization.average
 
 
 def test_a_diverging_loss_stops_with_advice(
@@ -135,3 +135,43 @@ def test_weights_that_are_not_ours(tmp_path: Path, tiny_model: Path, tiny_config
     save_model(tmp_path / "other.safetensors", net, tiny_config.with_values({"embedding_width": 16}))
     with pytest.raises(ModelError, match="its weights do not fit its settings"):
         load_model(tmp_path / "other.safetensors")
+
+
+def _only_labels(folder: Path, *, tests: bool) -> None:
+    """Leave labels without times, and the test videos only if they are wanted."""
+    truth = json.loads((folder / "gt.json").read_text())
+    for name, video in list(truth["database"].items()):
+        video["annotations"] = [{"label": video["annotations"][0]["label"], "segment": [0, 0]}]
+        if name.startswith("test") and not tests:
+            del truth["database"][name]
+    (folder / "gt.json").write_text(json.dumps(truth))
+    if not tests:
+        (folder / "split_test.txt").unlink()
+
+
+def test_labels_alone_are_enough(
+    tiny_dataset: Path, tiny_config: Config, tmp_path: Path, same_weights: Callable[..., bool]
+) -> None:
+    plain = train(Dataset.open(tiny_dataset, tiny_config))
+    _only_labels(tiny_dataset, tests=True)
+    labelled = train(Dataset.open(tiny_dataset, tiny_config))
+    assert labelled.measured is not None
+    assert labelled.measured.localization is None
+    assert labelled.measured.classification == plain.measured.classification  # type: ignore[union-attr]
+    with pytest.raises(DataError, match="no test video has times"):
+        _ = labelled.localization
+    _only_labels(tiny_dataset, tests=False)
+    alone = train(Dataset.open(tiny_dataset, tiny_config, may_lack_test=True), tmp_path / "run")
+    assert alone.measured is None
+    for other in (labelled, alone):
+        assert same_weights(other.net, plain.net)
+    again = train(Dataset.open(tiny_dataset, tiny_config, may_lack_test=True), tmp_path / "run", resume=True)
+    assert same_weights(again.net, plain.net)
+
+
+@pytest.mark.parametrize("keep", ["val", "test"])
+def test_without_times_no_map_can_choose(tiny_dataset: Path, tiny_config: Config, keep: str) -> None:
+    _only_labels(tiny_dataset, tests=True)
+    config = tiny_config.with_values({"keep": keep, "eval_every": 2})
+    with pytest.raises(DataError, match=f"train.keep: {keep} chooses the weights by mAP, and not one of"):
+        train(Dataset.open(tiny_dataset, config))

@@ -222,10 +222,10 @@ def _train(
         result = train(dataset, device=device, training=training, make_net=arm.make_net)
         curve = tuple(result.history) if experiment.curve == "average_mAP" else ()
     measured = {
-        "average_mAP": result.result.average,
+        "average_mAP": result.localization.average,
         **{
             f"mAP_{tiou:g}": float(value)
-            for tiou, value in zip(result.result.tious, result.result.mAP, strict=True)
+            for tiou, value in zip(result.localization.tious, result.localization.mAP, strict=True)
         },
         "accuracy_A_bin": result.accuracy.aware,
         "accuracy_A_ca_bin": result.accuracy.agnostic,

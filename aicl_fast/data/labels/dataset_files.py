@@ -54,7 +54,8 @@ def write_annotations(
     """Write ``gt.json``, ``split_train.txt``, ``split_test.txt`` and ``settings.toml`` of a data set.
 
     A video that only has labels, and no times, is annotated from 0 to its end, or to 0 if its length is not
-    known. A point starts and ends at its time. What is tested on must have start and end.
+    known. A point starts and ends at its time. Either all that is tested on has start and end, or nothing:
+    then video scores alone can be measured. Without test videos there is no ``split_test.txt``.
 
     Args:
         labels: from :func:`read_labels`.
@@ -67,8 +68,8 @@ def write_annotations(
         overwrite: replace the four files if they are there.
         source: the table's name, for messages.
     Raises:
-        DataError: annotations that end after the video does, a test video without times, no training or no
-            test video, or files that are there already.
+        DataError: annotations that end after the video does, a test video without times where others have
+            them, no training video, or files that are there already.
     """
     root = Path(folder)
     names = [root / name for name in ("gt.json", "split_train.txt", "split_test.txt", SETTINGS)]
@@ -90,7 +91,10 @@ def write_annotations(
     write_json(names[0], {"version": Path(source).name, "database": database})
     by_split = {split: tuple(v for v, s in splits.items() if s == split) for split in ("train", "test")}
     for split, path in zip(("train", "test"), names[1:3], strict=True):
-        write_text(path, "\n".join(by_split[split]) + "\n")
+        if by_split[split]:
+            write_text(path, "\n".join(by_split[split]) + "\n")
+        else:
+            path.unlink(missing_ok=True)
     lines = [
         "# For aicl-fast train. `aicl-fast info --preset own` lists the settings.",
         'preset = "own"',
@@ -121,12 +125,8 @@ def _splits(videos: Mapping[str, list[Label]], test_share: float, seed: int, sou
         video: rows[0].split or ("test" if video in test_videos else "train")
         for video, rows in videos.items()
     }
-    for split, need in (
-        ("train", "labels"),
-        ("test", "start and end in all their rows, since mAP is measured against these"),
-    ):
-        if split not in splits.values():
-            raise DataError(f"{source}: leaves no {split} video. Label some more, with {need}.")
+    if "train" not in splits.values():
+        raise DataError(f"{source}: leaves no training video. Label some more.")
     return splits
 
 

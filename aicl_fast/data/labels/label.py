@@ -203,11 +203,16 @@ def _contradictions(labels: Iterable[Label], unit: str) -> Bad:
 
 
 def unusable(labels: Iterable[Label], duration: Callable[[str], float | None]) -> Bad:
-    """Rows of test videos without start and end, and times after their video's end."""
+    """Rows of test videos without start and end where others have them, and times after a video's end."""
     bad: Bad = []
+    labels = list(labels)
+    measured = any(label.timed for label in labels if label.split == "test")
     for label in labels:
-        if label.split == "test" and not label.timed:
-            bad.append((label.line, f"{label.video!r} is a test video, whose rows need start and end"))
+        if label.split == "test" and not label.timed and (measured or label.segment is not None):
+            others = ", as others have" if label.segment is None else ", and not one time"
+            bad.append(
+                (label.line, f"{label.video!r} is a test video, whose rows need start and end{others}")
+            )
             continue
         if label.segment is None:
             continue
