@@ -21,11 +21,18 @@ from aicl_fast.train.sampling import Videos
 from aicl_fast.windows import Windows, score_by_windows, warn_if_long, weighted
 
 
-@torch.no_grad()
 def localize(
     net: TwoBranchNet, videos: Videos, config: Config
 ) -> tuple[dict[str, Scores], dict[str, Detections]]:
-    """Curves and detections of every video by the network in torch, one video at a time.
+    """Curves and detections of every video by the network in torch."""
+    scores = score(net, videos, config)
+    found = Decoder(config.decode, config.classes).batch(list(scores.values()))
+    return scores, dict(zip(videos.names, found, strict=True))
+
+
+@torch.no_grad()
+def score(net: TwoBranchNet, videos: Videos, config: Config) -> dict[str, Scores]:
+    """Curves of every video by the network in torch, one video at a time.
 
     Videos longer than those of training are scored in windows, as :class:`aicl_fast.Detector` does.
     """
@@ -55,8 +62,7 @@ def localize(
             name=name,
         )
     net.train(was_training)
-    found = Decoder(config.decode, config.classes).batch(list(scores.values()))
-    return scores, dict(zip(videos.names, found, strict=True))
+    return scores
 
 
 def _windowed(

@@ -85,7 +85,7 @@ def aicl_loss(
         config: weights and constants of its ``loss`` section; k and K follow from T.
         selection_gamma: γ of the scores that select the top-k segments; None selects by A_score, as in the
             authors' code. 1 selects by softmax(CAS) alone, which is the warm-up.
-        segments: targets and weights of single segments for L_s, which the paper does not have.
+        segments: targets and weights of single segments for L_sc and L_sa, which the paper does not have.
     Returns:
         Scalars by the names of :func:`loss_names`: every part of every term, unweighted, and ``total``, their
         weighted sum. A part is 0 if its term is switched off, or needs a stream that the model does not read.
@@ -157,21 +157,28 @@ def _consistency(batch: Batch) -> Losses:
     return {"consistency": _agreement(batch.outputs.A, batch.outputs.A_ca, batch.config)}
 
 
-def _segments(batch: Batch) -> Losses:
-    """Cross entropy of the classes on action, and of the actionness on action and background."""
+def _segment_class(batch: Batch) -> Losses:
+    """Cross entropy of the classes on segments of action."""
+    if batch.segments is None:
+        return {}
+    target, weight = batch.segments
+    share = target / target.sum(dim=2, keepdim=True).clamp_min(1)
+    entropy = -(share * functional.log_softmax(batch.outputs.CAS, dim=2)).sum(dim=2)
+    return {"segment_class": _weighted_mean(entropy, weight * target.amax(dim=2))}
+
+
+def _segment_actionness(batch: Batch) -> Losses:
+    """Cross entropy of each stream's actionness on segments of action, and on those of background."""
     if batch.segments is None:
         return {}
     target, weight = batch.segments
     action = target.amax(dim=2)
-    on_action, on_background = weight * action, weight * (1 - action)
-    share = target / target.sum(dim=2, keepdim=True).clamp_min(1)
-    classes = -(share * functional.log_softmax(batch.outputs.CAS, dim=2)).sum(dim=2)
-    actionness = batch.outputs.CAS.new_zeros(())
+    total = batch.outputs.CAS.new_zeros(())
     for stream in batch.streams:
         value = getattr(batch.outputs, f"A_{stream}")
-        actionness = actionness + _weighted_mean(-(value + _EPS).log(), on_action)
-        actionness = actionness + _weighted_mean(-(1 - value + _EPS).log(), on_background)
-    return {"segment_class": _weighted_mean(classes, on_action), "segment_actionness": actionness}
+        total = total + _weighted_mean(-(value + _EPS).log(), weight * action)
+        total = total + _weighted_mean(-(1 - value + _EPS).log(), weight * (1 - action))
+    return {"segment_actionness": total}
 
 
 def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
@@ -187,9 +194,11 @@ TERMS: dict[str, Term] = {
     "L_mc": Term(("modality",), "weight_modality", _modality),  # eq. 11
     "L_ac": Term(("consistency",), "weight_consistency", _consistency),  # eq. 15
     # Of points, times and a teacher's detections (docs/accuracy.md); the paper has labels of videos alone.
-    "L_s": Term(("segment_class", "segment_actionness"), "weight_segments", _segments),
+    "L_sc": Term(("segment_class",), "weight_segment_class", _segment_class),
+    "L_sa": Term(("segment_actionness",), "weight_segment_actionness", _segment_actionness),
 }
-"""The terms of eq. 16 by the paper's names, and L_s. Another package adds its own here before it trains."""
+"""The terms of eq. 16 by the paper's names, and two of segments. Another package adds its own here before it
+trains."""
 
 
 def pseudo_labels(selected: Tensor, labels: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """What is taken to be true of single segments: of annotated times, of points, or of a teacher's detections.
 
-All give :class:`SegmentLabels`, from which the targets of L_s are taken for the segments that a step draws.
+All give :class:`SegmentLabels`, from which the targets of L_sc and L_sa are taken for the segments of a step.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from aicl_fast.data.scores import Scores
 
 Integers = npt.NDArray[np.int64]
 
-GROWN = 0.5
+GROWN = 0.8
 """A point's span grows over segments whose score is at least this share of the score at the point."""
-BACKGROUND = 0.25
+BACKGROUND = 0.35
 """Around points, segments whose score is below this share of the score at the points are background."""
 KEPT = 0.5
 """A teacher's detections become spans from this share of the score of the best one of their class."""

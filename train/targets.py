@@ -1,4 +1,4 @@
-"""The targets of L_s in training: of annotated points or times, and of a teacher, the network's average."""
+"""The targets of L_sc and L_sa in training: of annotated points or times, and of a teacher."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ with needs("train"):
 
 from aicl_fast.data.annotations import AMBIGUOUS
 from aicl_fast.data.dataset import Dataset
+from aicl_fast.decode.decoder import Decoder
 from aicl_fast.errors import AiclWarning, DataError
 from aicl_fast.model import TwoBranchNet
 from aicl_fast.text import listed
-from aicl_fast.train.localize import localize
+from aicl_fast.train.localize import score
 from aicl_fast.train.losses import SegmentTargets
 from aicl_fast.train.sampling import Videos
 from aicl_fast.train.segment_labels import (
@@ -73,13 +74,14 @@ class Targets:
 
     def label(self, teacher: TwoBranchNet) -> None:
         """Let a network label what the annotations leave open."""
-        scores, found = localize(teacher, self.videos, self.config)
+        scores = score(teacher, self.videos, self.config)
+        decoder = Decoder(self.config.decode, self._classes)
         for index, name in enumerate(self.videos.names):
             if index in self._points:
                 self._labels[index] = of_points(self._points[index], at_segments(scores[name]))
             elif self.config.train.self_training and self._guessed[index]:
                 self._labels[index] = of_detections(
-                    found[name],
+                    decoder.batch([scores[name]])[0],
                     self._annotations[index].classes,
                     self._classes,
                     int(self.videos.counts[index]),

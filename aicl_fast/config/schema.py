@@ -96,8 +96,10 @@ class LossConfig(Section):
     """γ2"""
     weight_consistency: Annotated[float, NOT_NEGATIVE] = 0.1
     """γ3"""
-    weight_segments: Annotated[float, NOT_NEGATIVE] = 1.0
-    """Of L_s, which the paper does not have: what is known of single segments, see ``supervision``."""
+    weight_segment_class: Annotated[float, NOT_NEGATIVE] = 0.3
+    """Of L_sc, which the paper does not have: the classes of single segments, see ``supervision``."""
+    weight_segment_actionness: Annotated[float, NOT_NEGATIVE] = 1.0
+    """Of L_sa, the same: whether they are action or background."""
     gce_q: Annotated[float, Range(0, 1, open_low=True)] = 0.7
     """Noise tolerance q of the generalised cross entropy."""
     mining_divisor: Annotated[int, COUNT] = 20

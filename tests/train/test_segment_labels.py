@@ -100,7 +100,7 @@ def _curve(values: list[float]) -> Any:
 def test_a_point_grows_to_where_the_score_falls() -> None:
     scores = _curve([0.1, 0.5, 0.9, 1.0, 0.9, 0.1, 0.02, 0.0, 0.9, 0.9])
     found = of_points(Points(np.array([3]), np.array([0]), 10, True), scores)
-    assert _rows(found) == [(0, 2, 4)] or _rows(found) == [(0, 1, 4)]
+    assert _rows(found) == [(0, 2, 4)]
     assert found.background.tolist() == [1, 0, 0, 0, 0, 1, 1, 1, 0, 0]
     assert not of_points(Points(np.array([3]), np.array([0]), 10, False), scores).background.any()
 
@@ -162,7 +162,7 @@ def test_the_loss_of_segments_by_hand(tiny_config: Config) -> None:
     )
     assert terms["segment_actionness"].item() == pytest.approx(actionness.item() / 2, rel=1e-5)
     without = aicl_loss(outputs, labels, tiny_config)
-    added = terms["segment_class"] + terms["segment_actionness"]
+    added = 0.3 * terms["segment_class"] + terms["segment_actionness"]
     assert (terms["total"] - without["total"]).item() == pytest.approx(added.item(), rel=1e-4)
     assert without["segment_class"] == without["segment_actionness"] == 0
 
