@@ -258,6 +258,8 @@ def _short(value: object) -> str:
 
 def _steps_matter(stored: Config, config: Config) -> bool:
     """Whether the new number of steps alone makes steps that both have other ones: a schedule over all."""
+    if stored.train.supervision == "points" or stored.train.self_training:
+        return True  # the teacher begins after a share of them
     longer = replace(stored, train=replace(stored.train, steps=config.train.steps))
     every = range(1, min(stored.train.steps, config.train.steps) + 1)
     return any(

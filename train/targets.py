@@ -32,6 +32,10 @@ from aicl_fast.train.segment_labels import (
     points_of,
 )
 
+TRUSTED = 0.5
+"""The share of the steps after which the teacher also labels videos without points. Before, what it takes for
+action may be background, and training would not recover."""
+
 
 class Targets:
     """What is known of the segments of the training videos, and what a teacher says of the rest.
@@ -65,21 +69,24 @@ class Targets:
         unlabelled = any(labels is None for labels in self._labels)
         self.needs_teacher = bool(self._points) or (self.config.train.self_training and unlabelled)
         self._guessed = [labels is None for labels in self._labels]
+        start = self.config.train.teacher_start
+        self._start = start if self._points else max(start, TRUSTED)
 
     def due(self, step: int) -> bool:
         """Whether the teacher labels the videos before this step, counted from 1."""
         settings = self.config.train
-        waited = step - 1 - round(settings.teacher_start * settings.steps)
+        waited = step - 1 - round(self._start * settings.steps)
         return self.needs_teacher and waited >= 0 and waited % settings.teacher_every == 0
 
-    def label(self, teacher: TwoBranchNet) -> None:
-        """Let a network label what the annotations leave open."""
+    def label(self, teacher: TwoBranchNet, step: int) -> None:
+        """Let a network label what the annotations leave open, as it does before this step."""
+        trusted = self.config.train.self_training and step > TRUSTED * self.config.train.steps
         scores = score(teacher, self.videos, self.config)
         decoder = Decoder(self.config.decode, self._classes)
         for index, name in enumerate(self.videos.names):
             if index in self._points:
                 self._labels[index] = of_points(self._points[index], at_segments(scores[name]))
-            elif self.config.train.self_training and self._guessed[index]:
+            elif trusted and self._guessed[index]:
                 self._labels[index] = of_detections(
                     decoder.batch([scores[name]])[0],
                     self._annotations[index].classes,

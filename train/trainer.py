@@ -216,7 +216,8 @@ def _run(
     if targets.needs_teacher and state.teacher is None:
         state.teacher = _copy(net.state_dict())
     if state.labelled_by is not None:
-        targets.label(_net_with(state.labelled_by, config, make_net, device))
+        labelled = max(step for step in range(1, state.step + 1) if targets.due(step))
+        targets.label(_net_with(state.labelled_by, config, make_net, device), labelled)
     if settings.compile:
         # Else what earlier runs of this process compiled counts against torch's limit for one function.
         torch.compiler.reset()
@@ -237,7 +238,7 @@ def _run(
         gamma = selection_gamma(step, config)
         if state.teacher is not None and targets.due(step):
             state.labelled_by = _copy(state.teacher)
-            targets.label(_net_with(state.labelled_by, config, make_net, device))
+            targets.label(_net_with(state.labelled_by, config, make_net, device), step)
 
         # Every process draws the whole batch, so all agree on it, and takes its share.
         batch = state.order.next()

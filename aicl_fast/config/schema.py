@@ -138,9 +138,10 @@ class TrainConfig(Section):
     """What is used of the training annotations: labels of ``videos`` alone, as in the paper; also ``points``,
     one time in each instance, where there are any; or also ``times``, the instances' start and end."""
     self_training: bool = False
-    """A teacher, the moving average of the network, labels the segments of videos without points or times."""
+    """A teacher, the moving average of the network, labels the segments of videos without points or times, in
+    the second half of the steps."""
     teacher_start: Annotated[float, SHARE] = 0.25
-    """The share of the steps after which the teacher labels videos, and lets points grow into spans."""
+    """The share of the steps after which the teacher labels videos: then points grow into spans."""
     teacher_every: Annotated[int, COUNT] = 100
     """Steps after which it does so again."""
     teacher_decay: Annotated[float, Range(0, 1, open_high=True)] = 0.99

@@ -114,7 +114,13 @@ def test_real_size_equals_torch(tmp_path: Path, real, batch: int, assert_close) 
     assert_close(actual, reference(net, features, config.topk), 2e-6)
 
 
-@pytest.mark.parametrize("segments", [None, Range(50, 750, 3000)], ids=["fixed", "any-length"])
+@pytest.mark.parametrize(
+    "segments",
+    [
+        pytest.param(None, marks=pytest.mark.long, id="fixed"),
+        pytest.param(Range(50, 750, 3000), id="any-length"),
+    ],
+)
 def test_winograd_gives_the_same_without_a_convolution(
     tmp_path: Path, real, segments: Range | None, assert_close
 ) -> None:

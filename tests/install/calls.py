@@ -65,7 +65,7 @@ CALLS: Mapping[str, Call] = {
     ),
     "ensemble": Call(("ensemble", *[f"{DATA}/model.safetensors"] * 2, "-o", "e.safetensors"), TORCH),
     "ablate": Call(
-        ("ablate", "selection", *TINY, "-d", DATA, "-o", "ablated", "--seeds", "1"), (*TRAIN, "matplotlib")
+        ("ablate", "consistency", *TINY, "-d", DATA, "-o", "ablated", "--seeds", "1"), (*TRAIN, "matplotlib")
     ),
     "import-checkpoint": Call(("import-checkpoint", f"{DATA}/authors.pkl", "authors.safetensors"), TORCH),
     "export": Call(

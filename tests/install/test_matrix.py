@@ -46,7 +46,10 @@ def install(home: Path, *arguments: str) -> Path:
     venv.create(home, with_pip=True)
     python = home / "bin" / "python"
     pip = [python, "-m", "pip", "install", "--quiet", "--no-compile"]
-    subprocess.run([*pip, *arguments], cwd=ROOT, check=True)
+    done = subprocess.run([*pip, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    if "special placeholder package" in done.stderr:
+        pytest.skip("the vendor's own index, from which TensorRT is downloaded, cannot be reached")
+    assert done.returncode == 0, done.stdout + done.stderr
     return python
 
 

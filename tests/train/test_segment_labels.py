@@ -205,6 +205,25 @@ def test_training_uses_and_resumes_them(
         assert same_weights(again.net, whole.net)
 
 
+def test_the_teacher_s_schedule_is_over_all_steps(
+    add_points: Callable[[int], None], open_tiny: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    add_points(2)
+    common = {"warmup_steps": 0, "supervision": "points", "self_training": True}
+    train(open_tiny(steps=2, **common), tmp_path / "run")
+    with pytest.raises(ModelError, match=r"steps was 2, now 4.*A schedule runs over all steps"):
+        train(open_tiny(steps=4, **common), tmp_path / "run", resume=True)
+    dataset = open_tiny(steps=1000, **common, teacher_start=0.25)
+    targets = Targets(dataset, Videos(dataset, "train"))
+    assert [step for step in range(1, 1001) if targets.due(step)] == [*range(251, 1001, 100)]
+    net = TwoBranchNet(dataset.config)
+    for step, labelled in ((500, 2), (501, 6)):
+        targets.label(net, step)
+        found = targets.of(range(6), [targets.videos.sample(index) for index in range(6)])
+        assert found is not None
+        assert int(found[1].any(dim=1).sum()) == labelled
+
+
 def test_other_points_are_other_data(
     tiny_dataset: Path,
     add_points: Callable[[int], None],
