@@ -12,7 +12,7 @@ from aicl_fast.extras import needs
 with needs("train"):
     import torch
 
-from aicl_fast.data.annotations import AMBIGUOUS
+from aicl_fast.data.annotations import AMBIGUOUS, LATE_SECONDS
 from aicl_fast.data.dataset import Dataset
 from aicl_fast.decode.decoder import Decoder
 from aicl_fast.errors import AiclWarning, DataError
@@ -49,7 +49,8 @@ class Targets:
 
     def __init__(self, dataset: Dataset, videos: Videos) -> None:
         """Raises:
-        DataError: the supervision is by times, and no training video has any.
+        DataError: the supervision is by times, and no training video has any; or a point is after the end of
+            its video's features.
         Warns:
             AiclWarning: two points of different classes in one segment.
         """
@@ -61,7 +62,7 @@ class Targets:
         self._points: dict[int, Points] = {}
         supervision = self.config.train.supervision
         if supervision != "videos":
-            self._points = dict(self._find_points())
+            self._points = dict(self._find_points(dataset.ground_truth.source))
             for index, points in self._points.items():
                 self._labels[index] = of_points(points, None)
         if supervision == "times":
@@ -108,9 +109,16 @@ class Targets:
         device = self.videos.device
         return torch.from_numpy(target).to(device), torch.from_numpy(weight).to(device)
 
-    def _find_points(self) -> Iterator[tuple[int, Points]]:
+    def _find_points(self, source: str) -> Iterator[tuple[int, Points]]:
         mixed = []
         for index, (name, annotation) in enumerate(zip(self.videos.names, self._annotations, strict=True)):
+            end = int(self.videos.counts[index]) * self.seconds
+            latest = annotation.segments[annotation.points, 0].max(initial=0.0)
+            if latest > end + LATE_SECONDS:
+                raise DataError(
+                    f"{source}: '{name}' has a point at {latest:g} s, and its features end at {end:g} s. "
+                    "Check the time, and the frame rate of the features (--set fps=)."
+                )
             points = points_of(annotation, self._classes, int(self.videos.counts[index]), self.seconds)
             if len(points.places):
                 yield index, points

@@ -32,7 +32,7 @@ def add_points(tiny_dataset: Path) -> Callable[[int], None]:
         for number in range(videos):
             video = truth["database"][f"train_{number}"]
             label = video["annotations"][0]["label"]
-            video["annotations"] = [{"label": label, "segment": [time, time]} for time in (2.0, 6.0, 9.5)]
+            video["annotations"] = [{"label": label, "segment": [time, time]} for time in (1.0, 3.0, 5.5)]
         (tiny_dataset / "gt.json").write_text(json.dumps(truth))
 
     return add

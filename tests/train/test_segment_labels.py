@@ -233,7 +233,7 @@ def test_other_points_are_other_data(
     add_points(6)
     train(open_tiny(supervision="points", steps=2), tmp_path / "run")
     truth = json.loads((tiny_dataset / "gt.json").read_text())
-    truth["database"]["train_0"]["annotations"][0]["segment"] = [3.0, 3.0]
+    truth["database"]["train_0"]["annotations"][0]["segment"] = [2.0, 2.0]
     (tiny_dataset / "gt.json").write_text(json.dumps(truth))
     with pytest.raises(ModelError, match="their times differ"):
         train(open_tiny(supervision="points", steps=2), tmp_path / "run", resume=True)
@@ -255,6 +255,23 @@ def test_two_classes_in_one_segment_are_noted(tiny_dataset: Path, open_tiny: Cal
     dataset = open_tiny(supervision="points")
     with pytest.warns(AiclWarning, match=r"different classes lie in one segment, .* in train_1: both count"):
         Targets(dataset, Videos(dataset, "train"))
+
+
+def test_a_point_after_the_end(
+    tiny_dataset: Path, add_points: Callable[[int], None], open_tiny: Callable[..., Dataset]
+) -> None:
+    add_points(1)
+    text = (tiny_dataset / "gt.json").read_text()
+    for time, late in ((7.25, False), (7.5, True)):  # 20 segments of 0.32 s, and a second
+        (tiny_dataset / "gt.json").write_text(text.replace("5.5", str(time)))
+        dataset = open_tiny(supervision="points")
+        if late:
+            with pytest.raises(
+                DataError, match=r"'train_0' has a point at 7\.5 s, and its features end at 6\.4 s"
+            ):
+                Targets(dataset, Videos(dataset, "train"))
+        else:
+            Targets(dataset, Videos(dataset, "train"))
 
 
 def test_times_that_are_not_there(
