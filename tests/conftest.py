@@ -169,13 +169,13 @@ def make_tiny_dataset() -> Callable[[Path, Config], Path]:
 
 @pytest.fixture(scope="session")
 def add_times() -> Callable[[Path], Path]:
-    """``add_times(folder)`` annotates six actions of a second in every video of a data set."""
+    """``add_times(folder)`` annotates six actions in every video of a data set."""
 
     def add(folder: Path) -> Path:
         truth = json.loads((folder / "gt.json").read_text())
         for video in truth["database"].values():
             label = video["annotations"][0]["label"]
-            times = [[place + 0.5, place + 1.5] for place in range(0, 12, 2)]
+            times = [[place + 0.2, place + 0.8] for place in range(6)]
             video["annotations"] = [{"label": label, "segment": each} for each in times]
         (folder / "gt.json").write_text(json.dumps(truth))
         return folder

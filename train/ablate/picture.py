@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,8 @@ _CURVES = {
     "consistent": ("consistent segments a video", 1.0),
 }
 PAPER_COLOUR = "#D55E00"
+_CHARACTER = 0.07
+"""Inches that a character of the line under the title takes."""
 
 
 def plot_ablation(ablation: Ablation, path: str | os.PathLike[str]) -> None:
@@ -41,17 +44,19 @@ def plot_ablation(ablation: Ablation, path: str | os.PathLike[str]) -> None:
     matplotlib = load_matplotlib()
     experiment = ablation.experiment
     bars = len(experiment.measures)
-    height = max(2.9, 1.5 + 0.42 * len(ablation.arms))
     names = 0.4 + 0.075 * max(len(arm.name) for arm in ablation.arms)
     width = names + 2.5 * bars + (4.2 if experiment.curve else 0.2)
-    figure = matplotlib.figure.Figure(figsize=(width, height), facecolor="white")
-    figure.text(0.012, 0.985, ablation.title, size=12, weight="bold", color=TEXT, va="top")
     seeds = ablation.seeds
     note = f"{ablation.data}; {ablation.config.train.steps} steps; {len(seeds)} seed{'s' * (len(seeds) > 1)}"
     if ablation.with_paper:
         note += "; diamonds: the paper's numbers"
-    figure.text(0.012, 1 - 0.36 / height, note, size=9, color=FAINT, va="top")
-    low, high = 0.58 / height, 1 - 0.78 / height
+    lines = textwrap.wrap(note, int(width / _CHARACTER))
+    head = 0.61 + 0.17 * len(lines)
+    height = max(2.9, 0.72 + head + 0.42 * len(ablation.arms))
+    figure = matplotlib.figure.Figure(figsize=(width, height), facecolor="white")
+    figure.text(0.012, 0.985, ablation.title, size=12, weight="bold", color=TEXT, va="top")
+    figure.text(0.012, 1 - 0.36 / height, "\n".join(lines), size=9, color=FAINT, va="top")
+    low, high = 0.58 / height, 1 - head / height
     for index, measure in enumerate(experiment.measures):
         place = (names + 2.5 * index) / width, low, 2.25 / width, high - low
         _draw_bars(figure.add_axes(place), ablation, measure, with_names=index == 0)
