@@ -10,8 +10,8 @@ a sentence. A test runs the same and finds nothing to change.
 
 from __future__ import annotations
 
+import argparse
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from aicl_fast.bench.harness.compare import joined, usable
 from aicl_fast.bench.harness.record import BUSY, RESULTS, read_result
 from aicl_fast.bench.harness.tables import TABLES
 from aicl_fast.errors import AiclError, ConfigError, DataError
-from aicl_fast.files import write_text
+from aicl_fast.files import read_text, write_text
 
 _TIMED = frozenset(("p50_ms", "native_us", "milliseconds", "kernels", "replay_us"))
 """What rows that hold times have one of."""
@@ -115,6 +115,7 @@ def busy(result: Mapping[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Rewrite the documents named, from the results beside this file."""
-    for name in sys.argv[1:] if arguments is None else arguments:
-        path = Path(name)
-        write_text(path, quoted(path.read_text(encoding="utf-8"), RESULTS, name))
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("documents", nargs="+", type=Path, metavar="DOCUMENT", help="Markdown with blocks")
+    for path in parser.parse_args(arguments).documents:
+        write_text(path, quoted(read_text(path, "document"), RESULTS, str(path)))

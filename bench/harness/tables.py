@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -447,7 +448,7 @@ def _cell(cell: Cell, row: Row, heading: str = "") -> str:
         if cell.startswith("?"):
             return ""
         raise
-    return text.replace("%", "" if heading.endswith("%") else " %")
+    return re.sub(r"(?<=\d)%", "" if heading.endswith("%") else " %", text)
 
 
 def _unless_failed(cell: Cell, what: str = "failed") -> Cell:

@@ -165,7 +165,7 @@ def test_tensorrt_takes_the_graph(weights: Path, random_i3d) -> None:
         check_network(parsed, exporting.i3d_info(random_i3d("flow")))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tensorrt_rtx_builds_it(weights: Path, tmp_path: Path) -> None:
     options = ExportOptions("tensorrt-rtx", "bf16")
     try:

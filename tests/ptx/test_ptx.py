@@ -28,8 +28,14 @@ from ptx_emulator.kernel import Kernel  # noqa: E402
 from ptx_emulator.memory import Memory  # noqa: E402
 
 
+# Kernels that read by pointers run in the interpreter, too.
+_LONG = ("network, whole, pointers", "network, split, pointers")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize(
+    "group", [pytest.param(group, marks=pytest.mark.long if group in _LONG else ()) for group in GROUPS]
+)
 def test_emulated_kernels_equal_their_references(
     group: str, tmp_path: Path, fork_python: Callable[..., Any]
 ) -> None:
