@@ -27,7 +27,6 @@ from ptx_emulator.groups import GROUPS  # noqa: E402
 from ptx_emulator.kernel import Kernel  # noqa: E402
 from ptx_emulator.memory import Memory  # noqa: E402
 
-
 # Kernels that read by pointers run in the interpreter, too.
 _LONG = ("network, whole, pointers", "network, split, pointers")
 
