@@ -90,6 +90,7 @@ def test_different_answers_are_not_timed(tiny_model: Path) -> None:
             detect.check_agreement(what, wrong, ours)  # type: ignore[arg-type]
 
 
+@pytest.mark.long
 def test_load(tiny_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "load.json"
     load.main(["--model", str(tiny_model), "--rounds", "1", "--json", str(out)])
@@ -171,6 +172,7 @@ def test_a_file_with_other_scores_is_not_timed(
     assert wrong["why"] == "its scores differ from the reference's by 1, relatively"
 
 
+@pytest.mark.long
 def test_files_are_taken_of_the_same_weights_only(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,7 @@ parse_metadata(model_metadata(load_config("thumos14")), "x")
     assert run(view, code).strip() == aicl_fast.__version__
 
 
+@pytest.mark.long
 def test_the_benches_own_models_need_no_tensorboard(view: dict[str, str], tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("safetensors")

@@ -114,7 +114,7 @@ def test_every_candidate_launches_something_of_its_own(outside: Callable[..., An
     assert int(done.stdout) > 100
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_candidates_are_compiled_for_a_gpu_that_is_not_here(outside: Callable[..., Any]) -> None:
     """Those of one family; all take minutes: ``python -m aicl_fast.bench sweep --compile 90``."""
     pytest.importorskip("triton")

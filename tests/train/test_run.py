@@ -135,7 +135,12 @@ ACTION_ALONE = [f"weight_{term}=0" for term in ("agnostic", "contrast", "modalit
 
 
 @pytest.mark.parametrize(
-    ("batch", "changes"), [(4, []), (5, []), (5, ACTION_ALONE)], ids=["4", "5", "action alone"]
+    ("batch", "changes"),
+    [
+        pytest.param(4, [], marks=pytest.mark.long, id="4"),
+        pytest.param(5, [], id="5"),
+        pytest.param(5, ACTION_ALONE, id="action alone"),
+    ],
 )
 def test_two_processes_train_as_one(
     tiny_dataset: Path,
