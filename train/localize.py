@@ -25,13 +25,13 @@ def localize(
     net: TwoBranchNet, videos: Videos, config: Config
 ) -> tuple[dict[str, Scores], dict[str, Detections]]:
     """Curves and detections of every video by the network in torch."""
-    scores = score(net, videos, config)
+    scores = score_videos(net, videos, config)
     found = Decoder(config.decode, config.classes).batch(list(scores.values()))
     return scores, dict(zip(videos.names, found, strict=True))
 
 
 @torch.no_grad()
-def score(net: TwoBranchNet, videos: Videos, config: Config) -> dict[str, Scores]:
+def score_videos(net: TwoBranchNet, videos: Videos, config: Config) -> dict[str, Scores]:
     """Curves of every video by the network in torch, one video at a time.
 
     Videos longer than those of training are scored in windows, as :class:`aicl_fast.Detector` does.

@@ -109,17 +109,17 @@ class Videos:
             rows = np.concatenate(
                 [self._starts[i] + sample for i, sample in zip(indices, samples, strict=True)]
             )
-            drawn = self._flat[_send(torch.from_numpy(rows), self._flat.device)]
-            return _send(drawn, self.device).view(len(indices), self.length, -1)
+            drawn = self._flat[send(torch.from_numpy(rows), self._flat.device)]
+            return send(drawn, self.device).view(len(indices), self.length, -1)
         videos = [
             np.concatenate([stream[sample] for stream in self._streams[i]], axis=1)
             for i, sample in zip(indices, samples, strict=True)
         ]
-        return _send(torch.from_numpy(np.stack(videos)), self.device)
+        return send(torch.from_numpy(np.stack(videos)), self.device)
 
     def labels_of(self, indices: Sequence[int]) -> Tensor:
         """(B, C) on the device: these videos' labels."""
-        return self.labels[_send(torch.tensor(indices), self.device)]
+        return self.labels[send(torch.tensor(indices), self.device)]
 
     def _video(self, index: int) -> Floats:
         if self._flat is not None:
@@ -129,7 +129,7 @@ class Videos:
         return np.concatenate(self._streams[index], axis=1)
 
 
-def _send(values: Tensor, device: torch.device) -> Tensor:
+def send(values: Tensor, device: torch.device) -> Tensor:
     """The values on the device, without waiting for what it is still at."""
     if values.device == device:
         return values

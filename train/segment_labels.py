@@ -71,8 +71,8 @@ def of_times(
         count: n.
         seconds: of a segment.
     """
-    # A segment is in an instance if its middle is; the shortest instances have one segment.
-    spans = np.ceil(annotation.segments / seconds - 0.5).astype(np.int64).clip(0, count)
+    # The shortest instances have one segment.
+    spans = _segments_in(annotation.segments, count, seconds)
     spans[:, 1] = np.maximum(spans[:, 1] - 1, spans[:, 0])
     there = spans[:, 0] < count
     rows = [row for row, label in enumerate(annotation.labels) if there[row] and label in classes]
@@ -162,7 +162,7 @@ def of_detections(
     spans: list[tuple[int, int]] = []
     weights: list[float] = []
     background = np.ones(count, np.float32)
-    places = np.ceil(found.segments / seconds - 0.5).astype(np.int64).clip(0, count)
+    places = _segments_in(found.segments, count, seconds)
     for name in present:
         rows = np.flatnonzero((found.labels == name) & (places[:, 0] < places[:, 1]))
         best = found.scores[rows].max(initial=0.0)
@@ -183,6 +183,12 @@ def of_detections(
         np.array(weights, np.float32),
         background,
     )
+
+
+def _segments_in(times: npt.NDArray[np.float64], count: int, seconds: float) -> Integers:
+    """(N, 2) the first segment whose middle is in each of these times, and the one after the last."""
+    places: Integers = np.ceil(times / seconds - 0.5).astype(np.int64).clip(0, count)
+    return places
 
 
 def at_segments(scores: Scores) -> Floats:

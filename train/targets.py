@@ -18,9 +18,9 @@ from aicl_fast.decode.decoder import Decoder
 from aicl_fast.errors import AiclWarning, DataError
 from aicl_fast.model import TwoBranchNet
 from aicl_fast.text import listed
-from aicl_fast.train.localize import score
+from aicl_fast.train.localize import score_videos
 from aicl_fast.train.losses import SegmentTargets
-from aicl_fast.train.sampling import Videos
+from aicl_fast.train.sampling import Videos, send
 from aicl_fast.train.segment_labels import (
     Integers,
     Points,
@@ -58,7 +58,7 @@ class Targets:
         self.seconds = self.config.data.frames_per_segment / self.config.data.fps
         self._classes = dataset.config.classes
         self._annotations = [dataset.ground_truth.videos[name] for name in videos.names]
-        self._labels: list[SegmentLabels | None] = [None] * len(videos)
+        self._labels: dict[int, SegmentLabels] = {}
         self._points: dict[int, Points] = {}
         supervision = self.config.train.supervision
         if supervision != "videos":
@@ -67,9 +67,9 @@ class Targets:
                 self._labels[index] = of_points(points, None)
         if supervision == "times":
             self._read_times(dataset)
-        unlabelled = any(labels is None for labels in self._labels)
-        self.needs_teacher = bool(self._points) or (self.config.train.self_training and unlabelled)
-        self._guessed = [labels is None for labels in self._labels]
+        unknown = {*range(len(videos))} - self._labels.keys()
+        self._guessed = unknown if self.config.train.self_training else set()
+        self.needs_teacher = bool(self._points or self._guessed)
         start = self.config.train.teacher_start
         self._start = start if self._points else max(start, TRUSTED)
 
@@ -81,13 +81,13 @@ class Targets:
 
     def label(self, teacher: TwoBranchNet, step: int) -> None:
         """Let a network label what the annotations leave open, as it does before this step."""
-        trusted = self.config.train.self_training and step > TRUSTED * self.config.train.steps
-        scores = score(teacher, self.videos, self.config)
+        trusted = step > TRUSTED * self.config.train.steps
+        scores = score_videos(teacher, self.videos, self.config)
         decoder = Decoder(self.config.decode, self._classes)
         for index, name in enumerate(self.videos.names):
             if index in self._points:
                 self._labels[index] = of_points(self._points[index], at_segments(scores[name]))
-            elif trusted and self._guessed[index]:
+            elif trusted and index in self._guessed:
                 self._labels[index] = of_detections(
                     decoder.batch([scores[name]])[0],
                     self._annotations[index].classes,
@@ -98,16 +98,16 @@ class Targets:
 
     def of(self, indices: Sequence[int], samples: Sequence[Integers]) -> SegmentTargets | None:
         """Targets and weights of these segments of these videos, on the device; None before there are any."""
-        if all(labels is None for labels in self._labels):
+        if not self._labels:
             return None
         classes = len(self._classes)
         target = np.zeros((len(indices), self.videos.length, classes), np.float32)
         weight = np.zeros(target.shape[:2], np.float32)
         for row, (index, sample) in enumerate(zip(indices, samples, strict=True)):
-            if (labels := self._labels[index]) is not None:
-                target[row], weight[row] = labels.at(sample, classes)
+            if index in self._labels:
+                target[row], weight[row] = self._labels[index].at(sample, classes)
         device = self.videos.device
-        return torch.from_numpy(target).to(device), torch.from_numpy(weight).to(device)
+        return send(torch.from_numpy(target), device), send(torch.from_numpy(weight), device)
 
     def _find_points(self, source: str) -> Iterator[tuple[int, Points]]:
         mixed = []

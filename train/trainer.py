@@ -47,7 +47,7 @@ from aicl_fast.train.checkpoint import (
     step_of,
 )
 from aicl_fast.train.distributed import Ranks, joined_ranks
-from aicl_fast.train.localize import localize
+from aicl_fast.train.localize import localize, score_videos
 from aicl_fast.train.logs import LOG_EVERY, RunLog
 from aicl_fast.train.losses import TERMS, Losses, SegmentTargets, aicl_loss
 from aicl_fast.train.sampling import BatchOrder, Progress, Videos
@@ -151,9 +151,9 @@ def train(
         ConfigError: a device that training does not run on.
         UnavailableError: a CUDA device was asked for and there is none.
         DataError: ``out`` cannot be written to, another process trains in it, there is no room, or it holds
-            a run and neither ``resume`` nor ``overwrite`` is given.
+            a run and neither ``resume`` nor ``overwrite`` is given; or ``train.keep`` chooses by mAP, and the
+            videos that choose have no times.
         ModelError: ``resume`` with other settings or other data than the run was started with.
-        DataError: ``train.keep`` chooses by mAP, and the videos that choose have no times.
         AiclError: a loss or a weight became NaN or infinite; the last checkpoint stays.
     """
     torch_device(device)
@@ -181,13 +181,13 @@ def _run(
     config, settings = dataset.config, dataset.config.train
     rng = np.random.default_rng(settings.seed)
     names, held_out = _hold_out(dataset, rng)
+    _check_times(dataset, held_out)
     videos = Videos(dataset, "train", names, device=device, progress=reading)
     model_config = _with_lengths(config, videos.counts)
     dataset = Dataset(dataset.root, dataset.ground_truth, dataset.videos, model_config)
     targets = Targets(dataset, videos)
     # The main process alone evaluates, so it alone reads what is evaluated on, out of the same budget.
     choosing = test = None
-    _check_times(dataset, held_out)
     if ranks.is_main:
         left = settings.memory_gb - videos.memory_gb
         if dataset.truth("test").classes:
@@ -359,13 +359,12 @@ def _with_lengths(config: Config, counts: npt.NDArray[np.int64]) -> Config:
 
 def evaluate(net: TwoBranchNet, videos: Videos, dataset: Dataset) -> Measured:
     """How good a network is on these videos, with the preset's tIoU thresholds."""
-    scores, detections = localize(net, videos, dataset.config)
     truth = dataset.truth(videos.names)
-    classification = video_classification(scores, truth)
     if not has_times(truth):
-        return Measured(None, None, classification)
+        return Measured(None, None, video_classification(score_videos(net, videos, dataset.config), truth))
+    scores, detections = localize(net, videos, dataset.config)
     result = mean_average_precision(truth, detections, dataset.config.evaluate.tious)
-    return Measured(result, segment_accuracy(scores, truth), classification)
+    return Measured(result, segment_accuracy(scores, truth), video_classification(scores, truth))
 
 
 def has_times(truth: GroundTruth) -> bool:

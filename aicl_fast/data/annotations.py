@@ -20,6 +20,8 @@ AMBIGUOUS = "Ambiguous"
 
 LATE_SECONDS = 1.0
 """An annotation may end this long after its video's end: durations are rounded."""
+FIRST_POINT = 0.001
+"""Seconds: where a point at the very start is written, since 0 to 0 is a label without times."""
 _END = 0.01
 """A label without times is annotated from 0 to the video's end; so many seconds may lack."""
 _SHOWN = 3

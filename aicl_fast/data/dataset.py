@@ -137,7 +137,7 @@ class Dataset:
         return self._folders[self.folder(split)].read(video, self.config.data, mapped=mapped)
 
     def labels(self, video: str) -> npt.NDArray[np.float32]:
-        """(C,) float32, 1 for each class that the video contains: all that training is told."""
+        """(C,) float32, 1 for each class that the video contains."""
         present = set(self.ground_truth.videos[video].classes)
         return np.array([name in present for name in self.config.classes], dtype=np.float32)
 

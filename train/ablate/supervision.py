@@ -7,14 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from aicl_fast.data.annotations import AMBIGUOUS, GroundTruth, VideoAnnotation
+from aicl_fast.data.annotations import AMBIGUOUS, FIRST_POINT, GroundTruth, VideoAnnotation
 from aicl_fast.data.dataset import Dataset
 from aicl_fast.errors import DataError
 
 Annotate = Callable[[Dataset, int], Dataset]
 """(data set, seed) -> the same with other annotations of its training videos."""
-_MARGIN = 0.001
-"""Seconds: a point is not at 0, which would be a label without times."""
 
 
 def with_points(share: float) -> Annotate:
@@ -46,7 +44,7 @@ def with_points(share: float) -> Annotate:
 
 def _pointed(video: VideoAnnotation, rng: np.random.Generator) -> VideoAnnotation:
     kept = [row for row, label in enumerate(video.labels) if label != AMBIGUOUS]
-    times = np.maximum(rng.uniform(*video.segments[kept].T), _MARGIN)
+    times = np.maximum(rng.uniform(*video.segments[kept].T), FIRST_POINT)
     labels = tuple(video.labels[row] for row in kept)
     return replace(video, labels=labels, segments=np.stack([times, times], axis=1))
 

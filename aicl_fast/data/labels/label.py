@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, cast
 
-from aicl_fast.data.annotations import require_class
+from aicl_fast.data.annotations import FIRST_POINT, require_class
 from aicl_fast.errors import DataError
 from aicl_fast.files import video_name
 from aicl_fast.text import clean_text, require_name
@@ -17,8 +17,6 @@ from aicl_fast.text import clean_text, require_name
 Split = Literal["train", "test"]
 Bad = list[tuple[int, str]]
 """Rows that cannot be used: number and reason."""
-FIRST_POINT = 0.001
-"""Seconds: where a point at the very start is written, since 0 to 0 is a label without times."""
 _SHOWN = 10
 _LATE = 1.0
 """Seconds that an annotation may end after its video's end: it is cut there."""
