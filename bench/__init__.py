@@ -23,6 +23,7 @@ SUITES = {
     "own": "the preset for one's own data against the decoding of THUMOS14",
     "proposals": "raw proposals of another model: NMS, density and shortest proposal",
     "tune": "settings tuned on a fifth of the training recordings: mAP on the test recordings",
+    "auto": "the model that `aicl-fast auto` finds against every single choice",
     "quantisation": "int8 and fp8 quantisers against float32",
     "ablation": "what `aicl-fast ablate` measured, as a record",
 }

@@ -22,6 +22,7 @@ COMMANDS = {
     "demo": "aicl_fast.cli.demo",
     "train": "aicl_fast.cli.train",
     "tune": "aicl_fast.cli.tune",
+    "auto": "aicl_fast.cli.auto",
     "ensemble": "aicl_fast.cli.ensemble",
     "detect": "aicl_fast.cli.detect",
     "watch": "aicl_fast.cli.watch",

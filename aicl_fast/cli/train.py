@@ -85,9 +85,9 @@ def run(
                 dataset, out, device, seeds, resume=resume, overwrite=overwrite, main=main
             )
         if main:
-            _write_metrics(out / "metrics.json", dataset, result)
+            write_metrics(out / "metrics.json", dataset, result)
     if main:
-        _show_measured(result)
+        show_measured(result)
         show(f"model: {out / 'model.safetensors'}")
 
 
@@ -166,7 +166,7 @@ def _train_ensemble(
     return TrainResult(net, config, last.step, found, [], 0)
 
 
-def _show_measured(result: TrainResult) -> None:
+def show_measured(result: TrainResult) -> None:
     """A table of what was measured on the test videos, or why there is none."""
     measured = result.measured
     if measured is None:
@@ -190,7 +190,8 @@ def _summary(measured: Measured) -> str:
     return f"mAP of the video scores {measured.classification.mAP:.1%}"
 
 
-def _write_metrics(file: Path, dataset: Dataset, result: TrainResult) -> None:
+def write_metrics(file: Path, dataset: Dataset, result: TrainResult) -> None:
+    """What was measured on the test videos, as far as they allow, and the settings."""
     measured = result.measured
     localization = measured.localization if measured else None
     accuracy = measured.accuracy if measured else None

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,8 +19,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from aicl_fast.config import Config
-    from aicl_fast.detector import Detector
-    from aicl_fast.model import TwoBranchNet
     from aicl_fast.tune import Tuned
 
 _WEIGHTS, _ONNX = ".safetensors", ".onnx"
@@ -67,7 +62,8 @@ def run(
     import numpy as np
 
     from aicl_fast.data.dataset import SPLITS, Dataset
-    from aicl_fast.tune import collect_curves, timed_videos, tune
+    from aicl_fast.detector import Detector
+    from aicl_fast.tune import collect_curves, timed_videos, tune, weights_curves
 
     if split not in SPLITS:
         raise ConfigError(f"--split: expected train or test, got {split!r}.")
@@ -81,21 +77,25 @@ def run(
 
         picture_path(picture)
         load_matplotlib()
-    with _opened(source) as (detector, config, net):
-        dataset = Dataset.open(data, config, splits=[split], allow_missing=allow_missing)
-        note_missing(dataset.missing, None)
-        truth = dataset.truth(split)
-        timed = timed_videos(truth)
-        without = len(truth.videos) - len(timed)
-        if without:
-            note(f"{without} recordings have labels without times, and are left out")
-        if split == "test":
-            note("what is measured on the test recordings afterwards is optimistic: they chose the settings")
-        drawn = np.random.default_rng(seed).permutation(len(timed))[: round(share * len(timed))]
-        videos = [timed[i] for i in sorted(drawn.tolist())]
-        with progress("scoring") as bar:
-            curves = collect_curves(detector, dataset, split, videos, bar, net=net)
     gamma = suffix == _WEIGHTS
+    config = _config(source)
+    dataset = Dataset.open(data, config, splits=[split], allow_missing=allow_missing)
+    note_missing(dataset.missing, None)
+    truth = dataset.truth(split)
+    timed = timed_videos(truth)
+    without = len(truth.videos) - len(timed)
+    if without:
+        note(f"{without} recordings have labels without times, and are left out")
+    if split == "test":
+        note("what is measured on the test recordings afterwards is optimistic: they chose the settings")
+    drawn = np.random.default_rng(seed).permutation(len(timed))[: round(share * len(timed))]
+    videos = [timed[i] for i in sorted(drawn.tolist())]
+    with progress("scoring") as bar:
+        if gamma:
+            curves = weights_curves(source, dataset, split, videos, bar)
+        else:
+            with Detector(source) as detector:
+                curves = collect_curves(detector, dataset, split, videos, bar)
     with progress("tuning") as bar:
         tuned = tune(
             curves, truth, dataset.config, gamma=gamma, trials=trials, folds=folds, seed=seed, progress=bar
@@ -129,26 +129,16 @@ def _check_target(source: Path, target: Path) -> None:
     require_place(target)
 
 
-@contextmanager
-def _opened(source: Path) -> Iterator[tuple[Detector, Config, TwoBranchNet | None]]:
-    """A model, its settings, and its network if it is one of weights.
+def _config(source: Path) -> Config:
+    """The settings that a model carries."""
+    if source.suffix.lower() == _WEIGHTS:
+        from aicl_fast.weights import load_model
 
-    Weights are scored with a γ that shows both branches, whatever their own is.
-    """
+        return load_model(source)[1]
     from aicl_fast.detector import Detector
 
-    if source.suffix.lower() != _WEIGHTS:
-        with Detector(source) as detector:
-            yield detector, detector.config, None
-        return
-    from aicl_fast.weights import load_model, save_model
-
-    net, config = load_model(source)
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / source.name
-        save_model(copy, net, replace(config, model=replace(config.model, fusion_gamma=_BOTH)))
-        with Detector(copy) as detector:
-            yield detector, config, net
+    with Detector(source) as detector:
+        return detector.config
 
 
 def _write(source: Path, target: Path, config: Config) -> None:

@@ -47,8 +47,10 @@ PRESETS: Mapping[str, Config] = types.MappingProxyType(
             preset="own",
             data=DataConfig(segments=256),
             model=ModelConfig(embedding_width=128, standardize_input=True),
-            train=TrainConfig(steps=1200, ramp_steps="all", supervision="points"),
-            # Chosen on training recordings alone, see docs/training.md.
+            # These and the decoding are chosen on training recordings alone, see docs/training.md.
+            train=TrainConfig(
+                steps=300, lr=3e-4, ramp_steps="all", selection_gamma=0.6, supervision="points"
+            ),
             decode=DecodeConfig(
                 class_threshold=0.02,
                 class_power=0.5,

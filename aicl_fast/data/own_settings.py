@@ -24,9 +24,9 @@ BOTH_WIDTHS = {2 * 1024: {"rgb": 1024, "flow": 1024}}
 _SHARE = 0.9
 """Of the training recordings, how many have at most T segments."""
 _LEAST_SEGMENTS, _MOST_SEGMENTS = 32, 750
-_VIEWS = 30
+_VIEWS = 8
 """How often a recording is seen in training."""
-_LEAST_STEPS, _MOST_STEPS = 1200, 11_700
+_LEAST_STEPS, _MOST_STEPS = 300, 3000
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Measured:
     def settings(self) -> dict[str, str | int]:
         """The settings that differ from the preset's, by name.
 
-        Nine tenths of the recordings have at most T segments, and each recording is seen 30 times or more.
+        Nine tenths of the recordings have at most T segments, and each recording is seen 8 times or more.
         """
         counts = np.array(list(self.segments.values()))
         length = int(np.quantile(counts, _SHARE, method="higher"))

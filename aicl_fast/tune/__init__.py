@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aicl_fast.tune.curves import Curves, collect_curves, timed_videos
+from aicl_fast.tune.curves import Curves, collect_curves, timed_videos, weights_curves
 from aicl_fast.tune.search import SPACE, Choice, Tuned, tune
 
-__all__ = ["SPACE", "Choice", "Curves", "Tuned", "collect_curves", "timed_videos", "tune"]
+__all__ = ["SPACE", "Choice", "Curves", "Tuned", "collect_curves", "timed_videos", "tune", "weights_curves"]

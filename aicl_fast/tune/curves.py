@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +24,9 @@ from aicl_fast.windows import Windows, smoothed
 
 if TYPE_CHECKING:
     from aicl_fast.model import TwoBranchNet
+
+_BOTH = 0.5
+"""A γ that shows both branches."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +129,31 @@ def collect_curves(
     finally:
         detector.decode_config = plain
     return found
+
+
+def weights_curves(
+    path: str | os.PathLike[str],
+    dataset: Dataset,
+    split: Split,
+    videos: Sequence[str],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Curves]:
+    """:func:`collect_curves` of weights (.safetensors), for any γ. Imports torch.
+
+    They are scored with a γ that shows both branches, whatever their own is.
+
+    Raises:
+        ModelError: no file of weights.
+        DataError: features that cannot be used.
+    """
+    from aicl_fast.weights import load_model, save_model
+
+    net, config = load_model(path)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / Path(path).name
+        save_model(copy, net, replace(config, model=replace(config.model, fusion_gamma=_BOTH)))
+        with Detector(copy) as detector:
+            return collect_curves(detector, dataset, split, videos, progress, net=net)
 
 
 def _cas(net: TwoBranchNet, features: Floats, segments: int) -> Floats:

@@ -83,6 +83,7 @@ class Tuned:
         searched: mAP of what was chosen, on the recordings that it was chosen on, which is optimistic.
         trials: the values and the mAP of every trial of the search on all recordings.
         videos, instances: what was searched on.
+        left_out: the detections of each recording, by what was chosen without its fold.
     """
 
     config: Config
@@ -93,6 +94,7 @@ class Tuned:
     trials: tuple[tuple[Values, float], ...]
     videos: int
     instances: int
+    left_out: Mapping[str, Detections]
 
     @property
     def gain(self) -> float:
@@ -199,10 +201,13 @@ def tune(
     parts = [[names[i] for i in order[first::folds]] for first in range(folds)]
     steps = _Steps(trials * (folds + 1), progress)
     chosen, held_out, before = [], [], []
+    left_out: dict[str, Detections] = {}
     for number, part in enumerate(parts):
         rest, fold = every.of([name for name in names if name not in part]), every.of(part)
         chosen.append(_search(rest, gamma, trials, seed + number + 1, steps).best)
-        held_out.append(fold.average(fold.detections(_applied(config, chosen[-1]))))
+        found = fold.detections(_applied(config, chosen[-1]))
+        left_out.update(found)
+        held_out.append(fold.average(found))
         before.append(fold.average(fold.detections(config)))
     last = _search(every, gamma, trials, seed, steps)
     result = _applied(config, last.best)
@@ -215,6 +220,7 @@ def tune(
         trials=last.trials,
         videos=len(names),
         instances=instances,
+        left_out=left_out,
     )
 
 
@@ -276,9 +282,7 @@ def _kept(recordings: Recordings, best: Values, gamma: bool, seed: int) -> Value
     config = recordings.config
     before = _start(config, config, gamma)
     values = {**before, **best}
-    number = len(recordings.curves)
-    parts = np.random.default_rng(seed).permutation(number) % min(_PARTS, number)
-    weights = np.array([np.ones(number), *(parts != part for part in range(parts.max() + 1))], np.float64)
+    weights = parts_weights(len(recordings.curves), seed)
 
     def measured(chosen: Values) -> Floats:
         return recordings.averages(recordings.detections(_applied(config, chosen)), weights)
@@ -288,16 +292,25 @@ def _kept(recordings: Recordings, best: Values, gamma: bool, seed: int) -> Value
         gains = {}
         for name in changed:
             without = measured({**values, name: before[name]})
-            gain, *jackknifed = now - without
-            spread = np.square(np.array(jackknifed) - np.mean(jackknifed)).sum()
-            error = np.sqrt(spread * (len(jackknifed) - 1) / len(jackknifed))
-            gains[name] = float(gain - error), without
+            gain = now - without
+            gains[name] = float(gain[0] - jackknife_error(gain[1:])), without
         least = min(gains, key=lambda name: gains[name][0])
         certain, without = gains[least]
         if certain > 0:
             break
         values[least], now = before[least], without
     return values
+
+
+def parts_weights(number: int, seed: int) -> Floats:
+    """(1 + P, V) weights of recordings: all of them, then without each of at most ten parts."""
+    parts = np.random.default_rng(seed).permutation(number) % min(_PARTS, number)
+    return np.array([np.ones(number), *(parts != part for part in range(parts.max() + 1))], np.float64)
+
+
+def jackknife_error(without: Floats) -> float:
+    """The standard error of a value, from (P,) what it is without each part."""
+    return float(np.sqrt(np.square(without - without.mean()).sum() * (len(without) - 1) / len(without)))
 
 
 def _importances(optuna: Any, study: Any) -> Mapping[str, float]:

@@ -40,6 +40,7 @@ IDENTITY = {
     "accuracy": ("name", "seed"),
     "long": ("subject", "seed", "joined", "window", "gate"),
     "tune": ("name", "seed", "draw"),
+    "auto": ("name", "seed"),
     "proposals": ("nms", "min_seconds", "density_weight"),
     "stream": ("engine", "retract", "wait_s", "segments", "pushed"),
 }

@@ -305,6 +305,22 @@ def tune(result: Row) -> list[str]:
     return _table(title, columns, cells)
 
 
+def auto(result: Row) -> list[str]:
+    """mAP on the test recordings of the model that was found, and of each candidate by itself."""
+    rows = []
+    for (name,), runs in _grouped(result["rows"], "name").items():
+        tuned = [100 * row["tuned"] for row in runs if "tuned" in row]
+        rows.append({
+            "name": name,
+            "mAP": _spread(runs),
+            "tuned": f"{np.mean(tuned):.1f}" if tuned else "",
+            "minutes": f"{sum(row['seconds'] for row in runs) / 60:.0f}" if not tuned else "",
+        })  # fmt: skip
+    title = "Average mAP on the test recordings in percent, and the minutes that the command took:"
+    columns: dict[str, Cell] = {"": "{name}", "mAP": "{mAP}", "tuned": "{tuned}", "minutes": "{minutes}"}
+    return _table(title, columns, rows)
+
+
 def stream(result: Row) -> list[str]:
     """mAP and delay of streams against waiting, with retraction and without."""
     rows = [row for row in result["rows"] if "wait_s" in row and row["engine"] == "onnxruntime, range"]
@@ -390,6 +406,7 @@ TABLES: Mapping[str, Callable[[Row], list[str]]] = {
     "sweep": sweep,
     "train": train,
     "tune": tune,
+    "auto": auto,
     "video": video,
 }
 

@@ -23,12 +23,11 @@ from aicl_fast.bench.harness.arguments import count
 from aicl_fast.bench.harness.suite import parser, record, show
 from aicl_fast.data.dataset import Dataset
 from aicl_fast.data.own_settings import chosen_config
-from aicl_fast.detector import Detector
 from aicl_fast.evaluate import mean_average_precision
 from aicl_fast.train.ensemble import merge_networks
 from aicl_fast.train.trainer import train
 from aicl_fast.train.watch import prepare_watch
-from aicl_fast.tune import collect_curves, timed_videos, tune
+from aicl_fast.tune import timed_videos, tune, weights_curves
 from aicl_fast.tune.search import TRIALS, Recordings
 from aicl_fast.weights import load_model, save_model
 
@@ -74,10 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _tuned_rows(dataset: Dataset, weights: Path, name: str, seed: int, options: Any) -> list[dict[str, Any]]:
     truth = dataset.truth("train")
     timed = timed_videos(truth)
-    net, config = load_model(weights)
-    with Detector(weights) as detector:
-        train_curves = collect_curves(detector, dataset, "train", timed, net=net)
-        test_curves = collect_curves(detector, dataset, "test", dataset.videos["test"], net=net)
+    _, config = load_model(weights)
+    train_curves = weights_curves(weights, dataset, "train", timed)
+    test_curves = weights_curves(weights, dataset, "test", dataset.videos["test"])
     test = Recordings(test_curves, dataset.truth("test"), config)
     untuned = mean_average_precision(test.truth, test.detections(config), TIOUS)
     rows = [

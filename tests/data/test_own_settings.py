@@ -82,7 +82,7 @@ def test_the_features_decide(tmp_path: Path, layout: str) -> None:
     assert {name: getattr(config.data, name) for name in LAYOUTS[layout]} == LAYOUTS[layout]
     assert config.preset == "own"
     assert config.data.segments == 60  # of the training videos
-    assert config.train.steps == 1200
+    assert config.train.steps == 300
     assert "segments=60" in origin
     dataset = Dataset.open(tmp_path, config)
     assert dataset.features("train", "a").shape == (40, config.data.input_width)
@@ -102,7 +102,7 @@ def test_an_array_that_may_be_two_streams_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("count", "videos", "segments", "steps"),
-    [(5, 3, 32, 1200), (128, 800, 128, 1500), (5000, 25_000, 750, 11_700)],
+    [(5, 3, 32, 300), (128, 800, 128, 400), (5000, 25_000, 750, 3000)],
 )
 def test_lengths_and_numbers(count: int, videos: int, segments: int, steps: int) -> None:
     from aicl_fast.data.own_settings import Measured

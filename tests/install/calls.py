@@ -63,6 +63,10 @@ CALLS: Mapping[str, Call] = {
         ("tune", f"{DATA}/model.onnx", "-d", f"{DATA}/timed", "--trials", "3", "--folds", "2", "--dry-run"),
         ("optuna",),
     ),
+    "auto": Call(
+        ("auto", f"{DATA}/many", *TINY, *_set("flow_width=6"), "-o", "best", "--minutes", "0.0001"),
+        (*TRAIN, "optuna", "matplotlib"),
+    ),
     "ensemble": Call(("ensemble", *[f"{DATA}/model.safetensors"] * 2, "-o", "e.safetensors"), TORCH),
     "ablate": Call(
         ("ablate", "consistency", *TINY, "-d", DATA, "-o", "ablated", "--seeds", "1"), (*TRAIN, "matplotlib")

@@ -41,9 +41,12 @@ def inputs(
     from aicl_fast.export.export import export_model
     from aicl_fast.export.options import ExportOptions
     from aicl_fast.train.import_checkpoint import NAMES
+    from aicl_fast.train.synthetic import SyntheticConfig, write_synthetic
 
     folder = make_tiny_dataset(tmp_path_factory.mktemp("inputs") / "data", tiny_config)
     add_times(make_tiny_dataset(folder / "timed", tiny_config))
+    made = SyntheticConfig(train_videos=12, test_videos=2, classes=2, width=6, longest=60.0)
+    write_synthetic(folder / "many", made)
     for name in ("model.safetensors", "model.onnx"):
         shutil.copy(tiny_model.with_name(name), folder)
     script = Path(sys.executable).with_name("aicl-fast")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -18,17 +16,15 @@ import numpy as np
 
 from aicl_fast.config import Config
 from aicl_fast.data.dataset import Dataset
-from aicl_fast.errors import DataError
 from aicl_fast.files import read_json, write_json
 from aicl_fast.limits import reading
 from aicl_fast.locks import locked_folder
 from aicl_fast.train.ablate.experiments import Arm, Experiment
+from aicl_fast.train.finished import data_id_of, require_same
 from aicl_fast.train.trainer import train
 
 RunProgress = Callable[[int, int, str, int, int, float], None]
 """Called with (run, runs, "arm, seed", step, steps, loss)."""
-_FREE = ("memory_gb", "compile", "save_every")
-"""Training settings that do not change what is measured."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +173,7 @@ def _run(
         for arm, seed in plan
     ]
     files = [folder / "runs" / f"{_slug(arm.name)}-seed{seed}.json" for arm, seed in plan]
-    data_id = _fingerprint(dataset)
+    data_id = data_id_of(dataset)
     stored = [_stored(file, wanted, data_id) for file, wanted in zip(files, settings, strict=True)]
 
     runs: list[Run] = []
@@ -253,52 +249,10 @@ def _stored(file: Path, wanted: Config, data_id: str) -> Run | None:
         return None
     document = read_json(file, "record of a run")
     with reading(file, "record of a run", advice="Remove it: the run is then done again."):
-        if document["data"] != data_id:
-            raise DataError(
-                f"{file}: this run was trained on other data. Name another folder (--out), or remove it."
-            )
-        differing = _differing(document["config"], wanted)
-        if differing:
-            raise DataError(
-                f"{file}: this run was trained with other settings: {', '.join(differing)} differ. Go on "
-                "with the same ones, name another folder (--out), or remove the file."
-            )
+        require_same(file, document, wanted, data_id)
         curve = tuple((int(step), float(value)) for step, value in document["curve"])
         measured = {str(name): float(value) for name, value in document["measured"].items()}
         return Run(str(document["arm"]), int(document["seed"]), measured, curve)
-
-
-def _differing(before: dict[str, Any], wanted: Config) -> list[str]:
-    # As settings, since an earlier version may have had other names for the same.
-    before, now = (_with_ramp(config.to_dict()) for config in (Config.from_dict(before), wanted))
-    differing: list[str] = []
-    for section, values in now.items():
-        old = before.get(section)
-        if isinstance(values, dict) and isinstance(old, dict):
-            free = _FREE if section == "train" else ()
-            differing += [f"{section}.{k}" for k, v in values.items() if k not in free and old.get(k, v) != v]
-        elif old != values:
-            differing.append(section)
-    return differing
-
-
-def _with_ramp(config: dict[str, Any]) -> dict[str, Any]:
-    """Settings with the ramp's steps for ``all``, so that the two are the same."""
-    train = config.get("train", {})
-    if train.get("ramp_steps") != "all":
-        return config
-    return {**config, "train": {**train, "ramp_steps": max(0, train["steps"] - train["warmup_steps"])}}
-
-
-def _fingerprint(dataset: Dataset) -> str:
-    """Tells one data set from another: its videos and annotations. Features are taken as they are."""
-    truth = dataset.ground_truth.videos
-    digest = hashlib.sha256()
-    for split, names in dataset.videos.items():
-        for name in names:
-            segments = truth[name].segments.round(6).tolist()
-            digest.update(json.dumps([split, name, list(truth[name].labels), segments]).encode())
-    return digest.hexdigest()[:16]
 
 
 def _info(dataset: Dataset) -> tuple[str, bool]:

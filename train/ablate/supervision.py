@@ -36,7 +36,7 @@ def with_points(share: float) -> Annotate:
         order = rng.permutation(len(names)).tolist()
         chosen = {names[index] for index in order[: max(1, round(share * len(names)))]}
         for name in dataset.videos["train"]:
-            videos[name] = _pointed(videos[name], rng) if name in chosen else _labelled(videos[name])
+            videos[name] = _pointed(videos[name], rng) if name in chosen else videos[name].without_times()
         return replace(dataset, ground_truth=GroundTruth(videos, dataset.ground_truth.source))
 
     return annotate
@@ -47,7 +47,3 @@ def _pointed(video: VideoAnnotation, rng: np.random.Generator) -> VideoAnnotatio
     times = np.maximum(rng.uniform(*video.segments[kept].T), FIRST_POINT)
     labels = tuple(video.labels[row] for row in kept)
     return replace(video, labels=labels, segments=np.stack([times, times], axis=1))
-
-
-def _labelled(video: VideoAnnotation) -> VideoAnnotation:
-    return replace(video, labels=video.classes, segments=np.zeros((len(video.classes), 2)))
