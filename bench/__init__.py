@@ -24,6 +24,7 @@ SUITES = {
     "proposals": "raw proposals of another model: NMS, density and shortest proposal",
     "tune": "settings tuned on a fifth of the training recordings: mAP on the test recordings",
     "auto": "the model that `aicl-fast auto` finds against every single choice",
+    "predictors": "what predicts a training's mAP on test recordings, of an auto's contest",
     "quantisation": "int8 and fp8 quantisers against float32",
     "ablation": "what `aicl-fast ablate` measured, as a record",
 }

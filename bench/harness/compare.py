@@ -41,6 +41,7 @@ IDENTITY = {
     "long": ("subject", "seed", "joined", "window", "gate"),
     "tune": ("name", "seed", "draw"),
     "auto": ("name", "seed"),
+    "predictors": ("name",),
     "proposals": ("nms", "min_seconds", "density_weight"),
     "stream": ("engine", "retract", "wait_s", "segments", "pushed"),
 }

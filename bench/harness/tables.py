@@ -281,6 +281,18 @@ def long_gates(result: Row) -> list[str]:
     return _table(title, {"class scores": "{gate}", "mAP": "{cell}"}, rows)
 
 
+def predictors(result: Row) -> list[str]:
+    """How well measures on recordings left out predict the mAP on test recordings."""
+    number, held = len(result["trainings"]), result["held_out"]
+    title = f"{number} trainings, measured on {held} training recordings that they left out:"
+    columns: dict[str, Cell] = {
+        "measure": "{name}",
+        "rank correlation with the test mAP": "{rank_correlation:.2f}",
+        "lost on test by choosing so, %": lambda row: f"{100 * row['lost']:.1f}",
+    }
+    return _table(title, columns, result["rows"])
+
+
 def tune(result: Row) -> list[str]:
     """mAP on the test recordings before tuning and after, and what was expected of it."""
     cells = []
@@ -407,6 +419,7 @@ TABLES: Mapping[str, Callable[[Row], list[str]]] = {
     "train": train,
     "tune": tune,
     "auto": auto,
+    "predictors": predictors,
     "video": video,
 }
 

@@ -97,7 +97,7 @@ def finished(job: Job) -> Trained | None:
         DataError: its folder holds another training's record.
     """
     file = job.folder / RECORD
-    if not file.is_file():
+    if not (file.is_file() and (job.folder / WEIGHTS).is_file()):
         return None
     document = read_json(file, "record of a run")
     with reading(file, "record of a run", advice="Remove it: the run is then done again."):
