@@ -6,8 +6,8 @@ import contextlib
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -23,6 +23,8 @@ with needs("train"):
 from aicl_fast.config import Config, TrainConfig
 from aicl_fast.data.annotations import GroundTruth
 from aicl_fast.data.dataset import Dataset
+from aicl_fast.data.detections import Detections
+from aicl_fast.data.scores import Scores
 from aicl_fast.devices import torch_device
 from aicl_fast.errors import AiclError, DataError
 from aicl_fast.evaluate import (
@@ -47,7 +49,7 @@ from aicl_fast.train.checkpoint import (
     step_of,
 )
 from aicl_fast.train.distributed import Ranks, joined_ranks
-from aicl_fast.train.localize import localize, score_videos
+from aicl_fast.train.localize import localize
 from aicl_fast.train.logs import LOG_EVERY, RunLog
 from aicl_fast.train.losses import TERMS, Losses, SegmentTargets, aicl_loss
 from aicl_fast.train.sampling import BatchOrder, Progress, Videos
@@ -70,11 +72,14 @@ class Measured:
         localization: mAP of the detections; None where no video has times.
         accuracy: A_bin and A_ca_bin accuracy, the same.
         classification: of the video scores.
+        scores, detections: of each video, from which these were measured.
     """
 
     localization: MapResult | None
     accuracy: SegmentAccuracy | None
     classification: Classification
+    scores: Mapping[str, Scores] = field(default_factory=dict, repr=False, compare=False)
+    detections: Mapping[str, Detections] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,7 @@ def train(
     reading: Progress | None = None,
     starting: Callable[[int], None] | None = None,
     training: Callable[[int, int, float], None] | None = None,
+    evaluated: Callable[[int, Measured], None] | None = None,
     make_net: MakeNet = TwoBranchNet,
 ) -> TrainResult:
     """Train AICL on a data set's video-level labels.
@@ -145,6 +151,7 @@ def train(
         reading: called with (training videos read, all of them).
         starting: called once with the step that the run resumes from, 0 from the beginning.
         training: called every few steps with (step, steps, total loss of the batch).
+        evaluated: called after each evaluation with (step, what was measured).
         make_net: makes the network that is trained; the ablations pass variants of it. Model files hold
             the method's own network only, so another one is trained with ``out`` None.
     Raises:
@@ -164,7 +171,7 @@ def train(
         if ranks.is_main and folder is not None:
             stack.enter_context(locked_folder(folder))
             _make_room(folder, resume, overwrite)
-        return _run(dataset, folder, place, ranks, resume, reading, starting, training, make_net)
+        return _run(dataset, folder, place, ranks, resume, reading, starting, training, evaluated, make_net)
 
 
 def _run(
@@ -176,6 +183,7 @@ def _run(
     reading: Progress | None,
     starting: Callable[[int], None] | None,
     training: Callable[[int, int, float], None] | None,
+    evaluated: Callable[[int, Measured], None] | None,
     make_net: MakeNet,
 ) -> TrainResult:
     config, settings = dataset.config, dataset.config.train
@@ -231,7 +239,7 @@ def _run(
         state.step += 1
         step, last = state.step, state.step == settings.steps
         logged = last or step == 1 or step % LOG_EVERY == 0
-        evaluated = settings.eval_every > 0 and step % settings.eval_every == 0
+        evaluates = settings.eval_every > 0 and step % settings.eval_every == 0
         saved = last or (settings.save_every > 0 and step % settings.save_every == 0)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings)
@@ -264,7 +272,7 @@ def _run(
         if state.teacher is not None:
             state.teacher = _averaged(state.teacher, net, settings.teacher_decay)
 
-        if logged or evaluated or saved:
+        if logged or evaluates or saved:
             measured = torch.stack([*terms.values(), _consistent(outputs)]).detach() * weight
             *losses, agree = ranks.sum(measured).tolist()
             _check_finite(net, losses[-1], step, settings)
@@ -276,12 +284,14 @@ def _run(
             log.step(
                 step, losses, lr=rate, selection_gamma=gamma, consistent=agree, inconsistent=inconsistent
             )
-        if evaluated:
+        if evaluates:
             if choosing is not None:
                 now = evaluate(_candidate(state, config, make_net), choosing, dataset)
                 if now.localization is not None:
                     log.evaluation(step, now.localization, now.accuracy)
                     state.history.append((step, now.localization.average))
+                if evaluated is not None:
+                    evaluated(step, now)
             state.history = ranks.from_main(state.history)
             score = state.history[-1][1] if state.history else -math.inf
             if score > state.best_score:
@@ -360,11 +370,12 @@ def _with_lengths(config: Config, counts: npt.NDArray[np.int64]) -> Config:
 def evaluate(net: TwoBranchNet, videos: Videos, dataset: Dataset) -> Measured:
     """How good a network is on these videos, with the preset's tIoU thresholds."""
     truth = dataset.truth(videos.names)
-    if not has_times(truth):
-        return Measured(None, None, video_classification(score_videos(net, videos, dataset.config), truth))
     scores, detections = localize(net, videos, dataset.config)
+    classification = video_classification(scores, truth)
+    if not has_times(truth):
+        return Measured(None, None, classification, scores, detections)
     result = mean_average_precision(truth, detections, dataset.config.evaluate.tious)
-    return Measured(result, segment_accuracy(scores, truth), video_classification(scores, truth))
+    return Measured(result, segment_accuracy(scores, truth), classification, scores, detections)
 
 
 def has_times(truth: GroundTruth) -> bool:

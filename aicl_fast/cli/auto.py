@@ -11,8 +11,8 @@ from typer import Argument, Option
 
 from aicl_fast.cli.console import note, note_missing, progress, show, titled_table
 from aicl_fast.cli.ending import resumed_by
-from aicl_fast.cli.options import AllowMissing, Device, Settings, SettingsFile
-from aicl_fast.cli.train import show_measured, write_metrics
+from aicl_fast.cli.options import AllowMissing, Device, Settings, SettingsFile, require_other_folder
+from aicl_fast.cli.train import complete_run, show_run
 from aicl_fast.locks import locked_folder
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def run(
 
     torch_device(device)
     load_matplotlib()
+    require_other_folder(data, out)
     settings, origin = chosen_config(data, preset, config, set_ or [])
     fixed = {".".join(locate_setting(name)) for name in parse_overrides(set_ or [])}
     dataset = Dataset.open(data, settings, allow_missing=allow_missing, may_lack_test=True)
@@ -91,14 +92,14 @@ def run(
             )
         picture = plot_contest(found, out / "contest.png")
         measured = _measured(found, dataset)
-        write_metrics(out / "metrics.json", dataset, measured)
+        complete_run(out, dataset, measured)
         exported = _exported(found.weights)
     show(contest_table(found))
     show(chosen_lines(found))
-    show_measured(measured)
-    show(f"picture: {picture}\nmodel: {found.weights}")
+    show(f"picture: {picture}")
     if exported is not None:
         show(f"exported: {exported}")
+    show_run(out, measured)
 
 
 def _measured(found: Contest, dataset: Dataset) -> TrainResult:

@@ -9,7 +9,15 @@ from typing import Annotated
 from typer import Argument
 
 from aicl_fast.cli.console import note, show, titled_table
-from aicl_fast.cli.options import GroundTruthFile, JsonFile, Preset, Subset, Tious, parse_tious
+from aicl_fast.cli.options import (
+    GroundTruthFile,
+    JsonFile,
+    RunPreset,
+    Subset,
+    Tious,
+    parse_tious,
+    run_settings,
+)
 from aicl_fast.errors import ConfigError
 from aicl_fast.files import inputs_kept, write_json
 
@@ -20,7 +28,7 @@ def run(
     second: Annotated[Path, Argument(help="Folder of the run to compare with it.")],
     gt: GroundTruthFile = None,
     tiou: Tious = None,
-    preset: Preset = "thumos14",
+    preset: RunPreset = None,
     subset: Subset = None,
     out: JsonFile = None,
 ) -> None:
@@ -41,7 +49,9 @@ def run(
         raise ConfigError(f"--gt: neither {first} nor {second} holds a gt.json; name the annotation file.")
     before, after = (run.detections for run in runs)
     names = (str(first), str(second))
-    comparison = compare(truth, before, after, parse_tious(tiou, preset), names=names, subset=subset)
+    name, own_tious = run_settings(preset, *runs)
+    tious = own_tious if tiou is None else parse_tious(tiou, name)
+    comparison = compare(truth, before, after, tious, names=names, subset=subset)
     own = dict(zip(names, (comparison.first.warnings, comparison.second.warnings), strict=True))
     for warning in dict.fromkeys(chain(*own.values())):
         told_by = [name for name, warnings in own.items() if warning in warnings]

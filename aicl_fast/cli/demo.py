@@ -65,16 +65,14 @@ def run(
 
 
 def _run(folder: Path, config: Config, *, seeds: int, ablate: bool) -> None:
-    from aicl_fast.data.writers import save_detections
     from aicl_fast.evaluate import mean_average_precision
-    from aicl_fast.report import save_scores, write_report
+    from aicl_fast.report import write_report, write_run
 
     started = time.perf_counter()
     dataset = _prepare(folder / "data", config)
     detector, history = _train_and_export(folder, dataset)
     scores, detections = _detect(detector, dataset)
-    save_detections(folder / "detections.json", detections)
-    save_scores(folder / "scores.npz", scores)
+    write_run(folder, dataset.truth("test"), scores, detections)
     result = mean_average_precision(dataset.truth("test"), detections, config.evaluate.tious)
 
     first = config.train.seed

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from typer import Option
 
 from aicl_fast.errors import ConfigError
+
+if TYPE_CHECKING:
+    from aicl_fast.report import Run
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -74,6 +77,23 @@ JsonFile = Annotated[Path | None, Option("--out", "-o", help="Also write the res
 Baseline = Annotated[Path | None, Option(help="Folder of a second run on the same videos, shown beside.")]
 
 
+RunPreset = Annotated[
+    str | None,
+    Option(
+        "--preset", "-p", help="Whose thresholds are used; those that the run was trained with by default."
+    ),
+]
+DEFAULT_PRESET = "thumos14"
+
+
+def run_settings(preset: str | None, *runs: Run) -> tuple[str, tuple[float, ...]]:
+    """(preset, thresholds) of the preset that was typed, or else of the first run that says its own."""
+    trained = next((run.config for run in runs if run.config is not None), None)
+    if preset is None and trained is not None:
+        return trained.preset, trained.evaluate.tious
+    return preset or DEFAULT_PRESET, parse_tious(None, preset or DEFAULT_PRESET)
+
+
 def parse_tious(text: str | None, preset: str) -> tuple[float, ...]:
     """The thresholds typed, or else the preset's."""
     from aicl_fast.config import PRESETS
@@ -86,3 +106,15 @@ def parse_tious(text: str | None, preset: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise ConfigError(f"--tiou: expected numbers separated by commas, got {text!r}.") from None
+
+
+def require_other_folder(data: Path, out: Path) -> None:
+    """Refuse a run's folder that is the data set's: a run has a gt.json of its own.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if out.resolve() == data.resolve():
+        raise ConfigError(
+            f"--out {out}: is the data set's folder, whose gt.json a run would replace. Name another."
+        )

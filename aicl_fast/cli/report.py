@@ -8,7 +8,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from aicl_fast.cli.console import note, show
-from aicl_fast.cli.options import Baseline, GroundTruthFile, Preset, Subset, parse_tious
+from aicl_fast.cli.options import Baseline, GroundTruthFile, RunPreset, Subset, run_settings
 from aicl_fast.files import inputs_kept, is_stdout
 
 
@@ -21,7 +21,7 @@ def run(
     baseline: Baseline = None,
     gt: GroundTruthFile = None,
     media: Annotated[Path | None, Option(help="Folder of video files that the page plays.")] = None,
-    preset: Preset = "thumos14",
+    preset: RunPreset = None,
     subset: Subset = None,
     title: Annotated[str | None, Option(help="Heading of the page.")] = None,
 ) -> None:
@@ -37,16 +37,17 @@ def run(
 
     current = load_run(run)
     other = None if baseline is None else load_run(baseline)
+    name, tious = run_settings(preset, current)
     page = write_report(
         current,
         run / "report.html" if out is None else out,
         baseline=other,
         ground_truth=gt,
-        tious=parse_tious(None, preset),
+        tious=tious,
         subset=subset,
         media=media,
         title=title,
-        buckets="activitynet" if preset.startswith("activitynet") else "thumos14",
+        buckets="activitynet" if name.startswith("activitynet") else "thumos14",
     )
     if gt is None and not any(shown.ground_truth for shown in (current, other) if shown is not None):
         note("no annotations, so nothing is measured; name them with --gt")

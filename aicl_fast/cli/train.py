@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typer import Option
 
 from aicl_fast.cli.console import note, note_missing, progress, remark, result_table, show
 from aicl_fast.cli.ending import resumed_by
-from aicl_fast.cli.options import AllowMissing, Device, Settings, SettingsFile
+from aicl_fast.cli.options import AllowMissing, Device, Settings, SettingsFile, require_other_folder
 from aicl_fast.errors import DataError
 from aicl_fast.files import write_json
 from aicl_fast.locks import locked_folder
@@ -64,6 +65,7 @@ def run(
     from aicl_fast.data.own_settings import chosen_config
     from aicl_fast.devices import torch_device
 
+    require_other_folder(data, out)
     torch_device(device)
     settings, origin = chosen_config(data, preset, config, set_ or [])
     dataset = Dataset.open(data, settings, allow_missing=allow_missing, may_lack_test=True)
@@ -85,10 +87,9 @@ def run(
                 dataset, out, device, seeds, resume=resume, overwrite=overwrite, main=main
             )
         if main:
-            write_metrics(out / "metrics.json", dataset, result)
+            complete_run(out, dataset, result)
     if main:
-        show_measured(result)
-        show(f"model: {out / 'model.safetensors'}")
+        show_run(out, result)
 
 
 def _show_points(dataset: Dataset) -> None:
@@ -129,6 +130,7 @@ def _train(
             reading=reading,
             starting=starting,
             training=lambda step, steps, loss: bar(step, steps, f"loss {loss:.3f}"),
+            evaluated=lambda step, measured: remark(f"step {step}: {_summary(measured)}"),
         )
 
 
@@ -166,11 +168,22 @@ def _train_ensemble(
     return TrainResult(net, config, last.step, found, [], 0)
 
 
-def show_measured(result: TrainResult) -> None:
-    """A table of what was measured on the test videos, or why there is none."""
+def complete_run(folder: Path, dataset: Dataset, result: TrainResult) -> None:
+    """Write what the other commands read of a run: its figures, and what was found in the test videos."""
+    from aicl_fast.report import write_run
+
+    write_metrics(folder / "metrics.json", dataset, result)
     measured = result.measured
+    if measured is not None:
+        write_run(folder, dataset.truth(list(measured.scores)), measured.scores, measured.detections)
+
+
+def show_run(folder: Path, result: TrainResult) -> None:
+    """What was measured on the test videos, or why nothing was; the model; and the next command."""
+    measured, model = result.measured, folder / "model.safetensors"
     if measured is None:
         show("no test video has a label, so nothing was measured")
+        show(f"model: {model}\nnext: aicl-fast export {shlex.quote(str(model))}")
         return
     if measured.localization is not None:
         leak = leak_note(result.config, result.history)
@@ -182,6 +195,7 @@ def show_measured(result: TrainResult) -> None:
         f"video scores: mAP {classification.mAP:.1%}, accuracy {classification.accuracy:.1%} of "
         f"{classification.videos} test videos"
     )
+    show(f"model: {model}\nnext: aicl-fast report {shlex.quote(str(folder))}")
 
 
 def _summary(measured: Measured) -> str:

@@ -106,6 +106,10 @@ class GroundTruth:
         named = named_videos(database, source)
         return cls({video: _parse_video(video, entry, source) for video, entry in named}, source)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The annotation document, as :meth:`parse` reads it."""
+        return {"database": {name: _entry(video) for name, video in self.videos.items()}}
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Every label but ``Ambiguous``, sorted: the class order of a model trained on this file."""
@@ -167,6 +171,16 @@ def _remarks_on_times(videos: Mapping[str, VideoAnnotation]) -> Iterator[str]:
     ):
         if found:
             yield f"{len(found)} annotations {what} ({listed(found, _SHOWN, '; ')}). {check}"
+
+
+def _entry(video: VideoAnnotation) -> dict[str, Any]:
+    known = {"duration": video.duration, "fps": video.fps}
+    pairs = zip(video.labels, video.segments.tolist(), strict=True)
+    return {
+        "subset": video.subset,
+        **{name: value for name, value in known.items() if value is not None},
+        "annotations": [{"label": label, "segment": segment} for label, segment in pairs],
+    }
 
 
 def _parse_video(video: str, entry: Any, source: str) -> VideoAnnotation:

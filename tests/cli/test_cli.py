@@ -115,6 +115,39 @@ def test_from_data_to_metrics(run: Run, tiny_dataset: Path, tmp_path: Path) -> N
     )
 
 
+def test_a_run_is_complete(
+    run: Run, tiny_dataset: Path, tmp_path: Path, add_times: Callable[[Path], Path]
+) -> None:
+    """After training, a run is compared, drawn and reported as it is, by the thresholds it was trained with."""
+    pytest.importorskip("matplotlib")
+    add_times(tiny_dataset)
+    options = settings(*SMALL, "steps=4", "ramp_steps=0", "eval_every=2", "tious=0.3,0.6")
+    for name, seed in (("a", 1), ("b", 2)):
+        text = run("train", "-p", "demo", "-d", tiny_dataset, "-o", name, *options, *settings(f"seed={seed}"))
+        assert f"next: aicl-fast report {name}" in text
+        for step in (2, 4):
+            assert f"step {step}: average mAP " in text
+    found = json.loads((tmp_path / "a" / "metrics.json").read_text())
+    text = run("evaluate", "a/gt.json", "a/detections.json", "--tiou", "0.3,0.6", "-o", "again.json")
+    assert json.loads((tmp_path / "again.json").read_text())["average_mAP"] == found["average_mAP"]
+    text = run("compare", "a", "b")
+    assert "at 0.3" in text
+    assert "at 0.5" not in text
+    assert "at 0.5" in run("compare", "a", "b", "-p", "thumos14")
+    run("plot", "a", "--video", "test_1", "-o", "one.png")
+    run("report", "b", "--baseline", "a")
+    assert "0.6" in (tmp_path / "b" / "report.html").read_text()
+    text = run("train", "-p", "demo", "-d", tiny_dataset, "-o", tiny_dataset, *options, expect=2)
+    assert "is the data set's folder" in text
+    # What is missing, and which command makes it.
+    (tmp_path / "a" / "detections.json").unlink()
+    for command in (("report", "a"), ("compare", "b", "a"), ("plot", "a")):
+        text = run(*command, expect=2)
+        assert "a: holds no detections.json" in text
+        assert "aicl-fast train" in text
+        assert "-o a/detections.json" in text
+
+
 def test_a_resumed_run_says_where_it_starts(run: Run, tiny_dataset: Path) -> None:
     options = settings(*SMALL, "ramp_steps=0", "steps=5")
     command = ["train", "-p", "demo", "-d", tiny_dataset, "-o", "run", *options]
