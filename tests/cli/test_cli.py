@@ -118,7 +118,7 @@ def test_from_data_to_metrics(run: Run, tiny_dataset: Path, tmp_path: Path) -> N
 def test_a_run_is_complete(
     run: Run, tiny_dataset: Path, tmp_path: Path, add_times: Callable[[Path], Path]
 ) -> None:
-    """After training, a run is compared, drawn and reported as it is, by the thresholds it was trained with."""
+    """A trained run is compared, drawn and reported as it is, with the thresholds of its training."""
     pytest.importorskip("matplotlib")
     add_times(tiny_dataset)
     options = settings(*SMALL, "steps=4", "ramp_steps=0", "eval_every=2", "tious=0.3,0.6")
