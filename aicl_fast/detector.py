@@ -166,6 +166,13 @@ class Detector:
         }
         return _opened, (type(self), os.path.abspath(self.path), arguments)
 
+    def __repr__(self) -> str:
+        classes = len(self.config.classes) or self.config.model.num_classes
+        return (
+            f"{type(self).__name__}({os.fspath(self.path)!r}: {classes} classes, T={self._segments}, "
+            f"{self._session.name}, {self._session.precision})"
+        )
+
     @property
     def engine(self) -> Session:
         """What runs the network."""

@@ -342,3 +342,11 @@ def test_a_class_that_is_named_twice_is_refused(tmp_path: Path) -> None:
 def test_overrides_are_a_list() -> None:
     with pytest.raises(ConfigError, match=r"overrides: expected a list of name=value, got the text 'fps=3'"):
         load_config(overrides="fps=3")
+
+
+@pytest.mark.parametrize(
+    ("other", "ours"), [("learning_rate", "lr"), ("train.epochs", "steps"), ("batch", "batch_size")]
+)
+def test_what_others_call_a_setting_is_named(other: str, ours: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{other}: there is no such setting\. It is called {ours}"):
+        load_config("own", overrides=[f"{other}=3"])

@@ -384,3 +384,8 @@ def test_settings_of_decoding_may_change(detector: Detector) -> None:
     renamed = other.decode(replace(scores, classes=("x", "y", "z")))
     assert renamed.labels.tolist() == [dict(zip(detector.classes, "xyz", strict=True))[before[0].label]]
     assert other.decode(scores) == before[:1]
+
+
+def test_a_detector_says_what_it_is(tiny_model: Path) -> None:
+    detector = Detector(tiny_model.with_suffix(".onnx"))
+    assert repr(detector).endswith("model.onnx': 3 classes, T=32, onnxruntime, fp32)")

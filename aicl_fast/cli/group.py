@@ -25,6 +25,7 @@ _STYLE: dict[str, Any] = {
     "pretty_exceptions_enable": False,
     "rich_markup_mode": "rich",
 }
+_HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 
 
 class _Commands(TyperGroup):
@@ -93,7 +94,8 @@ def _is_stdout(value: object) -> bool:
 
 def _command(name: str, function: Callable[..., Any]) -> Any:
     app = typer.Typer(**_STYLE)
-    app.command(name, cls=_Command, context_settings=getattr(function, "context_settings", None))(function)
+    context = {**_HELP, **getattr(function, "context_settings", {})}
+    app.command(name, cls=_Command, context_settings=context)(function)
     return typer.main.get_command(app)
 
 
@@ -128,6 +130,7 @@ def build(table: Mapping[str, str]) -> Callable[..., Any]:
         name="aicl-fast",
         cls=_Commands,
         no_args_is_help=True,
+        context_settings=_HELP,
         help="Find when actions happen in long untrimmed recordings.\n\n"
         "A model is trained from video-level labels only (AICL, AAAI 2023), exported, and then localises "
         "actions in features of any length.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -69,7 +70,9 @@ AllowDamaged = Annotated[
 # --- how good detections are ----------------------------------------------------------------------------
 
 Subset = Annotated[str | None, Option(help="Only this subset of the annotations (test, validation, …).")]
-Tious = Annotated[str | None, Option("--tiou", help="Thresholds, comma-separated; the preset's by default.")]
+Tious = Annotated[
+    str | None, Option("--tiou", help="Thresholds: 0.3,0.5 or 0.5:0.05:0.95; the preset's by default.")
+]
 GroundTruthFile = Annotated[
     Path | None, Option("--gt", help="Annotation file; the run's own gt.json by default.")
 ]
@@ -84,6 +87,7 @@ RunPreset = Annotated[
     ),
 ]
 DEFAULT_PRESET = "thumos14"
+_MOST_THRESHOLDS = 1000
 
 
 def run_settings(preset: str | None, *runs: Run) -> tuple[str, tuple[float, ...]]:
@@ -103,9 +107,23 @@ def parse_tious(text: str | None, preset: str) -> tuple[float, ...]:
             raise ConfigError(f"--preset: there is no {preset!r}; there are {', '.join(PRESETS)}.")
         return PRESETS[preset].evaluate.tious
     try:
-        return tuple(float(part) for part in text.split(","))
+        return tuple(value for part in text.split(",") for value in _numbers(part))
     except ValueError:
-        raise ConfigError(f"--tiou: expected numbers separated by commas, got {text!r}.") from None
+        raise ConfigError(
+            "--tiou: expected numbers separated by commas, or FIRST:STEP:LAST as 0.5:0.05:0.95; got "
+            f"{text!r}."
+        ) from None
+
+
+def _numbers(part: str) -> list[float]:
+    """A number, or those from the first to the last one of ``first:step:last``."""
+    first, *more = (float(each) for each in part.split(":"))
+    if not more:
+        return [first]
+    step, last = more
+    if not (0 < step < math.inf and 0 <= first <= last <= 1) or (last - first) / step > _MOST_THRESHOLDS:
+        raise ValueError(part)
+    return [round(first + number * step, 9) for number in range(int((last - first) / step + 1e-6) + 1)]
 
 
 def require_other_folder(data: Path, out: Path) -> None:

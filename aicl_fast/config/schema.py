@@ -403,6 +403,22 @@ def class_names(names: Any) -> tuple[str, ...]:
 
 RENAMED_SETTINGS = {"modal": "streams"}
 """What earlier versions called settings."""
+OTHER_NAMES = {
+    "learning_rate": "lr",
+    "batch": "batch_size",
+    "epochs": "steps (batches, not rounds over the recordings)",
+    "num_epochs": "steps (batches, not rounds over the recordings)",
+    "iterations": "steps",
+    "max_iters": "steps",
+    "num_iters": "steps",
+    "num_segments": "segments (T)",
+    "frame_rate": "fps",
+    "gamma": "fusion_gamma",
+    "iou_thresholds": "tious",
+    "tiou_thresholds": "tious",
+    "tiou": "tious",
+}
+"""What others call settings."""
 
 
 def locate_setting(key: str) -> tuple[str, str]:
@@ -420,6 +436,8 @@ def locate_setting(key: str) -> tuple[str, str]:
     if section in SECTIONS and _FIELDS.get(name) == section:
         return section, name
     known = [*_FIELDS, *(f"{section}.{name}" for name, section in _FIELDS.items()), "classes"]
+    if name in OTHER_NAMES:
+        raise ConfigError(f"{key}: there is no such setting. It is called {OTHER_NAMES[name]} here.")
     raise ConfigError(
         f"{key}: there is no such setting.{near(key, known)} `aicl-fast info --preset thumos14` "
         "lists them all."

@@ -17,7 +17,7 @@ import typer
 from aicl_fast import cli, load_detections, plugins
 from aicl_fast.cli import COMMANDS
 from aicl_fast.config import load_config
-from aicl_fast.errors import AiclError
+from aicl_fast.errors import AiclError, ConfigError
 
 Run = Callable[..., str]
 SMALL = ("segments=32", "rgb_width=6", "flow_width=5", "embedding_width=8")
@@ -113,6 +113,30 @@ def test_from_data_to_metrics(run: Run, tiny_dataset: Path, tmp_path: Path) -> N
     assert "run/metrics.json: is no model file. Expected a file of `aicl-fast export`" in run(
         "info", "run/metrics.json", expect=2
     )
+
+
+@pytest.mark.parametrize("command", ["", "train", "bench"])
+def test_a_short_option_for_help(command: str, run: Run) -> None:
+    assert "Usage: aicl-fast" in run(*command.split(), "-h")
+
+
+def test_ranges_of_thresholds() -> None:
+    from aicl_fast.cli.options import parse_tious
+
+    assert parse_tious("0.5:0.05:0.95", "own") == load_config("activitynet13").evaluate.tious
+    assert parse_tious("0.3,0.5:0.25:1", "own") == (0.3, 0.5, 0.75, 1.0)
+    for wrong in (
+        "0.5:0.95",
+        "0.9:0.1:0.5",
+        "0.1:0:0.5",
+        "0.1:-1:0.5",
+        "0.1:nan:0.5",
+        "0:1e-9:1",
+        "x",
+        "1:2:3:4",
+    ):
+        with pytest.raises(ConfigError, match=r"--tiou: expected numbers .* or FIRST:STEP:LAST"):
+            parse_tious(wrong, "own")
 
 
 def test_a_run_is_complete(
