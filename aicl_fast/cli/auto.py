@@ -38,7 +38,7 @@ def run(
         "runs/auto"
     ),
     minutes: Annotated[
-        float | None, Option(help="Begin no training that would end later; no limit by default.")
+        float | None, Option(help="Start no training that would end later; no limit by default.")
     ] = None,
     processes: Annotated[int, Option("--processes", "-j", min=1, help="Trainings at the same time.")] = 1,
     seeds: Annotated[int, Option(min=1, help="Members of the ensemble; 1 makes none.")] = 3,

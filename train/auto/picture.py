@@ -19,7 +19,7 @@ _COLOURS = {
 }
 _WORDS = {
     "half": "half the steps",
-    "whole": "the steps",
+    "whole": "all steps",
     "double": "double the steps",
     "seeds": "another seed",
     "ensemble": "ensemble",
@@ -55,6 +55,6 @@ def plot_contest(found: Contest, path: str | os.PathLike[str]) -> Path:
     chart.set_xlabel(
         f"{unit} on {len(found.held.videos)} recordings held out (%), ± standard error", color=TEXT
     )
-    figure.legend(loc="outside upper right", frameon=False, ncols=4, fontsize=8.5)
+    figure.legend(loc="outside upper right", frameon=False, ncols=5, fontsize=8)
     save(figure, target)
     return target
