@@ -25,7 +25,7 @@ from aicl_fast.train.ablate.supervision import with_points  # noqa: E402
 from aicl_fast.train.auto import contest, find_model  # noqa: E402
 from aicl_fast.train.auto.candidates import CANDIDATES, candidates  # noqa: E402
 from aicl_fast.train.auto.jobs import Job, run_jobs  # noqa: E402
-from aicl_fast.train.auto.judge import Judgement, by_agreement, hold_out  # noqa: E402
+from aicl_fast.train.auto.judge import Judgement, by_agreement, hold_out, sources  # noqa: E402
 from aicl_fast.train.synthetic import SyntheticConfig, write_synthetic  # noqa: E402
 from aicl_fast.tune import Curves  # noqa: E402
 from aicl_fast.weights import load_model  # noqa: E402
@@ -123,6 +123,21 @@ def test_recordings_with_times_judge_if_there_are_enough(root: Path) -> None:
         assert held.timed == (timed == 8)
         assert len(held.videos) == 6
         assert not held.timed or set(held.videos) < set(names[:8])
+
+
+def test_recordings_of_one_source_are_held_out_together(root: Path, tmp_path: Path) -> None:
+    assert sources(["a_1", "a_2", "b_1"]) == {"a_1": ("a_1",), "a_2": ("a_2",), "b_1": ("b_1",)}
+    names = [f"day{number}-{part:03}" for number in range(10) for part in range(3)]
+    found = sources(names)
+    assert found["day4"] == ("day4-000", "day4-001", "day4-002")
+    assert len(found) == 10
+    dataset = _open(root)
+    videos = dict(zip(names, dataset.ground_truth.videos.values(), strict=False))
+    cut = replace(dataset, ground_truth=GroundTruth(videos), videos={"train": tuple(names), "test": ()})
+    for seed in range(5):
+        held = set(hold_out(cut, seed).videos)
+        assert len(held) == 6
+        assert all(set(each) <= held or held.isdisjoint(each) for each in found.values())
 
 
 # --- judging --------------------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ With labels alone, by how well its detections agree with those of the other mode
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -23,6 +25,9 @@ from aicl_fast.tune.search import LEAST_INSTANCES, Progress, Recordings, jackkni
 FOLDS = 3
 SHARE = 0.2
 """Of the training recordings, how many are held out."""
+LEAST_SOURCES = 10
+"""Sources that recordings were cut from, below which each recording counts as one."""
+_LAST_NUMBER = re.compile(r"[_-]\d+$")
 _CLEAR = 0.5
 """A detection counts as an action for other models if its score is this share of its class's best."""
 _SEED = 0
@@ -65,8 +70,8 @@ class HeldOut:
 def hold_out(dataset: Dataset, seed: int) -> HeldOut:
     """Choose training recordings to judge by: with times if there are enough of them.
 
-    A fifth of the training recordings, as far as so many have times. No class loses more than half of its
-    training recordings.
+    A fifth of the training recordings, as far as so many have times. Those of one source (:func:`sources`)
+    are held out together. No class loses more than half of its training recordings.
     """
     rng = np.random.default_rng(seed)
     names = dataset.videos["train"]
@@ -80,20 +85,35 @@ def hold_out(dataset: Dataset, seed: int) -> HeldOut:
     return HeldOut(_drawn(names, dataset, wanted, rng), False)
 
 
+def sources(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Recordings by what they were cut from: what stands before the last number of their names.
+
+    ``salad_01_00096`` and ``salad_01_00192`` are of one source, and may overlap. Where this gives fewer than
+    ten sources, as with ``video_001``, ``video_002``, each recording is one of its own.
+    """
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(_LAST_NUMBER.sub("", name), []).append(name)
+    if len(found) < LEAST_SOURCES:
+        return {name: (name,) for name in names}
+    return {source: tuple(cut) for source, cut in found.items()}
+
+
 def _drawn(names: Sequence[str], dataset: Dataset, count: int, rng: np.random.Generator) -> tuple[str, ...]:
+    """About so many of these recordings, those of one source together."""
     videos = dataset.ground_truth.videos
-    left = dict.fromkeys(dataset.config.classes, 0)
-    for name in dataset.videos["train"]:
-        for label in videos[name].classes:
-            left[label] += 1
+    every = dataset.videos["train"]
+    left = Counter(label for name in every for label in videos[name].classes)
     least = {label: (number + 1) // 2 for label, number in left.items()}
+    cut = list(sources(every).values())
+    allowed = set(names)
     chosen: list[str] = []
-    for index in rng.permutation(len(names)).tolist():
-        labels = videos[names[index]].classes
-        if len(chosen) < count and all(left[label] > least[label] for label in labels):
-            chosen.append(names[index])
-            for label in labels:
-                left[label] -= 1
+    for index in rng.permutation(len(cut)).tolist():
+        labels = Counter(label for name in cut[index] for label in videos[name].classes)
+        fits = all(left[label] - number >= least[label] for label, number in labels.items())
+        if len(chosen) < count and fits and allowed.issuperset(cut[index]):
+            chosen += cut[index]
+            left -= labels
     return tuple(sorted(chosen))
 
 
