@@ -87,10 +87,17 @@ def predictions(measures: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]
             values = np.array([each[name] for each in measures])
             rows.append({
                 "name": name,
-                "rank_correlation": float(np.corrcoef(_ranks(values), _ranks(test))[0, 1]),
+                "rank_correlation": _correlation(_ranks(values), _ranks(test)),
                 "lost": float(test.max() - test[values.argmax()]),
             })  # fmt: skip
     return sorted(rows, key=lambda row: -row["rank_correlation"])
+
+
+def _correlation(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> float:
+    """0 of a measure that is the same for all: it tells nothing."""
+    if not (np.ptp(first) and np.ptp(second)):
+        return 0.0
+    return float(np.corrcoef(first, second)[0, 1])
 
 
 def _ranks(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -13,12 +13,13 @@ from aicl_fast.bench.suites.predictors import predictions
 
 def test_a_good_predictor_and_a_bad_one() -> None:
     measures = [
-        {"test": test, "good": 2 * test, "bad": -test, "with ties": tied}
+        {"test": test, "good": 2 * test, "bad": -test, "with ties": tied, "constant": 1.0}
         for test, tied in ((0.1, 0.0), (0.4, 1.0), (0.3, 1.0), (0.2, 0.0))
     ]
     rows = predictions(measures)
-    assert [row["name"] for row in rows] == ["good", "with ties", "bad"]
-    good, ties, bad = rows
+    assert [row["name"] for row in rows] == ["good", "with ties", "constant", "bad"]
+    good, ties, constant, bad = rows
+    assert constant["rank_correlation"] == 0
     assert (good["rank_correlation"], good["lost"]) == (pytest.approx(1), 0)
     assert (bad["rank_correlation"], bad["lost"]) == (pytest.approx(-1), pytest.approx(0.3))
     # Spearman's with average ranks: 2, 2 of four against 1 to 4.
