@@ -41,7 +41,6 @@ IDENTITY = {
     "long": ("subject", "seed", "joined", "window", "gate"),
     "tune": ("name", "seed", "draw"),
     "auto": ("name", "seed"),
-    "predictors": ("name",),
     "proposals": ("nms", "min_seconds", "density_weight"),
     "stream": ("engine", "retract", "wait_s", "segments", "pushed"),
 }
