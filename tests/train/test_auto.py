@@ -24,11 +24,11 @@ from aicl_fast.errors import AiclError, DataError  # noqa: E402
 from aicl_fast.train.ablate.supervision import with_points  # noqa: E402
 from aicl_fast.train.auto import contest, find_model  # noqa: E402
 from aicl_fast.train.auto.candidates import CANDIDATES, candidates  # noqa: E402
-from aicl_fast.train.auto.jobs import Job, run_jobs  # noqa: E402
+from aicl_fast.train.auto.jobs import Job, Trained, run_jobs  # noqa: E402
 from aicl_fast.train.auto.judge import Judgement, by_agreement, hold_out, sources  # noqa: E402
 from aicl_fast.train.synthetic import SyntheticConfig, write_synthetic  # noqa: E402
 from aicl_fast.tune import Curves  # noqa: E402
-from aicl_fast.weights import load_model  # noqa: E402
+from aicl_fast.weights import load_model, save_model  # noqa: E402
 
 Run = Callable[..., str]
 SETTINGS = ("segments=32", "rgb_width=6", "flow_width=6", "embedding_width=4", "steps=4", "batch_size=4")
@@ -262,6 +262,32 @@ def test_a_budget(root: Path, tmp_path: Path) -> None:
     more = find_model(_open(root), tmp_path, minutes=60, seeds=1)
     assert more.entries[0].judgement == found.entries[0].judgement
     assert more.retrained
+
+
+def test_a_budget_leaves_time_to_train_on_everything(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that passes ten seconds for each training, and with time for four."""
+    clock = [0.0]
+
+    def do(job: Job, stepped: object) -> Trained:
+        clock[0] += 10
+        weights = job.folder / "model.safetensors"
+        weights.parent.mkdir(parents=True)
+        net, config = load_model(model)
+        save_model(weights, net, replace(config, train=job.dataset.config.train))
+        return Trained(weights, config, judgement if job.held else None, 10.0, 0.0)
+
+    first = find_model(_open(root), tmp_path / "first", minutes=1e-6)
+    model, judgement = first.weights, first.entries[0].judgement
+    monkeypatch.setattr("aicl_fast.train.auto.jobs.do", do)
+    monkeypatch.setattr(contest, "ROUNDS", (("whole", 1.0, 9),))
+    monkeypatch.setattr(contest.time, "monotonic", lambda: clock[0])
+    found = find_model(_open(root), tmp_path / "run", minutes=41 / 60, seeds=1)
+    assert len(found.entries) == 3
+    assert found.skipped
+    assert found.retrained
+    assert clock[0] == 40
 
 
 def _job(root: Path, folder: Path, steps: int) -> Job:

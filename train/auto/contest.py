@@ -231,7 +231,7 @@ class _Run:
     def round(self, name: str, every: Sequence[Candidate], seeds: Sequence[int], steps: int) -> None:
         """Train candidates with seeds, and add an entry for each."""
         jobs = [self.job(each, seed, steps) for each in every for seed in seeds]
-        done = self.run(name, jobs, reserve=self.seconds(max(steps, self.dataset.config.train.steps)))
+        done = self.run(name, jobs, then=max(steps, self.dataset.config.train.steps))
         judged = {job: trained.judgement for job, trained in done}
         if not self.held.timed:
             judged |= self.agreement(done)
@@ -242,10 +242,13 @@ class _Run:
 
     def agreement(self, done: Sequence[tuple[Job, Trained]]) -> dict[Job, Judgement]:
         """Judgements of these trainings by their agreement with all that are done."""
+        # In one order, in whichever they ended.
+        models = {job.name: trained for job, trained in self.trained}
+        models = {name: models[name] for name in sorted(models)}
         curves = {
-            job.name: curves_of(trained.weights, self.others, self.held) for job, trained in self.trained
+            name: curves_of(trained.weights, self.others, self.held) for name, trained in models.items()
         }
-        configs = {job.name: trained.config for job, trained in self.trained}
+        configs = {name: trained.config for name, trained in models.items()}
         found = by_agreement(curves, configs, self.dataset.ground_truth)
         return {job: found[job.name] for job, _ in done}
 
@@ -275,7 +278,7 @@ class _Run:
         """Train the best candidate on all training recordings, as often as there is time for."""
         seeds = range(best.seed, best.seed + members)
         jobs = [self.job(best.candidate, seed, best.steps, all_of_them=True) for seed in seeds]
-        return self.run("all recordings", jobs, reserve=0.0)
+        return self.run("all recordings", jobs, then=0)
 
     def write(self, best: Entry, final: Sequence[tuple[Job, Trained]]) -> tuple[Path, Config]:
         """The model, with the γ and the decoding that the best one's held-out recordings choose."""
@@ -312,8 +315,8 @@ class _Run:
         held = None if all_of_them else self.held
         return Job(candidate, name, replace(dataset, config=config), folder, held, QUICK_TRIALS, self.device)
 
-    def run(self, name: str, jobs: Sequence[Job], reserve: float) -> list[tuple[Job, Trained]]:
-        """Do those that there is time for, with so many seconds left afterwards."""
+    def run(self, name: str, jobs: Sequence[Job], then: int) -> list[tuple[Job, Trained]]:
+        """Do those that there is time for, with time left for a training of so many steps afterwards."""
         done: list[tuple[Job, Trained]] = []
         steps = {job.name: 0 for job in jobs}
         total = sum(job.steps for job in jobs)
@@ -321,7 +324,7 @@ class _Run:
         def in_time() -> Iterator[Job]:
             for job in jobs:
                 needed = 0.0 if finished(job) else self.seconds(job.steps)
-                if time.monotonic() + needed + reserve <= self.end or not (self.trained or done):
+                if time.monotonic() + needed + self.seconds(then) <= self.end or not self.trained:
                     yield job
 
         def stepped(job: Job, step: int) -> None:
@@ -331,16 +334,16 @@ class _Run:
         def ended(job: Job, trained: Trained) -> None:
             stepped(job, job.steps)
             done.append((job, trained))
+            self.trained.append((job, trained))
 
         run_jobs(in_time(), self.processes, stepped, ended)
         self.progress(name, total, total)
         done.sort(key=lambda each: jobs.index(each[0]))
-        self.trained += done
         return done
 
     def seconds(self, steps: int) -> float:
-        """What a training of so many steps takes, as those before tell: 0 before the first one."""
-        if not self.trained:
+        """What a training of so many steps takes, as those before tell; 0 before the first one."""
+        if not (self.trained and steps):
             return 0.0
         speed = max(trained.train_seconds / job.steps for job, trained in self.trained)
         return steps * speed + max(trained.judge_seconds for _, trained in self.trained)
