@@ -231,7 +231,9 @@ class _Run:
     def round(self, name: str, every: Sequence[Candidate], seeds: Sequence[int], steps: int) -> None:
         """Train candidates with seeds, and add an entry for each."""
         jobs = [self.job(each, seed, steps) for each in every for seed in seeds]
-        done = self.run(name, jobs, then=max(steps, self.dataset.config.train.steps))
+        whole = self.dataset.config.train.steps
+        # A short training is worth little without a whole one, and that without one on all recordings.
+        done = self.run(name, jobs, then=2 * whole if steps < whole else steps)
         judged = {job: trained.judgement for job, trained in done}
         if not self.held.timed:
             judged |= self.agreement(done)
