@@ -232,8 +232,9 @@ class _Run:
         """Train candidates with seeds, and add an entry for each."""
         jobs = [self.job(each, seed, steps) for each in every for seed in seeds]
         whole = self.dataset.config.train.steps
-        # A short training is worth little without a whole one, and that without one on all recordings.
-        done = self.run(name, jobs, then=2 * whole if steps < whole else steps)
+        # A short training is worth little without a whole one, and that without one on all recordings. What
+        # still runs and judging take time, too.
+        done = self.run(name, jobs, then=3 * whole if steps < whole else steps)
         judged = {job: trained.judgement for job, trained in done}
         if not self.held.timed:
             judged |= self.agreement(done)
