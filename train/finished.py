@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,11 @@ def data_id_of(dataset: Dataset) -> str:
             segments = truth[name].segments.round(6).tolist()
             digest.update(json.dumps([split, name, list(truth[name].labels), segments]).encode())
     return digest.hexdigest()[:16]
+
+
+def slug(name: str) -> str:
+    """A run's name as that of its file or folder."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def _differing(before: dict[str, Any], wanted: Config) -> list[str]:

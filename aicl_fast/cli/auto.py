@@ -22,14 +22,6 @@ if TYPE_CHECKING:
     from aicl_fast.train.auto import Contest, Entry
     from aicl_fast.train.trainer import TrainResult
 
-_ROUNDS = {
-    "half": "half",
-    "whole": "whole",
-    "double": "double",
-    "seeds": "another seed",
-    "ensemble": "ensemble",
-}
-
 
 @resumed_by("the same command resumes with what is not finished")
 def run(
@@ -144,7 +136,7 @@ def contest_table(found: Contest) -> Table:
     for entry in found.ranked():
         table.add_row(
             entry.candidate.name,
-            _ROUNDS[entry.round],
+            "another seed" if entry.round == "seeds" else entry.round,
             str(entry.steps),
             f"{100 * entry.judgement.value:.1f}",
             _behind(entry, found.best),

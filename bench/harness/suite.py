@@ -37,6 +37,17 @@ def parser(text: str | None, **shared: Any) -> argparse.ArgumentParser:
     return made
 
 
+def data_of(options: argparse.Namespace, demo: Sequence[str]) -> tuple[Path, list[str]]:
+    """(data set, settings) of ``--data`` and ``--set``; without ``--data`` the demo's, its settings first."""
+    if options.data is not None:
+        return options.data, options.set
+    from aicl_fast.train.watch import prepare_watch
+
+    folder: Path = options.folder / "watch"
+    prepare_watch(folder)
+    return folder, [*demo, *options.set]
+
+
 def record(path: Path | None, suite: str, rows: Sequence[Mapping[str, Any]], **more: Any) -> None:
     """Write the rows where ``--json`` says, if it does."""
     if path is not None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from aicl_fast.bench.harness.arguments import count
-from aicl_fast.bench.harness.suite import parser, record, show
+from aicl_fast.bench.harness.suite import data_of, parser, record, show
 from aicl_fast.config import Config
 from aicl_fast.data.annotations import GroundTruth
 from aicl_fast.data.dataset import Dataset
@@ -30,7 +30,6 @@ from aicl_fast.train.auto.jobs import WEIGHTS
 from aicl_fast.train.auto.judge import HeldOut, by_times, curves_of
 from aicl_fast.train.sampling import Videos
 from aicl_fast.train.trainer import evaluate, train
-from aicl_fast.train.watch import prepare_watch
 from aicl_fast.tune.search import TRIALS
 from aicl_fast.weights import load_model
 
@@ -45,10 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made.add_argument("--single-seeds", type=count, default=1, help="of each candidate by itself (1)")
     made.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting")
     options = made.parse_args(arguments)
-    settings, folder = options.set, options.data
-    if folder is None:
-        folder, settings = options.folder / "watch", [*DEMO, *settings]
-        prepare_watch(folder)
+    folder, settings = data_of(options, DEMO)
     config, _ = chosen_config(folder, None, None, settings)
     config = replace(config, evaluate=replace(config.evaluate, tious=TIOUS))
     dataset = Dataset.open(folder, config)

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from aicl_fast.bench.harness.arguments import count
-from aicl_fast.bench.harness.suite import parser, record, show
+from aicl_fast.bench.harness.suite import data_of, parser, record, show
 from aicl_fast.config import PRESETS, load_config
 from aicl_fast.data.dataset import Dataset
 from aicl_fast.train.sampling import Videos
 from aicl_fast.train.trainer import evaluate, train
-from aicl_fast.train.watch import prepare_watch
 
 DEMO = ("segments=128", "fps=50", "rgb_width=57", "flow_width=57")
 TIOUS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -32,10 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made.add_argument("--seeds", type=count, default=3)
     made.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting")
     options = made.parse_args(arguments)
-    settings, folder = options.set, options.data
-    if folder is None:
-        folder, settings = options.folder / "watch", [*DEMO, *settings]
-        prepare_watch(folder)
+    folder, settings = data_of(options, DEMO)
     rows: list[dict[str, Any]] = []
     for seed in range(1, options.seeds + 1):
         config = load_config("own", overrides=[*settings, f"train.seed={seed}"])

@@ -20,13 +20,12 @@ from typing import Any
 import numpy as np
 
 from aicl_fast.bench.harness.arguments import count
-from aicl_fast.bench.harness.suite import parser, record, show
+from aicl_fast.bench.harness.suite import data_of, parser, record, show
 from aicl_fast.data.dataset import Dataset
 from aicl_fast.data.own_settings import chosen_config
 from aicl_fast.evaluate import mean_average_precision
 from aicl_fast.train.ensemble import merge_networks
 from aicl_fast.train.trainer import train
-from aicl_fast.train.watch import prepare_watch
 from aicl_fast.tune import timed_videos, tune, weights_curves
 from aicl_fast.tune.search import TRIALS, Recordings
 from aicl_fast.weights import load_model, save_model
@@ -45,10 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made.add_argument("--share", type=float, default=SHARE, help=f"of the training recordings ({SHARE})")
     made.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting")
     options = made.parse_args(arguments)
-    settings, folder = options.set, options.data
-    if folder is None:
-        folder, settings = options.folder / "watch", [*DEMO, *settings]
-        prepare_watch(folder)
+    folder, settings = data_of(options, DEMO)
     rows: list[dict[str, Any]] = []
     members, names = [], []
     for seed in range(1, options.seeds + 1):

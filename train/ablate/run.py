@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from aicl_fast.files import read_json, write_json
 from aicl_fast.limits import reading
 from aicl_fast.locks import locked_folder
 from aicl_fast.train.ablate.experiments import Arm, Experiment
-from aicl_fast.train.finished import data_id_of, require_same
+from aicl_fast.train.finished import data_id_of, require_same, slug
 from aicl_fast.train.trainer import train
 
 RunProgress = Callable[[int, int, str, int, int, float], None]
@@ -172,7 +171,7 @@ def _run(
         config.with_values({**arm.changes, "train.seed": seed, "train.keep": "last", "train.patience": 0})
         for arm, seed in plan
     ]
-    files = [folder / "runs" / f"{_slug(arm.name)}-seed{seed}.json" for arm, seed in plan]
+    files = [folder / "runs" / f"{slug(arm.name)}-seed{seed}.json" for arm, seed in plan]
     data_id = data_id_of(dataset)
     stored = [_stored(file, wanted, data_id) for file, wanted in zip(files, settings, strict=True)]
 
@@ -271,10 +270,6 @@ def _info(dataset: Dataset) -> tuple[str, bool]:
 def _read_curve(path: Path, column: str) -> tuple[tuple[int, float], ...]:
     with reading(path, "log of a run"), path.open(newline="", encoding="utf-8") as file:
         return tuple((int(row["step"]), float(row[column])) for row in csv.DictReader(file) if row[column])
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def mean_curve(runs: Sequence[Run]) -> tuple[list[int], list[float], list[float], list[float]]:

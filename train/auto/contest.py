@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,10 +19,12 @@ from aicl_fast.errors import ConfigError, DataError
 from aicl_fast.extras import needs
 from aicl_fast.files import write_json
 from aicl_fast.locks import locked_folder
+from aicl_fast.model import TwoBranchNet
 from aicl_fast.train.auto.candidates import Candidate, candidates
 from aicl_fast.train.auto.jobs import WEIGHTS, Job, Trained, finished, run_jobs
 from aicl_fast.train.auto.judge import HeldOut, Judgement, by_agreement, by_times, curves_of, hold_out
 from aicl_fast.train.ensemble import merge_networks
+from aicl_fast.train.finished import slug
 from aicl_fast.tune.search import TRIALS
 from aicl_fast.weights import load_model, save_model
 
@@ -263,16 +264,12 @@ class _Run:
         if len(alone) < seeds:
             return best
         started = time.monotonic()
-        folders = [self.job(best.candidate, entry.seed, best.steps).folder for entry in alone]
-        net, config = merge_networks(
-            [load_model(folder / WEIGHTS) for folder in folders], [str(folder) for folder in folders]
-        )
-        weights = self.folder / "trainings" / f"{_slug(best.candidate.name)}-ensemble.safetensors"
-        save_model(weights, net, config)
-        held = replace(self.others, config=config)
-        judgement = by_times(curves_of(weights, held, self.held), held, QUICK_TRIALS)
+        merged = replace(best, round="ensemble")
+        net, config = _merged([self.weights_of(entry) for entry in alone])
+        save_model(self.weights_of(merged), net, config)
+        judgement = self.judged(merged, QUICK_TRIALS)
         seconds = sum(entry.seconds for entry in alone) + time.monotonic() - started
-        merged = Entry(best.candidate, "ensemble", best.seed, best.steps, seconds, judgement)
+        merged = replace(merged, seconds=seconds, judgement=judgement)
         self.entries.append(merged)
         mean = sum(entry.judgement.value for entry in alone) / len(alone)
         return merged if judgement.value >= mean else best
@@ -285,27 +282,26 @@ class _Run:
 
     def write(self, best: Entry, final: Sequence[tuple[Job, Trained]]) -> tuple[Path, Config]:
         """The model, with the γ and the decoding that the best one's held-out recordings choose."""
-        judged = self.folder / "trainings" / f"{_slug(best.candidate.name)}-ensemble.safetensors"
-        if best.round != "ensemble":
-            judged = self.job(best.candidate, best.seed, best.steps).folder / WEIGHTS
-        net, config = load_model(judged)
-        chosen = config
-        if self.held.timed:
-            held = replace(self.others, config=config)
-            chosen = by_times(curves_of(judged, held, self.held), held, TRIALS).config
-        if final:
-            weights = [trained.weights for _, trained in final]
-            net, config = load_model(weights[0])
-            if len(weights) > 1:
-                net, config = merge_networks(
-                    [load_model(path) for path in weights], [str(path) for path in weights]
-                )
+        net, config = _merged([trained.weights for _, trained in final] or [self.weights_of(best)])
+        chosen = self.judged(best, TRIALS).config if self.held.timed else config
         model = replace(config.model, fusion_gamma=chosen.model.fusion_gamma)
         train = replace(config.train, memory_gb=self.memory_gb)
         config = replace(config, model=model, decode=chosen.decode, train=train)
         target = self.folder / WEIGHTS
         save_model(target, net, config)
         return target, config
+
+    def weights_of(self, entry: Entry) -> Path:
+        """The file of an entry's weights."""
+        if entry.round == "ensemble":
+            return self.folder / "trainings" / f"{slug(entry.candidate.name)}-ensemble.safetensors"
+        return self.job(entry.candidate, entry.seed, entry.steps).folder / WEIGHTS
+
+    def judged(self, entry: Entry, trials: int) -> Judgement:
+        """An entry by the times of the recordings that were held out."""
+        weights = self.weights_of(entry)
+        held = replace(self.others, config=load_model(weights)[1])
+        return by_times(curves_of(weights, held, self.held), held, trials)
 
     # --- trainings ------------------------------------------------------------------------------------
 
@@ -314,7 +310,7 @@ class _Run:
         dataset = self.dataset if all_of_them else self.others
         config = dataset.config.with_values({**candidate.changes, "train.seed": seed, "train.steps": steps})
         name = f"{candidate.name}, seed {seed}, {steps} steps" + ", all recordings" * all_of_them
-        folder = self.folder / "trainings" / _slug(name)
+        folder = self.folder / "trainings" / slug(name)
         held = None if all_of_them else self.held
         return Job(candidate, name, replace(dataset, config=config), folder, held, QUICK_TRIALS, self.device)
 
@@ -363,5 +359,8 @@ def _promising(entries: Sequence[Entry]) -> list[Entry]:
     ]
 
 
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+def _merged(weights: Sequence[Path]) -> tuple[TwoBranchNet, Config]:
+    """One network of these, and its settings."""
+    if len(weights) == 1:
+        return load_model(weights[0])
+    return merge_networks([load_model(path) for path in weights], [str(path) for path in weights])
